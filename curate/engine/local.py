@@ -1,0 +1,115 @@
+"""Runs units in worker processes of this machine; needs no Ray."""
+
+import multiprocessing
+import os
+import threading
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from curate.run import UnitResult, UnitRunner, Work
+
+# Spawned, not forked: torch, Arrow and img2dataset all run threads in the driver or in a worker.
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    unit: int | None = None
+
+
+@dataclass
+class _Pool:
+    work: Work
+    session: str
+    workers: list[_Worker] = field(default_factory=list)
+
+
+class LocalEngine:
+    """One process per worker, one unit at a time in each, so that a death has one unit to answer for it."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, _Pool] = {}
+
+    def start(self, work: Work, session: str) -> int:
+        """Remembers the work; processes start with their first unit. See `curate.run.Engine`."""
+        self._pools[work.name] = _Pool(work, session)
+        return work.processes
+
+    def submit(self, name: str, unit: int, start: int) -> None:
+        """Hands the unit to an idle worker, or to a new one."""
+        pool = self._pools[name]
+        worker = next((worker for worker in pool.workers if worker.unit is None), None) or _spawn(pool)
+        worker.unit = unit
+        worker.pipe.send((unit, start))
+
+    def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
+        """Results that have arrived; a worker that died has failed its unit."""
+        owners = {worker.pipe: (pool, worker) for pool in self._pools.values() for worker in pool.workers}
+        results: list[tuple[str, UnitResult]] = []
+        for pipe in wait(list(owners), timeout=seconds):
+            assert isinstance(pipe, Connection)
+            pool, worker = owners[pipe]
+            try:
+                result: UnitResult = pipe.recv()
+            except (EOFError, ConnectionResetError):
+                pool.workers.remove(worker)
+                worker.process.join()
+                pipe.close()
+                if worker.unit is None:
+                    continue
+                error = f"the worker process died with exit code {worker.process.exitcode}"
+                result = UnitResult(worker.unit, "died", error)
+            worker.unit = None
+            results.append((pool.work.name, result))
+        return results
+
+    def finish(self, name: str) -> None:
+        """Lets the workers of a work go."""
+        workers = self._pools.pop(name).workers
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.kill()
+
+    def close(self) -> None:
+        """Kills all workers; their units are begun again by the next run."""
+        for pool in self._pools.values():
+            for worker in pool.workers:
+                worker.process.kill()
+                worker.process.join()
+        self._pools.clear()
+
+
+def _spawn(pool: _Pool) -> _Worker:
+    ours, theirs = _CONTEXT.Pipe()
+    name = f"curate-{pool.work.name}"
+    process = _CONTEXT.Process(target=_serve, args=(theirs, pool.work, pool.session), name=name, daemon=True)
+    process.start()
+    theirs.close()
+    worker = _Worker(process, ours)
+    pool.workers.append(worker)
+    return worker
+
+
+def _serve(pipe: Connection, work: Work, session: str) -> None:
+    """A worker process: does units until the driver closes the pipe or dies."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    runner = UnitRunner(work, session)
+    while True:
+        try:
+            unit, start = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(runner.run(unit, start))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,321 @@
+"""A recipe file as frozen models: every key, its type, its default and its effect stand here.
+
+`docs/recipes.md` explains the same keys in prose; a test fails when one is missing there.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from curate.errors import RecipeError, nearest
+from curate.schema import RESERVED_REASONS
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Source(_Model):
+    """The url lists."""
+
+    paths: list[str] = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
+    url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
+    caption: str | int = Field("caption", description="The column that holds the caption; likewise.")
+    uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
+    header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")
+    keep_columns: list[str] | None = Field(
+        None, description="Columns to pass through as `source_<name>`; by default all of them."
+    )
+
+
+class Fetch(_Model):
+    """How images are downloaded and stored."""
+
+    image_size: Positive = Field(512, description="The target of `resize`, in pixels.")
+    resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        "keep_ratio_largest",
+        description="What becomes `image_size`: with keep_ratio the shorter side, with keep_ratio_largest the longer.",
+    )
+    only_if_bigger: bool = Field(True, description="Leave images alone that are smaller than `image_size`.")
+    format: Literal["jpg", "png", "webp"] = Field("jpg", description="How images are stored.")
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="Quality of stored jpg and webp.")
+    timeout: Seconds = Field(10.0, description="Seconds for one image in all: name, connection, redirects, body.")
+    max_bytes: Positive = Field(20_000_000, description="Bytes of one body; more is `too_large`.")
+    max_pixels: Positive = Field(100_000_000, description="Width × height by the header; more is `too_large`.")
+    max_redirects: Annotated[int, Field(ge=0)] = Field(5, description="Redirects followed for one image.")
+    agent: str = Field(
+        "curate/0.1 (image-text data curation)",
+        description="The User-Agent sent; name yourself and a contact.",
+        min_length=1,
+    )
+    agent_token: Name = Field("curate", description="Our name in per-agent opt-out headers.")
+    allow: list[str] = Field([], description="`address:port` pairs opened in spite of the address rules.")
+    processes: Positive = Field(1, description="Fetch workers on one machine (local engine), or in all (Ray).")
+    threads: Positive = Field(32, description="Requests under way in one worker.")
+
+    @field_validator("allow")
+    @classmethod
+    def _address_and_port(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            if not re.fullmatch(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}", entry):
+                raise ValueError(f"{entry!r} is not address:port, such as 127.0.0.1:8123")
+        return value
+
+
+class Model(_Model):
+    """A CLIP model that scores the pairs."""
+
+    name: str = Field(description="An open_clip model, or a path to an open_clip config json; `pocket` is built in.")
+    pretrained: str | None = Field(
+        None,
+        description="An open_clip tag, or a path to weights (local, s3://); the built-in model has its own.",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
+    batch_size: Positive = Field(64, description="Images, or captions, in one forward pass.")
+    threads: Positive = Field(2, description="CPU threads of the forward pass and of decoding.")
+
+    @model_validator(mode="after")
+    def _weights(self) -> "Model":
+        if self.pretrained is None and self.name != "pocket":
+            raise ValueError("pretrained is missing: an open_clip tag or a path to weights")
+        return self
+
+
+class Embed(_Model):
+    """How embedding workers are spread."""
+
+    processes: Positive = Field(1, description="Embedding workers; on Ray each takes `gpus` GPUs where there are any.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
+
+
+class Signals(_Model):
+    """Columns computed from captions and embeddings; never from images."""
+
+    concepts: dict[Name, list[str]] = Field(
+        {},
+        description="Zero-shot concepts: two prompts or more, the first the concept; the column `concept_<name>` is "
+        "its share of the softmax.",
+    )
+
+    @field_validator("concepts")
+    @classmethod
+    def _prompts(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, prompts in value.items():
+            if len(prompts) < 2:
+                raise ValueError(f"{name} needs two prompts at least: the concept, and what it is told from")
+        return value
+
+
+class Dedup(_Model):
+    """The search for near pairs."""
+
+    floor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9,
+        description="Near pairs are kept from this cosine upwards; a step's `above` may move freely over it.",
+    )
+    tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
+
+
+class KeepTop(_Model):
+    """Which part of the pairs stays."""
+
+    of: str = Field(description="A numeric column; the highest values stay.")
+    fraction: Fraction = Field(description="The share that stays, of the pairs that have a value.")
+
+
+class Duplicates(_Model):
+    """What counts as the same, and which one stays."""
+
+    by: Literal["sha256", "image_embedding"] = Field(description="Equal bytes, or a cosine at `above` or more.")
+    above: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="With image_embedding: the cosine from which two images are one."
+    )
+    prefer: str = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
+
+    @model_validator(mode="after")
+    def _threshold(self) -> "Duplicates":
+        if (self.by == "image_embedding") != (self.above is not None):
+            raise ValueError("`above` goes with by: image_embedding, and only with it")
+        return self
+
+
+class Step(_Model):
+    """One step of the funnel; it sees what those above it left."""
+
+    drop: Name = Field(description="The reason that its dropped pairs carry.")
+    where: str | None = Field(None, description="A SQL predicate; pairs for which it is true are dropped.")
+    keep_top: KeepTop | None = Field(None, description="Keep the best fraction by a column.")
+    over: Literal["survivors", "pool"] = Field(
+        "survivors",
+        description="With keep_top: the fraction of what the steps above left, or of every fetched pair.",
+    )
+    duplicates: Duplicates | None = Field(None, description="Keep one of each set of duplicates.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Step":
+        if sum(kind is not None for kind in (self.where, self.keep_top, self.duplicates)) != 1:
+            raise ValueError("a step has exactly one of: where, keep_top, duplicates")
+        if self.over == "pool" and self.keep_top is None:
+            raise ValueError("`over` goes with keep_top")
+        if self.drop in RESERVED_REASONS:
+            raise ValueError(f"{self.drop!r} is a reason of the program's own; choose another name")
+        return self
+
+
+class Pack(_Model):
+    """The shards of the result."""
+
+    shard_size: Positive = Field(10_000, description="Samples in every shard but the last.")
+
+
+class Storage(_Model):
+    """Where s3:// paths lie."""
+
+    endpoint: str | None = Field(
+        None, description="An S3 server other than AWS; by default the environment's AWS_ENDPOINT_URL."
+    )
+
+
+class Limits(_Model):
+    """When a run gives up."""
+
+    max_failed_parts: Fraction = Field(
+        0.01, description="The share of parts that may be set aside before the run stops (3 always may)."
+    )
+
+
+class Recipe(_Model):
+    """A run, whole."""
+
+    version: Literal[1] = Field(description="The recipe format.")
+    source: Source = Field(description="The url lists.")
+    output: str = Field(description="The run's folder: a local path or s3://bucket/prefix.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Decides which part an image falls into.")
+    part_size: Positive = Field(10_000, description="Rows of one part, on average: the unit of work and of loss.")
+    fetch: Fetch = Field(Fetch(), description="How images are downloaded and stored.")
+    models: dict[Name, Model] = Field(
+        {"pocket": Model(name="pocket")},
+        description="The CLIP models that score each pair; the first one's columns also go without a suffix.",
+        min_length=1,
+    )
+    embed: Embed = Field(Embed(), description="How embedding workers are spread.")
+    signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
+    dedup: Dedup = Field(Dedup(), description="The search for near pairs.")
+    select: list[Step] = Field([], description="The funnel, step by step.")
+    pack: Pack = Field(Pack(), description="The shards of the result.")
+    storage: Storage = Field(Storage(), description="Where s3:// paths lie.")
+    limits: Limits = Field(Limits(), description="When a run gives up.")
+
+    @model_validator(mode="after")
+    def _steps(self) -> "Recipe":
+        seen: set[str] = set()
+        for step in self.select:
+            if step.drop in seen:
+                raise ValueError(f"select: two steps are named {step.drop!r}")
+            seen.add(step.drop)
+            if step.duplicates and step.duplicates.above and step.duplicates.above < self.dedup.floor:
+                raise ValueError(
+                    f"select: {step.drop}: above {step.duplicates.above} lies under dedup.floor "
+                    f"{self.dedup.floor}; lower dedup.floor"
+                )
+        return self
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe file.
+
+    Args:
+        path: a YAML file.
+        overrides: `key=value` settings, keys dotted (`select.0.where`), values in YAML.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value is wrong; one line that names it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {path} is not a mapping of keys")
+    for override in overrides or []:
+        _override(content, override)
+    return parse(content)
+
+
+def parse(content: dict[str, Any]) -> Recipe:
+    """A recipe from its keys and values. Raises RecipeError with the first thing that is wrong."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(_first_error(error)) from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override}: write key=value, such as --set pack.shard_size=1000")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML") from error
+    *path, last = dotted.split(".")
+    at: Any = content
+    for word in path:
+        at = at[_index(at, word, override)] if isinstance(at, list) else at.setdefault(word, {})
+        if not isinstance(at, dict | list):
+            raise RecipeError(f"--set {override}: {word} holds a value, not keys")
+    if isinstance(at, list):
+        at[_index(at, last, override)] = parsed
+    else:
+        at[last] = parsed
+
+
+def _index(items: list[Any], word: str, override: str) -> int:
+    for number, item in enumerate(items):
+        if isinstance(item, dict) and item.get("drop") == word:
+            return number
+    if word.isdecimal() and int(word) < len(items):
+        return int(word)
+    names = [str(item["drop"]) for item in items if isinstance(item, dict) and "drop" in item]
+    raise RecipeError(f"--set {override}: no step {word!r}{nearest(word, names)}")
+
+
+def _first_error(error: ValidationError) -> str:
+    """One line for the first fault; an unknown key names the nearest known one."""
+    errors = error.errors(include_url=False)
+    # A misspelt key is also a missing one: name the misspelling.
+    first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
+    where = ".".join(str(word) for word in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        *path, word = first["loc"]
+        hint = nearest(str(word), _keys_at(path))
+        return f"unknown key {where!r} in the recipe{hint}"
+    if first["type"] == "missing":
+        return f"the recipe lacks {where!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"recipe: {where}: {message}" if where != "recipe" else f"recipe: {message}"
+
+
+def _keys_at(path: list[int | str]) -> list[str]:
+    """The keys that a place in the recipe may have."""
+    at: Any = Recipe
+    for word in path:
+        if isinstance(at, type) and issubclass(at, BaseModel) and word in at.model_fields:
+            at = at.model_fields[str(word)].annotation
+        while not (isinstance(at, type) and issubclass(at, BaseModel)):
+            inner = [a for a in getattr(at, "__args__", ()) if a is not type(None) and a is not str]
+            if not inner:
+                return []
+            at = inner[-1]
+    return list(at.model_fields)

@@ -1,0 +1,396 @@
+"""Parts, passes, markers, fingerprints, resume: how work is done once and accounted for. Knows no pass by name.
+
+A `Pass` is a folder and what its content depends on. A `Work` is what an engine runs: one function over many
+units, writing one or more passes. `drive` runs several works at once, each unit of a chained one as soon as the
+same unit of those before it is done; `run_unit` is the boundary inside a worker where an exception becomes a
+result.
+
+Starts are recorded before the work begins, in `attempts/`. A start whose outcome is known to be bad (an
+exception, or a worker that died under a living driver) counts; the third one sets the unit aside in
+`failed/`. A start that ended together with its driver says nothing about the unit, so a run may be killed as
+often as one likes; only the tenth such start is taken for the unit's fault.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import platform
+import secrets
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from curate import errors
+from curate.errors import IdentityError, RunIncomplete, UsageError
+from curate.store import WHOLE, Folder, Inputs, Json, Outputs, Store, key
+
+BAD_STARTS = 2
+"""Starts that may go wrong; the next one sets the unit aside."""
+
+INTERRUPTED_STARTS = 9
+"""Starts that may end together with their driver; the next one sets the unit aside."""
+
+Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
+"""What a room's opener returns: does one unit, filling the outputs that it is given."""
+
+
+def canonical(content: Any) -> str:
+    """JSON with sorted keys and no spaces: equal contents give equal text."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass's folder and what its content depends on."""
+
+    folder: Folder
+    version: int
+    params: Json
+    upstream: tuple[Folder, ...]
+
+    @classmethod
+    def of(cls, store: Store, name: str, version: int, params: Json, upstream: Iterable[Folder] = ()) -> "Pass":
+        """A pass, its folder named by the fingerprint of all that its content depends on."""
+        before = tuple(sorted(upstream, key=lambda folder: folder.path))
+        depends = {"name": name, "version": version, "params": params, "upstream": [f.path for f in before]}
+        digest = hashlib.blake2b(canonical(depends).encode(), digest_size=6).hexdigest()
+        return cls(Folder(store, name, digest), version, params, before)
+
+    def describe(self) -> None:
+        """Writes the folder's pass.json, once."""
+        content = {
+            "name": self.folder.name,
+            "version": self.version,
+            "params": self.params,
+            "upstream": [folder.path for folder in self.upstream],
+        }
+        name = f"{self.folder.path}/pass.json"
+        if not self.folder.store.exists(name):
+            self.folder.store.create(name, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Work:
+    """One function over many units, as an engine runs it.
+
+    Args:
+        name: how it is called in progress and errors.
+        opener: `module:function`, called in the worker process with `settings`; returns a `Worker`.
+        settings: JSON-able arguments of the opener.
+        outputs: the passes that it writes, by short name.
+        inputs: what it may read.
+        units: the units to do, in order; those that are done are skipped.
+        rows: about how many rows a unit has, for the progress line.
+        after: names of works in the same `drive` whose same unit must be done first.
+        processes: how many workers at most.
+        cpus: the share of a CPU that a worker books (Ray); small, as most of them wait for something.
+        wants_gpu: a worker takes a GPU where there are any.
+    """
+
+    name: str
+    opener: str
+    settings: Json
+    outputs: Mapping[str, Pass]
+    inputs: Inputs
+    units: Sequence[int]
+    rows: float = 0.0
+    after: tuple[str, ...] = ()
+    processes: int = 1
+    cpus: float = 0.25
+    wants_gpu: bool = False
+
+    @property
+    def store(self) -> Store:
+        """The run's root."""
+        return next(iter(self.outputs.values())).folder.store
+
+    @property
+    def ledger(self) -> str:
+        """The folder that keeps this work's attempts and failures."""
+        return next(iter(self.outputs.values())).folder.path
+
+    def done(self) -> set[int]:
+        """The units that have a marker in every output."""
+        return set.intersection(*(pass_.folder.units() for pass_ in self.outputs.values()))
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of one start of one unit."""
+
+    unit: int
+    status: Literal["done", "failed", "stop", "died"]
+    error: str = ""
+    error_type: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Where units are run. Workers are separate processes; a dead one is replaced at the next submit."""
+
+    def start(self, work: Work, session: str) -> int:
+        """Prepares up to `work.processes` workers; returns how many units may be under way at once."""
+
+    def submit(self, name: str, unit: int, start: int) -> None:
+        """Hands a unit of the work of that name to a worker."""
+
+    def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
+        """Results that have arrived, with the names of their works; waits for the first one."""
+
+    def finish(self, name: str) -> None:
+        """Ends the workers of a work."""
+
+    def close(self) -> None:
+        """Ends everything at once."""
+
+
+class Watcher(Protocol):
+    """Who is told of progress."""
+
+    def begin(self, name: str, total: int, done: int, rows: float) -> None:
+        """A work begins: units in all, units already done, rows of a unit."""
+
+    def advance(self, name: str, result: UnitResult) -> None:
+        """A unit came to an end."""
+
+    def end(self, name: str) -> None:
+        """A work has no units left."""
+
+
+class UnitRunner:
+    """Lives in a worker process: opens the work's worker at the first unit, keeps it for the others."""
+
+    def __init__(self, work: Work, session: str) -> None:
+        self.work = work
+        self.session = session
+        self.worker: Worker | None = None
+
+    def run(self, unit: int, start: int) -> UnitResult:
+        """Does one unit; every exception becomes a result here, and only here."""
+        work = self.work
+        outputs = {
+            name: pass_.folder.outputs(unit) for name, pass_ in work.outputs.items() if not pass_.folder.is_done(unit)
+        }
+        if not outputs:
+            return UnitResult(unit, "done")
+        record = f"{work.ledger}/attempts/{key(unit)}.{start}.json"
+        begun = {"session": self.session, "host": platform.node(), "pid": os.getpid(), "started": time.time()}
+        work.store.put(record, canonical(begun).encode())
+        try:
+            if self.worker is None:
+                self.worker = open_worker(work)
+            self.worker(unit, work.inputs, outputs)
+            counts: dict[str, int] = {}
+            for output in outputs.values():
+                output.commit()
+                counts |= output.counts
+        except UsageError as error:
+            work.store.delete(record)
+            return UnitResult(unit, "stop", str(error), type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
+            text = traceback.format_exc()
+            work.store.put(record, canonical({**begun, "error": text}).encode())
+            return UnitResult(unit, "failed", text, type(error).__name__)
+        work.store.delete(record)
+        return UnitResult(unit, "done", counts=counts)
+
+
+def open_worker(work: Work) -> Worker:
+    """Imports and calls a work's opener."""
+    module, _, function = work.opener.partition(":")
+    opened: Worker = getattr(importlib.import_module(module), function)(work.settings)
+    return opened
+
+
+@dataclass
+class Progress:
+    """The state of one work inside `drive`."""
+
+    work: Work
+    pending: deque[int]
+    done: set[int]
+    failed: dict[int, str]
+    starts: dict[int, list[Json]]
+    slots: int = 0
+    flying: int = 0
+    finished: bool = False
+
+
+def drive(
+    works: Sequence[Work],
+    engine: Engine,
+    watcher: Watcher,
+    *,
+    max_failed: float = 0.01,
+    forget_failures: bool = False,
+) -> dict[str, dict[int, str]]:
+    """Runs every unit of every work, in chains where works say `after`.
+
+    Args:
+        works: in order; a work may come `after` earlier ones.
+        engine: where.
+        watcher: told of progress.
+        max_failed: the share of a work's units that may be set aside before the run stops (three always may).
+        forget_failures: start units anew that an earlier run set aside.
+
+    Returns:
+        for each work the units that are set aside, with the last line of their errors.
+
+    Raises:
+        UsageError: a unit found the recipe or an input to be wrong.
+        RunIncomplete: too many units were set aside.
+    """
+    session = secrets.token_hex(4)
+    states = {work.name: _begin(work, watcher, forget_failures) for work in works}
+    flying = 0
+    while True:
+        for state in states.values():
+            if _is_finished(state, states) and not state.finished:
+                state.finished = True
+                watcher.end(state.work.name)
+                if state.slots:
+                    engine.finish(state.work.name)
+            flying += _submit(state, states, engine, session)
+        if all(state.finished for state in states.values()):
+            return {name: state.failed for name, state in states.items()}
+        if not flying:
+            continue
+        for name, result in engine.wait(1.0):
+            flying -= 1
+            state = states[name]
+            state.flying -= 1
+            _take(state, result, session)
+            watcher.advance(name, result)
+            allowed = max(3.0, max_failed * len(state.work.units))
+            if len(state.failed) > allowed:
+                unit, error = list(state.failed.items())[-1]
+                raise RunIncomplete(
+                    f"{name}: {len(state.failed)} parts were set aside, more than limits.max_failed_parts allows; "
+                    f"the last is {key(unit)}: {error} (see {state.work.store.path(state.work.ledger)}/failed)"
+                )
+
+
+def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
+    units = set(work.units)
+    done = work.done() & units
+    failed: dict[int, str] = {}
+    starts: dict[int, list[Json]] = {}
+    for kind in ("failed", "attempts"):
+        for name in work.store.names(f"{work.ledger}/{kind}"):
+            stem = name.partition(".")[0]
+            unit = WHOLE if stem == "all" else int(stem)
+            if unit not in units or unit in done:
+                continue
+            path = f"{work.ledger}/{kind}/{name}"
+            if forget_failures:
+                work.store.delete(path)
+            elif kind == "failed":
+                failed[unit] = str(work.store.read_json(path)["error"])
+            else:
+                starts.setdefault(unit, []).append(work.store.read_json(path))
+    pending = deque(unit for unit in work.units if unit not in done and unit not in failed)
+    if pending:
+        for pass_ in work.outputs.values():
+            pass_.describe()
+    watcher.begin(work.name, len(units), len(done), work.rows)
+    return Progress(work, pending, done, failed, starts)
+
+
+def _is_finished(state: Progress, states: Mapping[str, Progress]) -> bool:
+    if state.flying:
+        return False
+    before = [states[name] for name in state.work.after if name in states]
+    if not all(earlier.finished for earlier in before):
+        return not state.pending
+    return not any(all(unit in earlier.done for earlier in before) for unit in state.pending)
+
+
+def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, session: str) -> int:
+    """Hands out what is ready, as far as there is room; returns how many units."""
+    before = [states[name] for name in state.work.after if name in states]
+    submitted = 0
+    for _ in range(len(state.pending)):
+        if state.slots and state.flying >= state.slots:
+            break
+        unit = state.pending.popleft()
+        if not all(unit in earlier.done for earlier in before):
+            state.pending.append(unit)
+            continue
+        starts = state.starts.get(unit, [])
+        if _is_spent(starts):
+            _set_aside(state, unit)
+            continue
+        if not state.slots:
+            state.slots = engine.start(state.work, session)
+        engine.submit(state.work.name, unit, len(starts) + 1)
+        # Until its outcome is known the start stands as an interrupted one.
+        state.starts.setdefault(unit, []).append({"session": session})
+        state.flying += 1
+        submitted += 1
+    return submitted
+
+
+def _take(state: Progress, result: UnitResult, session: str) -> None:
+    unit = result.unit
+    if result.status == "done":
+        state.done.add(unit)
+        return
+    if result.status == "stop":
+        raise getattr(errors, result.error_type, UsageError)(result.error)
+    outcome = {"session": session, "error": result.error}
+    if result.status == "died":
+        path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
+        state.work.store.put(path, canonical(outcome).encode())
+    state.starts[unit][-1] = outcome
+    state.pending.append(unit)
+
+
+def _is_spent(starts: Sequence[Json]) -> bool:
+    bad = sum("error" in start for start in starts)
+    return bad >= BAD_STARTS or len(starts) - bad >= INTERRUPTED_STARTS
+
+
+def _set_aside(state: Progress, unit: int) -> None:
+    starts = state.starts[unit]
+    known = [str(start["error"]) for start in starts if "error" in start]
+    text = known[-1] if known else f"{len(starts)} starts ended together with their driver"
+    error = text.strip().splitlines()[-1]
+    content = {"unit": unit, "starts": len(starts), "error": error, "traceback": text}
+    state.work.store.put(f"{state.work.ledger}/failed/{key(unit)}.json", canonical(content).encode())
+    state.failed[unit] = error
+
+
+def claim(store: Store, identity: Json) -> None:
+    """Makes the output folder this run's, or finds that it already is.
+
+    Raises:
+        IdentityError: the folder holds a run with another identity; names what differs.
+    """
+    stored = (json.dumps(identity, sort_keys=True, indent=1) + "\n").encode()
+    check_identity(store, identity)
+    if not store.exists("run.json") and not store.create("run.json", stored):
+        check_identity(store, identity)
+
+
+def check_identity(store: Store, identity: Json) -> None:
+    """Raises IdentityError where the folder holds another run; writes nothing."""
+    if not store.exists("run.json"):
+        return
+    present = store.read_json("run.json")
+    differs = sorted(name for name in {*present, *identity} if present.get(name) != identity.get(name))
+    if differs:
+        raise IdentityError(
+            f"{store.url} holds a run with another {', '.join(differs)}; "
+            "choose another output, or put back what the recipe said"
+        )
+
+
+def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:
+    """Every file of the given units with bytes, sha256 and rows, sorted by name: the manifest's list."""
+    files = [dataclasses.asdict(info) for unit in units for info in folder.marker(unit).files.values()]
+    return sorted(files, key=lambda info: str(info["name"]))

@@ -1,0 +1,156 @@
+"""What a pair is: the tables of a run, in one place.
+
+One *image* is one URL and is fetched once; one *pair* is an image and a caption.
+
+    table       a row is      written by   columns
+    ---------   -----------   ----------   -------------------------------------------------------------
+    plan        a source row  plan         pair_id image_id url caption source_row repeated source_*
+    images      an image      fetch        image_id status error_class error http_status host bytes
+                                           milliseconds width height original_width original_height
+                                           sha256 file
+    pixels      an image      embed        image_id decoded phash brightness contrast colorfulness sharpness
+    image_…     an image      embed        image_id image_embedding
+    text_…      a pair        embed        pair_id text_embedding clip_similarity
+    signals     a pair        signals      pair_id + the columns of one scorer
+    near        two images    dedup        sha256_a sha256_b similarity
+    decisions   a source row  select       pair_id kept reason reasons duplicate_of duplicate_similarity
+
+Within a part every table stands in one order. Rows of plan are sorted by (image_id, pair_id, source_row);
+`decisions` has plan's rows one for one. Tables by image hold each distinct image of plan once, sorted by
+image_id; tables by pair hold each distinct pair once, in plan's order (a repeated row has no second row
+there).
+
+An image that fetch or decoding lost keeps its row, with nulls.
+"""
+
+import hashlib
+
+import pyarrow as pa
+
+ID = pa.binary(16)
+
+FETCHED = "success"
+"""`images.status` of an image that is in the part's tar; every other row has status `failed`."""
+
+ERROR_CLASSES = (
+    "dns",
+    "timeout",
+    "refused",
+    "tls",
+    "connection",
+    "http_4xx",
+    "http_5xx",
+    "http_other",
+    "redirect",
+    "bad_url",
+    "blocked_address",
+    "opt_out",
+    "encoding",
+    "too_large",
+    "not_an_image",
+    "undecodable",
+    "internal",
+)
+"""Why an image was not fetched (`images.error_class`); the drop reason is `fetch:<error_class>`."""
+
+REPEATED = "repeated"
+UNDECODABLE = "undecodable"
+RESERVED_REASONS = (REPEATED, UNDECODABLE)
+"""Reasons given before all steps; a step may take neither these names nor one that starts with `fetch:`."""
+
+PLAN = pa.schema(
+    [
+        pa.field("pair_id", ID, nullable=False),
+        pa.field("image_id", ID, nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("repeated", pa.bool_(), nullable=False),
+    ]
+)
+"""Without the passed-through columns, which follow as `source_<name>` with the types they came with."""
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", ID, nullable=False),
+        ("status", pa.string()),
+        ("error_class", pa.string()),
+        ("error", pa.string()),
+        ("http_status", pa.int32()),
+        ("host", pa.string()),
+        ("bytes", pa.int64()),
+        ("milliseconds", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+        ("file", pa.string()),
+    ]
+)
+"""`bytes` and `sha256` (hex) are of what was received; `width`, `height` of what was stored as `file`, the
+tar member `<image_id hex>.<jpg|png|webp>`."""
+
+PIXELS = pa.schema(
+    [
+        pa.field("image_id", ID, nullable=False),
+        ("decoded", pa.bool_()),
+        ("phash", pa.string()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("colorfulness", pa.float32()),
+        ("sharpness", pa.float32()),
+    ]
+)
+"""`decoded` is null where there was nothing to decode. `phash`: 16 hex digits of a 64-bit DCT hash.
+`brightness`, `contrast`: mean and standard deviation of luma, 0 to 255. `colorfulness`: Hasler and
+Süsstrunk's M3. `sharpness`: variance of the Laplacian of luma at 224 pixels."""
+
+NEAR = pa.schema(
+    [
+        pa.field("sha256_a", pa.string(), nullable=False),
+        pa.field("sha256_b", pa.string(), nullable=False),
+        pa.field("similarity", pa.float64(), nullable=False),
+    ]
+)
+"""sha256_a < sha256_b; equal digests are one node, so that the table stays small on corpora of copies."""
+
+DECISIONS = pa.schema(
+    [
+        pa.field("pair_id", ID, nullable=False),
+        pa.field("kept", pa.bool_(), nullable=False),
+        ("reason", pa.string()),
+        ("reasons", pa.list_(pa.string())),
+        ("duplicate_of", ID),
+        ("duplicate_similarity", pa.float64()),
+    ]
+)
+"""`reason` is null for a kept pair. `reasons`: the row-wise steps that would drop the pair by themselves."""
+
+
+def embedding(dim: int) -> pa.DataType:
+    """The type of an embedding column: plain Arrow float16[dim], which every reader understands."""
+    return pa.list_(pa.float16(), dim)
+
+
+def clean_caption(caption: str | None) -> str:
+    """A caption as it is identified and stored: null is '', lone surrogates become U+FFFD."""
+    if not caption:
+        return ""
+    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def image_id(url: str) -> bytes:
+    """blake2b-128 of the URL's UTF-8."""
+    return hashlib.blake2b(url.encode(), digest_size=16).digest()
+
+
+def pair_id(url: str, caption: str) -> bytes:
+    """blake2b-128 of url + NUL + caption, both UTF-8; of cleaned text (`clean_caption`)."""
+    return hashlib.blake2b(f"{url}\0{caption}".encode(), digest_size=16).digest()
+
+
+def part_of(image: bytes, seed: int, n_parts: int) -> int:
+    """The part that holds an image: the same for every run of one identity, on every machine."""
+    digest = hashlib.blake2b(image, digest_size=8, key=seed.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest, "big") % n_parts

@@ -1,0 +1,410 @@
+"""Where files lie, local or remote: the only module that touches a file system.
+
+`Store` is a root (a folder or an fsspec URL) with whole-file operations: a name either does not exist or
+holds all of its bytes. `Folder` is one pass's folder inside it, with its markers. `Inputs` and `Outputs`
+are what a pass is given: the committed files of the passes before it, and a place for its own.
+
+A marker, `done/<unit>.json`, is written last and created, never replaced: the first one wins. Data files
+carry the attempt in their names and are found through the marker alone, so what a killed or late worker
+left behind is never read.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import BrokenResult, StoreError
+
+WHOLE = -1
+"""The unit of a pass that is not done by parts, and of a pass's summary of all its parts."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A root under which names are read and put whole.
+
+    Args:
+        url: a local path, or any fsspec URL (`s3://bucket/run`).
+        endpoint: for s3, the endpoint of a server that is not AWS; by default `AWS_ENDPOINT_URL`.
+    """
+
+    url: str
+    endpoint: str | None = None
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder, where the root is a local one."""
+        if self.url.startswith("file://"):
+            return Path(self.url.removeprefix("file://"))
+        return None if "://" in self.url else Path(self.url)
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system (fsspec keeps one instance per process and arguments)."""
+        return _filesystem(self.url, self.endpoint)
+
+    def path(self, name: str = "") -> str:
+        """The full path or URL of a name, as other tools take it."""
+        return f"{self.url.rstrip('/')}/{name}" if name else self.url
+
+    def check_writable(self) -> None:
+        """Puts, reads back and deletes a small file.
+
+        Raises:
+            StoreError: the place cannot be written, in one line.
+        """
+        name = f".curate-{secrets.token_hex(4)}"
+        try:
+            self.put(name, b"curate")
+            if self.read(name) != b"curate":
+                raise StoreError(f"{self.url}: what was written did not read back")
+            self.delete(name)
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreError(f"output {self.url} cannot be written: {_one_line(error)}") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a whole file; readers see the old content or the new, never a part of it."""
+        if root := self.local_root:
+            with _beside(root / name) as scratch:
+                scratch.write_bytes(data)
+                scratch.replace(root / name)
+        else:
+            self.fs.pipe_file(self.path(name), data)
+
+    def put_file(self, name: str, source: Path) -> None:
+        """Moves a local file here, whole. The source is gone afterwards where the store is local."""
+        if root := self.local_root:
+            with _beside(root / name) as scratch:
+                shutil.move(source, scratch)
+                scratch.replace(root / name)
+        else:
+            self.fs.put_file(str(source), self.path(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a whole file unless the name exists; says whether this call made it.
+
+        Atomic on local disks and on S3 servers that know If-None-Match; elsewhere two writers that meet
+        within one request may both believe that they were first, and the later content stands.
+        """
+        if root := self.local_root:
+            with _beside(root / name) as scratch:
+                scratch.write_bytes(data)
+                try:
+                    os.link(scratch, root / name)
+                except FileExistsError:
+                    return False
+                return True
+        if self.exists(name):
+            return False
+        try:
+            self.fs.pipe_file(self.path(name), data, mode="create")
+        except FileExistsError:
+            # A client that repeats a request whose answer was lost meets its own first success.
+            return self.read(name) == data
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+        if root := self.local_root:
+            return (root / name).read_bytes()
+        return bytes(self.fs.cat_file(self.path(name)))
+
+    def read_json(self, name: str) -> Json:
+        """A file's content as JSON. Raises FileNotFoundError, BrokenResult."""
+        try:
+            loaded = json.loads(self.read(name))
+        except ValueError as error:
+            raise BrokenResult(f"{self.path(name)} is not JSON: {error}") from error
+        if not isinstance(loaded, dict):
+            raise BrokenResult(f"{self.path(name)} is not a JSON object")
+        return loaded
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there."""
+        if root := self.local_root:
+            return (root / name).is_file()
+        return bool(self.fs.isfile(self.path(name)))
+
+    def delete(self, name: str) -> None:
+        """Removes a file; a missing one is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            if root := self.local_root:
+                (root / name).unlink()
+            else:
+                self.fs.rm_file(self.path(name))
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files directly in a folder, sorted; a missing folder has none."""
+        try:
+            if root := self.local_root:
+                found = [entry.name for entry in os.scandir(root / folder) if entry.is_file()]
+            else:
+                listed = self.fs.ls(self.path(folder), detail=True, refresh=True)
+                found = [entry["name"].rsplit("/", 1)[-1] for entry in listed if entry["type"] == "file"]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if not name.startswith("."))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file for reading, seekable."""
+        if root := self.local_root:
+            return (root / name).open("rb")
+        opened: IO[bytes] = self.fs.open(self.path(name), "rb")
+        return opened
+
+    @contextlib.contextmanager
+    def as_local(self, name: str) -> Iterator[Path]:
+        """The file as a local path: itself where the store is local, else a copy for the time being."""
+        if root := self.local_root:
+            yield root / name
+            return
+        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
+            copy = Path(scratch) / name.rsplit("/", 1)[-1]
+            self.fs.get_file(self.path(name), str(copy))
+            yield copy
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a marker says of one file: its name in the pass folder, its size, digest and rows."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What is known of a unit that is done."""
+
+    unit: int
+    attempt: str
+    files: Mapping[str, FileInfo]
+    counts: Mapping[str, int]
+    seconds: float
+    finished: float
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> bytes:
+        """The marker as it is stored."""
+        return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, stored: Json) -> "Marker":
+        """The marker from its stored form."""
+        files = {role: FileInfo(**info) for role, info in stored["files"].items()}
+        return cls(**{**stored, "files": files, "notes": tuple(stored["notes"])})
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One pass's folder in a run: `<name>-<fingerprint>`.
+
+    Args:
+        store: the run's root.
+        name: the pass, with what tells it apart (`fetch`, `embed-l14`, `signals-caption`).
+        fingerprint: what the content depends on, as `curate.run.fingerprint` makes it.
+    """
+
+    store: Store
+    name: str
+    fingerprint: str
+
+    @property
+    def path(self) -> str:
+        """The folder's name in the run."""
+        return f"{self.name}-{self.fingerprint}"
+
+    def units(self) -> set[int]:
+        """The units that are done, from one listing."""
+        return {_unit(name) for name in self.store.names(f"{self.path}/done")}
+
+    def is_done(self, unit: int = WHOLE) -> bool:
+        """Whether this unit has its marker."""
+        return self.store.exists(f"{self.path}/done/{key(unit)}.json")
+
+    def marker(self, unit: int = WHOLE) -> Marker:
+        """The marker of a unit.
+
+        Raises:
+            FileNotFoundError: the unit is not done.
+        """
+        return Marker.from_json(self.store.read_json(f"{self.path}/done/{key(unit)}.json"))
+
+    def file(self, role: str, unit: int = WHOLE) -> str:
+        """The name, in the store, of a unit's file of that role."""
+        files = self.marker(unit).files
+        if role not in files:
+            raise BrokenResult(f"{self.path}: unit {key(unit)} has no file {role!r}, only {sorted(files)}")
+        return f"{self.path}/{files[role].name}"
+
+    def table(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> pa.Table:
+        """A unit's Parquet file as a table."""
+        with self.store.open(self.file(role, unit)) as opened:
+            return pq.read_table(opened, columns=columns)
+
+    def json(self, role: str, unit: int = WHOLE) -> Json:
+        """A unit's JSON file."""
+        return self.store.read_json(self.file(role, unit))
+
+    def outputs(self, unit: int = WHOLE, attempt: str | None = None) -> "Outputs":
+        """A place for one attempt at a unit."""
+        return Outputs(self, unit, attempt or secrets.token_hex(4))
+
+
+@dataclass
+class Outputs:
+    """What one attempt at a unit writes; nothing of it is seen before `commit`.
+
+    Set `counts` (summed over units in the report) and append to `notes` (exceptions worth a line) before
+    the commit, which the runner does.
+    """
+
+    folder: Folder
+    unit: int
+    attempt: str
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    files: dict[str, FileInfo] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    def put(self, role: str, data: bytes, *, name: str | None = None, rows: int | None = None) -> FileInfo:
+        """Writes a file of this unit.
+
+        Args:
+            role: by what name the next passes ask for it (`images.parquet`).
+            data: its bytes.
+            name: its name in the pass folder, for a result that others read; by default one that carries
+                unit and attempt. Only a pass whose bytes are a function of its inputs may fix the name.
+            rows: how many rows it has.
+        """
+        name = name or f"parts/{key(self.unit)}.{self.attempt}.{role}"
+        self.folder.store.put(f"{self.folder.path}/{name}", data)
+        info = FileInfo(name, len(data), hashlib.sha256(data).hexdigest(), rows)
+        self.files[role] = info
+        return info
+
+    def put_file(self, role: str, source: Path, *, name: str | None = None, rows: int | None = None) -> FileInfo:
+        """Moves a local file into this unit; arguments as in `put`."""
+        name = name or f"parts/{key(self.unit)}.{self.attempt}.{role}"
+        with source.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        info = FileInfo(name, source.stat().st_size, digest, rows)
+        self.folder.store.put_file(f"{self.folder.path}/{name}", source)
+        self.files[role] = info
+        return info
+
+    def put_table(self, role: str, table: pa.Table, *, name: str | None = None) -> FileInfo:
+        """Writes a table as Parquet (zstd, row groups of some tens of MB)."""
+        return self.put(role, parquet_bytes(table), name=name, rows=table.num_rows)
+
+    def put_json(self, role: str, content: Any, *, name: str | None = None) -> FileInfo:
+        """Writes JSON with sorted keys."""
+        text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False)
+        return self.put(role, (text + "\n").encode(), name=name)
+
+    def part(self, unit: int) -> "Outputs":
+        """A place for one part of a pass that runs as a whole; commit it before the whole."""
+        return Outputs(self.folder, unit, self.attempt)
+
+    def commit(self) -> bool:
+        """Writes the marker; says whether it is this attempt's (False: another one was first)."""
+        marker = Marker(
+            self.unit,
+            self.attempt,
+            dict(self.files),
+            dict(self.counts),
+            round(time.time() - self.started, 3),
+            round(time.time(), 3),
+            tuple(self.notes),
+        )
+        return self.folder.store.create(f"{self.folder.path}/done/{key(self.unit)}.json", marker.to_json())
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a pass may read: the committed folders of the passes before it, by short name.
+
+    Args:
+        folders: `plan`, `fetch`, `pixels`, `embed-<model>`, `signals-<scorer>`, `dedup`, …
+        parts: the parts that this run covers (all but those missing or outside the sample).
+    """
+
+    folders: Mapping[str, Folder]
+    parts: Sequence[int]
+
+    def __getitem__(self, name: str) -> Folder:
+        """The folder of that short name."""
+        return self.folders[name]
+
+
+def key(unit: int) -> str:
+    """How a unit is written in names: six digits at least, `all` for the whole."""
+    return "all" if unit == WHOLE else f"{unit:06d}"
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file: zstd, row groups of about 32 MB, the same for the same table."""
+    sink = io.BytesIO()
+    rows = max(1, table.num_rows)
+    group = max(1, min(rows, rows * (32 << 20) // max(1, table.nbytes)))
+    pq.write_table(table, sink, compression="zstd", row_group_size=group)
+    return sink.getvalue()
+
+
+def _unit(name: str) -> int:
+    stem = name.partition(".")[0]
+    return WHOLE if stem == "all" else int(stem)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A hidden name in the target's folder, removed at the end if it is still there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _filesystem(url: str, endpoint: str | None) -> Any:
+    protocol = url.partition("://")[0] if "://" in url else "file"
+    if protocol not in ("s3", "s3a"):
+        return fsspec.filesystem(protocol)
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options: Json = {"use_listings_cache": False, "default_cache_type": "readahead"}
+    if endpoint:
+        # Servers other than AWS reject, or do not send, the checksums that newer clients add.
+        options["endpoint_url"] = endpoint
+        options["config_kwargs"] = {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+            "s3": {"addressing_style": "path"},
+        }
+    return fsspec.filesystem("s3", **options)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in errno.errorcode and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
