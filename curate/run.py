@@ -256,6 +256,7 @@ def drive(
                 if state.slots:
                     engine.finish(state.work.name)
             flying += _submit(state, states, engine, session)
+            _check_failed(state, max_failed)
         if all(state.finished for state in states.values()):
             return {name: state.failed for name, state in states.items()}
         if not flying:
@@ -266,13 +267,6 @@ def drive(
             state.flying -= 1
             _take(state, result, session)
             watcher.advance(name, result)
-            allowed = max(3.0, max_failed * len(state.work.units))
-            if len(state.failed) > allowed:
-                unit, error = list(state.failed.items())[-1]
-                raise RunIncomplete(
-                    f"{name}: {len(state.failed)} parts were set aside, more than limits.max_failed_parts allows; "
-                    f"the last is {key(unit)}: {error} (see {state.work.store.path(state.work.ledger)}/failed)"
-                )
 
 
 def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
@@ -299,6 +293,16 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
             pass_.describe()
     watcher.begin(work.name, len(units), len(done), work.rows)
     return Progress(work, pending, done, failed, starts)
+
+
+def _check_failed(state: Progress, max_failed: float) -> None:
+    if len(state.failed) > max(3.0, max_failed * len(state.work.units)):
+        unit, error = list(state.failed.items())[-1]
+        raise RunIncomplete(
+            f"{state.work.name}: {len(state.failed)} parts are set aside, more than limits.max_failed_parts allows; "
+            f"the last is {key(unit)}: {error} (see {state.work.store.path(state.work.ledger)}/failed; "
+            "--retry-parts begins anew with them)"
+        )
 
 
 def _is_finished(state: Progress, states: Mapping[str, Progress]) -> bool:
@@ -347,7 +351,8 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
         state.work.store.put(path, canonical(outcome).encode())
     state.starts[unit][-1] = outcome
-    state.pending.append(unit)
+    # At once: where every part fails for one reason, the run should find out before it has tried them all.
+    state.pending.appendleft(unit)
 
 
 def _is_spent(starts: Sequence[Json]) -> bool:

@@ -163,6 +163,16 @@ class Store:
             return []
         return sorted(name for name in found if not name.startswith("."))
 
+    def folders(self) -> list[str]:
+        """The names of the folders directly under the root, sorted."""
+        try:
+            if root := self.local_root:
+                return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+            listed = self.fs.ls(self.path(), detail=True, refresh=True)
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in listed if entry["type"] == "directory")
+
     def open(self, name: str) -> IO[bytes]:
         """A file for reading, seekable."""
         if root := self.local_root:

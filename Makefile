@@ -1,0 +1,35 @@
+# Two commands for a stranger: `make demo` and `make test`. Both make .venv first, once.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test lint soak clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/curate demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# What takes long: fuzzing and killing without end.
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
+
+$(READY): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	{ echo "curate needs Python 3.11 or 3.12; name one with: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (some 7 GB with torch, a few minutes, once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo-run demo-web build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,139 @@
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curate.errors import BrokenResult, StoreError
+from curate.store import WHOLE, Folder, Store, key, parquet_bytes
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    if request.param == "local":
+        return Store(str(tmp_path / "run"))
+    return Store(f"memory://{tmp_path.name}")
+
+
+def test_a_name_holds_what_was_put_last(store):
+    store.put("a/b.json", b"1")
+    store.put("a/b.json", b"22")
+    assert store.read("a/b.json") == b"22"
+    assert store.names("a") == ["b.json"]
+    assert store.exists("a/b.json")
+    store.delete("a/b.json")
+    store.delete("a/b.json")
+    assert not store.exists("a/b.json")
+    assert store.names("a") == []
+    assert store.names("nowhere") == []
+
+
+def test_the_first_creation_wins(store):
+    assert store.create("done/000001.json", b"first")
+    assert not store.create("done/000001.json", b"second")
+    assert store.read("done/000001.json") == b"first"
+
+
+def test_of_many_creators_at_once_one_wins(tmp_path):
+    store = Store(str(tmp_path))
+    barrier = threading.Barrier(8)
+    won: list[int] = []
+
+    def create(number: int) -> None:
+        barrier.wait()
+        if store.create("marker", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("marker") == str(won[0]).encode()
+    assert store.names("") == ["marker"]
+
+
+def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path):
+    store = Store(str(tmp_path))
+    store.put("done/000001.json", b"{}")
+    (tmp_path / "done" / ".000002.json.1234abcd").write_bytes(b"half")
+    assert store.names("done") == ["000001.json"]
+
+
+def test_local_copies_and_moves(store, tmp_path):
+    source = tmp_path / "source.bin"
+    source.write_bytes(b"bytes")
+    store.put_file("parts/x.bin", source)
+    with store.as_local("parts/x.bin") as path:
+        assert path.read_bytes() == b"bytes"
+    with store.open("parts/x.bin") as opened:
+        opened.seek(2)
+        assert opened.read() == b"tes"
+
+
+def test_only_committed_files_are_found(store):
+    folder = Folder(store, "fetch", "0123")
+    lost = folder.outputs(3)
+    lost.put("images.tar", b"of a killed attempt")
+    assert not folder.is_done(3)
+    assert folder.units() == set()
+    output = folder.outputs(3)
+    table = pa.table({"a": [1, 2]})
+    output.put_table("images.parquet", table)
+    output.counts["images"] = 2
+    assert output.commit()
+    assert folder.units() == {3}
+    assert folder.table("images.parquet", 3).equals(table)
+    marker = folder.marker(3)
+    assert marker.counts == {"images": 2}
+    assert marker.files["images.parquet"].rows == 2
+    with pytest.raises(BrokenResult, match="has no file 'images.tar'"):
+        folder.file("images.tar", 3)
+
+
+def test_a_late_twin_changes_nothing(store):
+    folder = Folder(store, "fetch", "0123")
+    first, twin = folder.outputs(0), folder.outputs(0)
+    twin.put("a.txt", b"twin")
+    first.put("a.txt", b"first")
+    assert first.commit()
+    assert not twin.commit()
+    assert store.read(folder.file("a.txt", 0)) == b"first"
+
+
+def test_the_whole_has_a_marker_of_its_own(store):
+    folder = Folder(store, "plan", "0123")
+    whole = folder.outputs()
+    part = whole.part(0)
+    part.put_json("pairs.json", {"x": 1})
+    part.commit()
+    assert not folder.is_done()
+    whole.commit()
+    assert folder.units() == {0, WHOLE}
+    assert folder.json("pairs.json", 0) == {"x": 1}
+    assert (key(7), key(1234567), key(WHOLE)) == ("000007", "1234567", "all")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="cannot be written: Not a directory") as caught:
+        Store(str(tmp_path / "file" / "run")).check_writable()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_marker_is_named(tmp_path):
+    store = Store(str(tmp_path))
+    store.put("fetch-0123/done/000000.json", b"{half")
+    with pytest.raises(BrokenResult, match=r"000000\.json is not JSON"):
+        Folder(store, "fetch", "0123").marker(0)
+
+
+@given(st.lists(st.integers()))
+def test_equal_tables_give_equal_bytes(numbers):
+    table = pa.table({"n": pa.array([n % 2**62 for n in numbers], pa.int64())})
+    stored = parquet_bytes(table)
+    assert stored == parquet_bytes(table)
+    assert pq.read_table(pa.BufferReader(stored)).equals(table)

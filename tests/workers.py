@@ -1,0 +1,64 @@
+"""Openers for tests: workers that count, fail or die on purpose."""
+
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+
+
+def double(settings):
+    def work(unit, inputs, outputs):
+        for output in outputs.values():
+            output.put_table("n.parquet", pa.table({"n": [unit * 2]}))
+            output.counts["rows"] = 1
+        _log(settings, unit)
+
+    return work
+
+
+def add_one(settings):
+    """Reads what `double` wrote for the same part."""
+
+    def work(unit, inputs, outputs):
+        n = inputs["double"].table("n.parquet", unit)["n"][0].as_py()
+        for output in outputs.values():
+            output.put_table("n.parquet", pa.table({"n": [n + 1]}))
+        _log(settings, unit)
+
+    return work
+
+
+def trouble(settings):
+    """Fails, dies or succeeds as `settings` say: {"raise": [units], "die": [units], "heal": bool, …}."""
+
+    def work(unit, inputs, outputs):
+        _log(settings, unit)
+        tried = _tries(settings, unit)
+        if unit in settings.get("raise", []) and not (settings.get("heal") and tried > 1):
+            raise ValueError(f"part {unit} is bad")
+        if unit in settings.get("die", []) and not (settings.get("heal") and tried > 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        for output in outputs.values():
+            output.put_json("n.json", {"n": unit})
+
+    return work
+
+
+def wrong_recipe(settings):
+    from curate.errors import RecipeError
+
+    def work(unit, inputs, outputs):
+        raise RecipeError("select: small: no column 'widht'")
+
+    return work
+
+
+def _log(settings, unit):
+    if "log" in settings:
+        with Path(settings["log"]).open("a") as log:
+            log.write(f"{unit}\n")
+
+
+def _tries(settings, unit):
+    return Path(settings["log"]).read_text().split().count(str(unit)) if "log" in settings else 1
