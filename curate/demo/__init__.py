@@ -1,0 +1,1 @@
+"""A small web of drawn pairs whose truth is known, served on loopback addresses."""
