@@ -7,8 +7,8 @@ result.
 
 Starts are recorded before the work begins, in `attempts/`. A start whose outcome is known to be bad (an
 exception, or a worker that died under a living driver) counts; the third one sets the unit aside in
-`failed/`. A start that ended together with its driver says nothing about the unit, so a run may be killed as
-often as one likes; only the tenth such start is taken for the unit's fault.
+`failed/`. A start that ended together with its driver or its machine says nothing about the unit, so a run may
+be killed and its nodes taken away; only the tenth such start is taken for the unit's fault.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ BAD_STARTS = 2
 """Starts that may go wrong; the next one sets the unit aside."""
 
 INTERRUPTED_STARTS = 9
-"""Starts that may end together with their driver; the next one sets the unit aside."""
+"""Starts that may end together with their driver or machine; the next one sets the unit aside."""
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 """What a room's opener returns: does one unit, filling the outputs that it is given."""
@@ -88,7 +88,7 @@ class Work:
         rows: about how many rows a unit has, for the progress line.
         after: names of works in the same `drive` whose same unit must be done first.
         processes: how many workers at most.
-        cpus: the share of a CPU that a worker books (Ray); small, as most of them wait for something.
+        cpus: what a worker books (Ray).
         wants_gpu: a worker takes a GPU where there are any.
     """
 
@@ -101,7 +101,7 @@ class Work:
     rows: float = 0.0
     after: tuple[str, ...] = ()
     processes: int = 1
-    cpus: float = 0.25
+    cpus: float = 1.0
     wants_gpu: bool = False
 
     @property
@@ -121,10 +121,10 @@ class Work:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of one start of one unit."""
+    """What became of one start of one unit: `died` with its worker, or `lost` with the machine under it."""
 
     unit: int
-    status: Literal["done", "failed", "stop", "died"]
+    status: Literal["done", "failed", "stop", "died", "lost"]
     error: str = ""
     error_type: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -346,7 +346,7 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         return
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
-    outcome = {"session": session, "error": result.error}
+    outcome = {"session": session} if result.status == "lost" else {"session": session, "error": result.error}
     if result.status == "died":
         path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
         state.work.store.put(path, canonical(outcome).encode())
@@ -363,7 +363,7 @@ def _is_spent(starts: Sequence[Json]) -> bool:
 def _set_aside(state: Progress, unit: int) -> None:
     starts = state.starts[unit]
     known = [str(start["error"]) for start in starts if "error" in start]
-    text = known[-1] if known else f"{len(starts)} starts ended together with their driver"
+    text = known[-1] if known else f"{len(starts)} starts ended together with their driver or machine"
     error = text.strip().splitlines()[-1]
     content = {"unit": unit, "starts": len(starts), "error": error, "traceback": text}
     state.work.store.put(f"{state.work.ledger}/failed/{key(unit)}.json", canonical(content).encode())

@@ -90,7 +90,7 @@ def test_only_committed_files_are_found(store):
     marker = folder.marker(3)
     assert marker.counts == {"images": 2}
     assert marker.files["images.parquet"].rows == 2
-    with pytest.raises(BrokenResult, match="has no file 'images.tar'"):
+    with pytest.raises(BrokenResult, match=r"has no file 'images\.tar'"):
         folder.file("images.tar", 3)
 
 
@@ -137,3 +137,37 @@ def test_equal_tables_give_equal_bytes(numbers):
     stored = parquet_bytes(table)
     assert stored == parquet_bytes(table)
     assert pq.read_table(pa.BufferReader(stored)).equals(table)
+
+
+def test_a_real_s3_server(s3, tmp_path):
+    store = Store("s3://bucket/a run")
+    store.check_writable()
+    assert store.create("done/000001.json", b"first")
+    assert not store.create("done/000001.json", b"second")
+    store.put("done/000002.json", b"{}")
+    assert store.names("done") == ["000001.json", "000002.json"]
+    assert store.folders() == ["done"]
+    source = tmp_path / "big.bin"
+    source.write_bytes(bytes(6_000_000))
+    folder = Folder(store, "fetch", "0123")
+    output = folder.outputs(0)
+    output.put_file("images.tar", source)
+    output.put_table("images.parquet", pa.table({"a": [1]}))
+    assert output.commit()
+    assert folder.units() == {0}
+    assert folder.table("images.parquet", 0)["a"].to_pylist() == [1]
+    with store.as_local(folder.file("images.tar", 0)) as path:
+        assert path.stat().st_size == 6_000_000
+    with store.open(folder.file("images.tar", 0)) as opened:
+        opened.seek(5_999_999)
+        assert opened.read() == b"\0"
+    store.delete("done/000001.json")
+    assert not store.exists("done/000001.json")
+    assert store.names("nowhere") == []
+
+
+def test_wrong_credentials_and_missing_buckets_are_one_line(s3, monkeypatch):
+    for url, words in (("s3://missing-bucket/run", "cannot be written"),):
+        with pytest.raises(StoreError, match=words) as caught:
+            Store(url).check_writable()
+        assert "\n" not in str(caught.value)

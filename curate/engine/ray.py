@@ -7,11 +7,12 @@ docs/decisions/0001-plain-actors.md.
 
 import logging
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from curate.errors import StoreError
 from curate.run import UnitResult, UnitRunner, Work
@@ -21,24 +22,33 @@ from curate.run import UnitResult, UnitRunner, Work
 class _Pool:
     work: Work
     session: str
-    size: int
     actors: list[Any] = field(default_factory=list)
     idle: list[Any] = field(default_factory=list)
+    queue: deque[tuple[int, int]] = field(default_factory=deque)
 
 
 class RayEngine:
     """One actor per worker, one unit at a time in each.
 
+    A unit is given to an actor that is up, never to one that waits for room: chained works that together want
+    more than the cluster has go on with what they have, instead of waiting for each other.
+
     Args:
         address: a cluster's address, or None for a Ray of our own on this machine.
+        cpus: CPUs of a Ray of our own; by default all.
+
+    Raises:
+        StoreError: no cluster answers at the address.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        # Ray's start-up lines and the workers' prints would tear the progress display.
+    def __init__(self, address: str | None = None, cpus: int | None = None) -> None:
+        # Asks Ray for its coming behaviour now; it warns on every start otherwise.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
+            # Ray's own lines and the workers' prints would tear the progress display.
             ray.init(
                 address=address or "local",
+                num_cpus=cpus,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 include_dashboard=None if address else False,
@@ -47,54 +57,69 @@ class RayEngine:
         except ConnectionError as error:
             raise StoreError(f"no Ray cluster answers at {address}: {error}") from error
         self._pools: dict[str, _Pool] = {}
+        self._starting: dict[Any, tuple[_Pool, Any]] = {}
         self._flying: dict[Any, tuple[_Pool, Any, int]] = {}
 
     def start(self, work: Work, session: str) -> int:
         """Remembers the work; actors start with their first unit. See `curate.run.Engine`."""
-        self._pools[work.name] = _Pool(work, session, work.processes)
+        self._pools[work.name] = _Pool(work, session)
         return work.processes
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Hands the unit to an idle actor, or to a new one."""
+        """Queues the unit for an idle actor, or for a new one."""
         pool = self._pools[name]
-        actor = pool.idle.pop() if pool.idle else self._actor(pool)
-        self._flying[actor.run.remote(unit, start)] = (pool, actor, unit)
+        pool.queue.append((unit, start))
+        if not pool.idle and len(pool.actors) < pool.work.processes:
+            self._add_actor(pool)
+        self._assign(pool)
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
         """Results that have arrived; an actor that died has failed its unit."""
-        ready, _ = ray.wait(list(self._flying), num_returns=1, timeout=seconds, fetch_local=True)
+        ready, _ = ray.wait([*self._flying, *self._starting], num_returns=1, timeout=seconds)
         results = []
         for reference in ready:
-            pool, actor, unit = self._flying.pop(reference)
-            try:
-                result: UnitResult = ray.get(reference)
-            except (RayActorError, RayTaskError, ActorUnavailableError, GetTimeoutError) as error:
-                pool.actors.remove(actor)
-                ray.kill(actor)
-                result = UnitResult(unit, "died", f"the Ray actor died: {' '.join(str(error).split())}")
-            else:
+            if reference in self._starting:
+                pool, actor = self._starting.pop(reference)
                 pool.idle.append(actor)
-            results.append((pool.work.name, result))
+            else:
+                pool, actor, unit = self._flying.pop(reference)
+                result = _result(reference, unit)
+                if result.status in ("died", "lost"):
+                    pool.actors.remove(actor)
+                    ray.kill(actor)
+                else:
+                    pool.idle.append(actor)
+                results.append((pool.work.name, result))
+            self._assign(pool)
         return results
 
     def finish(self, name: str) -> None:
         """Lets the actors of a work go."""
-        for actor in self._pools.pop(name).actors:
+        pool = self._pools.pop(name)
+        self._starting = {reference: entry for reference, entry in self._starting.items() if entry[0] is not pool}
+        for actor in pool.actors:
             ray.kill(actor)
 
     def close(self) -> None:
         """Ends all actors, and the local Ray where we started it."""
         ray.shutdown()
 
-    def _actor(self, pool: _Pool) -> Any:
+    def _assign(self, pool: _Pool) -> None:
+        while pool.queue and pool.idle:
+            unit, start = pool.queue.popleft()
+            actor = pool.idle.pop()
+            self._flying[actor.run.remote(unit, start)] = (pool, actor, unit)
+
+    def _add_actor(self, pool: _Pool) -> None:
         work = pool.work
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         # A cluster may say which nodes a work belongs on, by a custom resource such as `curate_fetch`.
         label = f"curate_{work.name}"
-        actor = (
+        actor: Any = (
             ray.remote(UnitRunner)
             .options(
-                num_cpus=work.cpus,
+                # On a small machine the chained works share the CPUs; they mostly wait for each other.
+                num_cpus=min(work.cpus, resources.get("CPU", 1) / 4),
                 num_gpus=1 if work.wants_gpu and resources.get("GPU") else 0,
                 resources={label: 0.001} if label in resources else None,
                 scheduling_strategy="SPREAD",
@@ -105,4 +130,16 @@ class RayEngine:
             .remote(work, pool.session)
         )
         pool.actors.append(actor)
-        return actor
+        self._starting[actor.__ray_ready__.remote()] = (pool, actor)
+
+
+def _result(reference: Any, unit: int) -> UnitResult:
+    try:
+        result: UnitResult = ray.get(reference)
+    except (RayActorError, RayTaskError) as error:
+        # What follows is Ray's list of common causes, the same for every death.
+        said = " ".join(str(error).partition("Some common causes")[0].split())
+        # A node that went away, as spot machines do, says nothing about the part that it was at.
+        lost = isinstance(error, ActorDiedError) and (error.preempted or "node has died" in said)
+        return UnitResult(unit, "lost" if lost else "died", said)
+    return result

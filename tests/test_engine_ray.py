@@ -1,0 +1,42 @@
+"""The Ray engine on a Ray of its own with one CPU, where everything that runs at once must fit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import sys
+import ray
+from test_run import Silent, chain, single
+from curate.engine.ray import RayEngine
+from curate.run import drive
+from curate.store import Store
+
+run, log = sys.argv[1:]
+engine = RayEngine(cpus=1)
+works = chain(Store(run), range(8))
+assert drive(works, engine, Silent()) == {"double": {}, "add": {}}
+assert works[1].done() == set(range(8))
+assert ray.cluster_resources()["CPU"] == 1, "the test means to run on one CPU"
+poison = single(Store(run + "-poison"), "trouble", range(4), log=log, **{"die": [1], "raise": [2]})
+aside = drive([poison], engine, Silent())["out"]
+assert sorted(aside) == [1, 2], aside
+assert "died" in aside[1] and len(aside[1]) < 400 and aside[2] == "ValueError: part 2 is bad", aside
+assert poison.done() == {0, 3}
+engine.close()
+print("all done")
+"""
+
+
+def test_chained_works_stream_and_poison_is_set_aside_on_one_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    arguments = [str(tmp_path / "run"), str(tmp_path / "log")]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("all done")
