@@ -92,7 +92,7 @@ class Model(_Model):
 class Embed(_Model):
     """How embedding workers are spread."""
 
-    processes: Positive = Field(1, description="Embedding workers; on Ray each takes `gpus` GPUs where there are any.")
+    processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
 
 

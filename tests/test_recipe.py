@@ -1,0 +1,160 @@
+import json
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from curate.errors import RecipeError
+from curate.recipe import Recipe, load, parse
+
+LEAST = {"version": 1, "source": {"paths": ["list.parquet"]}, "output": "run"}
+DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
+
+
+def with_(**keys):
+    return {**LEAST, **keys}
+
+
+def keys_of(model, prefix=""):
+    """Every key of a recipe, dotted, with its field."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field
+        found = inner_model(field.annotation)
+        if found:
+            inner, suffix = found
+            yield from keys_of(inner, f"{prefix}{name}{suffix}.")
+
+
+def inner_model(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    suffix = {dict: ".<name>", list: "[]"}.get(typing.get_origin(annotation), "")
+    for argument in typing.get_args(annotation):
+        found = inner_model(argument)
+        if found:
+            return found[0], suffix + found[1]
+    return None
+
+
+def test_every_key_is_documented_with_its_default():
+    rows = {line.split("`")[1]: line for line in DOCS.read_text().splitlines() if line.startswith("| `")}
+    keys = dict(keys_of(Recipe))
+    assert len(keys) > 50
+    for key, field in keys.items():
+        assert key in rows, f"docs/recipes.md does not explain {key}"
+        default = field.default
+        if default is PydanticUndefined:
+            assert "| required |" in rows[key]
+        elif not isinstance(default, BaseModel | dict) or default == {}:
+            assert f"| `{json.dumps(default)}` |" in rows[key], f"docs/recipes.md has another default for {key}"
+    assert set(rows) == set(keys), "docs/recipes.md explains keys that there are not"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_(fetch={"imagesize": 3}), "unknown key 'fetch.imagesize' in the recipe; did you mean 'image_size'?"),
+        ({**LEAST, "source": {"path": ["x"]}}, "unknown key 'source.path' in the recipe; did you mean 'paths'?"),
+        (with_(selects=[]), "unknown key 'selects' in the recipe; did you mean 'select'?"),
+        (
+            with_(select=[{"drop": "a", "wher": "x"}]),
+            "unknown key 'select.0.wher' in the recipe; did you mean 'where'?",
+        ),
+        (with_(models={"l": {"nam": "x"}}), "unknown key 'models.l.nam' in the recipe; did you mean 'name'?"),
+        (
+            with_(select=[{"drop": "a", "keep_top": {"of": "x", "fractoin": 1}}]),
+            "unknown key 'select.0.keep_top.fractoin' in the recipe; did you mean 'fraction'?",
+        ),
+        ({"version": 1, "output": "x"}, "the recipe lacks 'source'"),
+        (with_(version=2), "recipe: version: Input should be 1"),
+        (
+            with_(select=[{"drop": "repeated", "where": "x"}]),
+            "recipe: select.0: 'repeated' is a reason of the program's",
+        ),
+        (with_(select=[{"drop": "fetch:dns", "where": "x"}]), "recipe: select.0.drop: String should match pattern"),
+        (with_(select=[{"drop": "a"}]), "recipe: select.0: a step has exactly one of: where, keep_top, duplicates"),
+        (with_(select=[{"drop": "a", "where": "x"}] * 2), "recipe: select: two steps are named 'a'"),
+        (
+            with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding", "above": 0.5}}]),
+            "recipe: select: a: above 0.5 lies under dedup.floor 0.9; lower dedup.floor",
+        ),
+        (
+            with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding"}}]),
+            "recipe: select.0.duplicates: `above` goes with by: image_embedding, and only with it",
+        ),
+        (
+            with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),
+            "recipe: select.0.keep_top.fraction: Input should be less than or equal to 1",
+        ),
+        (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts: mark needs two prompts at least"),
+        (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
+        (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),
+        (with_(models={}), "recipe: models: Dictionary should have at least 1 item"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it(content, message):
+    with pytest.raises(RecipeError) as caught:
+        parse(content)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "is not a mapping"), ("a: [", "is not YAML"), ("\x00", "is not YAML"), ("", "is not a mapping")],
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RecipeError, match="cannot be read: No such file"):
+        load(tmp_path / "other.yaml")
+
+
+def test_set_changes_one_key(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    steps = [{"drop": "a", "where": "width < 3"}, {"drop": "top", "keep_top": {"of": "bytes", "fraction": 0.5}}]
+    path.write_text(yaml.safe_dump(with_(select=steps)))
+    recipe = load(path, ["pack.shard_size=7", "select.top.keep_top.fraction=0.2", "select.0.where=width < 9", "seed=3"])
+    assert recipe.pack.shard_size == 7
+    assert recipe.seed == 3
+    assert recipe.select[1].keep_top.fraction == 0.2
+    assert recipe.select[0].where == "width < 9"
+    for wrong, message in {
+        "pack": "write key=value",
+        "select.tpo.where=x": "no step 'tpo'; did you mean 'top'",
+        "pack.shardsize=3": "did you mean 'shard_size'",
+        "seed.x=3": "seed holds a value, not keys",
+        "select.7.where=x": "no step '7'",
+    }.items():
+        with pytest.raises(RecipeError, match=message):
+            load(path, [wrong] if wrong != "seed.x=3" else ["seed=1", wrong])
+
+
+def test_models_are_frozen_and_round_trip():
+    recipe = parse(LEAST)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3
+    assert parse(recipe.model_dump(mode="json")) == recipe
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(Recipe.model_fields)), json_values)
+def test_any_value_anywhere_is_a_recipe_or_one_line(key, value):
+    try:
+        parse({**LEAST, key: value})
+    except RecipeError as error:
+        assert str(error)
