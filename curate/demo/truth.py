@@ -9,8 +9,8 @@ How it is used:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -101,6 +101,10 @@ class Evaluation:
     def listed_clean_share(self) -> float:
         """The same share of the list as it came, to compare with."""
         return 1.0 - self.must_drop / self.rows if self.rows else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, for the report; shares are made of them there."""
+        return asdict(self)
 
 
 @dataclass(slots=True)

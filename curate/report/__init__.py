@@ -1,0 +1,1 @@
+"""The last pass: what a run did, as one HTML page and as a table in the terminal."""

@@ -1,0 +1,136 @@
+"""The rows that the page shows: all that is known of each, and a thumbnail."""
+
+import base64
+import io
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, UnidentifiedImageError
+
+from curate.report.survey import Place, in_order
+from curate.store import Folder, Inputs
+
+THUMBNAIL = 160
+"""The longer side of a thumbnail, in pixels."""
+
+BUDGET = 4_500_000
+"""Characters of all thumbnails of a page; pictures beyond it are left out, and the page says so."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+"""What fetch stores; no other decoder is let near the bytes."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture as a data URI, and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row to show: every column that a predicate could see, and the picture where there is one."""
+
+    values: Mapping[str, Any]
+    thumbnail: Thumbnail | None
+
+
+def load(inputs: Inputs, models: Iterable[str], places: Iterable[Place], budget: int = BUDGET) -> dict[Place, Example]:
+    """Reads the rows at these places, part by part.
+
+    Args:
+        inputs: the folders plan, fetch, pixels, `embed-<model>` and `signals-<scorer>`.
+        models: the models' short names, the first of which also goes as `clip_similarity`.
+        places: which rows; in their order the budget is given out.
+        budget: characters of data URIs in all.
+    """
+    wanted = list(dict.fromkeys(places))
+    rows_of: defaultdict[int, list[int]] = defaultdict(list)
+    for place in wanted:
+        rows_of[place.part].append(place.row)
+
+    def read(part: int) -> tuple[pa.Table, dict[str, Thumbnail]]:
+        table = _columns(inputs, list(models), part, rows_of[part])
+        files = {file for file in table["file"].to_pylist() if file}
+        return table, _thumbnails(inputs["fetch"], part, files)
+
+    found: dict[Place, Example] = {}
+    parts = sorted(rows_of)
+    for part, (table, thumbnails) in zip(parts, in_order(read, parts), strict=True):
+        for row, values in zip(rows_of[part], table.to_pylist(), strict=True):
+            found[Place(part, row)] = Example(values, thumbnails.get(values["file"]))
+    for place in wanted:
+        example = found[place]
+        if example.thumbnail:
+            budget -= len(example.thumbnail.uri)
+            if budget < 0:
+                found[place] = replace(example, thumbnail=None)
+    return found
+
+
+def _columns(inputs: Inputs, models: list[str], part: int, rows: list[int]) -> pa.Table:
+    """Rows of a part's plan with the columns of all tables, under the names that a predicate uses."""
+    plan = inputs["plan"].table("pairs.parquet", part).take(pa.array(rows, pa.int64()))
+    columns = {name: plan[name] for name in plan.column_names}
+
+    def join(table: pa.Table, by: str, names: Mapping[str, str]) -> None:
+        at = pc.index_in(plan[by], value_set=table[by].combine_chunks())
+        for name, shown in names.items():
+            columns[shown] = table[name].take(at)
+
+    for folder, role in (("fetch", "images.parquet"), ("pixels", "pixels.parquet")):
+        table = inputs[folder].table(role, part)
+        join(table, "image_id", {name: name for name in table.column_names if name != "image_id"})
+    for model in models:
+        table = inputs[f"embed-{model}"].table("pairs.parquet", part, ["pair_id", "clip_similarity"])
+        join(table, "pair_id", {"clip_similarity": f"clip_similarity_{model}"})
+    columns["clip_similarity"] = columns[f"clip_similarity_{models[0]}"]
+    for folder in sorted(name for name in inputs.folders if name.startswith("signals-")):
+        table = inputs[folder].table("pairs.parquet", part)
+        join(table, "pair_id", {name: name for name in table.column_names if name != "pair_id"})
+    return pa.table(columns)
+
+
+def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnail]:
+    found: dict[str, Thumbnail] = {}
+    if not files:
+        return found
+    with (
+        fetch.store.open(fetch.file("images.tar", part)) as opened,
+        tarfile.open(fileobj=opened, mode="r:") as tar,
+    ):
+        left = set(files)
+        for member in tar:
+            if member.name not in left:
+                continue
+            left.remove(member.name)
+            content = tar.extractfile(member)
+            thumbnail = thumb(content.read()) if content else None
+            if thumbnail:
+                found[member.name] = thumbnail
+            if not left:
+                break
+    return found
+
+
+def thumb(data: bytes) -> Thumbnail | None:
+    """A JPEG of at most THUMBNAIL pixels a side, re-encoded; None for what cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
+            picture = opened.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        # Pillow's decoders report broken files by each of these.
+        return None
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=72, optimize=True)
+    uri = "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+    return Thumbnail(uri, picture.width, picture.height)

@@ -1,0 +1,424 @@
+"""The page: gathers what it shows and fills `page.html`.
+
+The template escapes everything by itself (Jinja2 with autoescape); text that came from outside goes through
+the filters `visible` (in the page's text) or `plain` (in attributes), which also show control characters.
+The page has no script; its Content-Security-Policy lets in nothing but its own style, by digest, and data
+images, so that a caption could start nothing even if it slipped through.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup, escape
+
+from curate.errors import BrokenResult
+from curate.report.examples import Example, load
+from curate.report.funnel import FETCH, Step, describe, nulls, value
+from curate.report.histogram import Drawing, Histogram, draw
+from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, near_similarities, survey
+from curate.report.text import count, duration, percent, pieces, plain, rate, size
+from curate.report.timing import timings
+from curate.report.verdicts import read_verdicts
+from curate.schema import UNDECODABLE
+from curate.store import Inputs
+
+STACKS = ("kept", "dropped by this threshold", "dropped for another reason")
+"""The stacks of a similarity histogram, in the order of `survey.KEPT`, `UNDER_THRESHOLD`, `OTHER`."""
+
+RECIPE_LINES = 400
+"""Lines of the recipe that are shown; a source may be a list of very many paths."""
+
+NOTES = 40
+"""Notes of units that are shown."""
+
+TOP_HOSTS = 10
+
+_ALWAYS_SHOWN = {"url", "caption", "pair_id", "image_id", "width", "height", "clip_similarity"}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the report needs beside the run's files.
+
+    Attributes:
+        title: the page's heading.
+        recipe: the recipe, dumped as JSON.
+        facts: per model, what is known of it (weights' digest, precision, preprocessing, …).
+        evaluation: the demo's evaluation in its JSON form; None for a real run.
+        examples: rows to show per reason.
+        run: `url`, `sample` (share of the parts, or None), `engine`, `allow` (opened addresses), `missing`
+            (parts that were set aside; may be left out).
+    """
+
+    title: str
+    recipe: Mapping[str, Any]
+    facts: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Any] | None
+    examples: int
+    run: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """A pair dropped as a duplicate, beside the one that stayed for it."""
+
+    dropped: Example
+    kept: Example
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Examples of one reason, or of what was kept.
+
+    Attributes:
+        anchor: the section's id.
+        name: the reason; `kept`.
+        kind: the step's kind in `funnel.json`; `kept`.
+        says: what the step does.
+        rows: how many rows have the reason.
+        columns: further columns to show, those that the step looks at.
+        pictures: a fair draw of its rows.
+        twins: for a duplicates step, instead, the draw with the kept copies.
+        below, above: for a step over a similarity, the dropped and kept rows closest to its threshold.
+        threshold: that threshold.
+    """
+
+    anchor: str
+    name: str
+    kind: str
+    says: str
+    rows: int
+    columns: Sequence[str] = ()
+    pictures: Sequence[Example] = ()
+    twins: Sequence[Twins] = ()
+    below: Sequence[Example] = ()
+    above: Sequence[Example] = ()
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The histogram of one model's similarity, or of near copies.
+
+    Attributes:
+        title: what is counted.
+        drawing: None where nothing was measured.
+        stacks: the names of the stacks that occur, with their number.
+        quantiles: per group of pairs, the values at `QUANTILES`.
+        missing: pairs without a value.
+    """
+
+    title: str
+    drawing: Drawing | None
+    stacks: Sequence[tuple[int, str]]
+    quantiles: Sequence[tuple[str, Sequence[float | None]]]
+    missing: int
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host that failed often: failed images, and how many by class."""
+
+    name: str
+    failed: int
+    classes: Sequence[tuple[str, int]]
+
+
+@dataclass
+class _Gathered:
+    """Everything that was read, before it is arranged."""
+
+    funnel: Mapping[str, Any]
+    survey: Survey
+    copies: Mapping[str, Sequence[Copy]]
+    twins: Mapping[bytes, Place]
+    examples: Mapping[Place, Example]
+    models: Sequence[str]
+    steps: Mapping[str, Step] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = {step["name"]: step for step in self.funnel["steps"]}
+
+    def shown(self, places: Sequence[Place]) -> list[Example]:
+        return [self.examples[place] for place in places]
+
+
+def render(settings: Settings, inputs: Inputs) -> str:
+    """The whole page.
+
+    Raises:
+        BrokenResult: the parts' decisions do not add up to the funnel.
+    """
+    funnel = inputs["select"].json("funnel.json")
+    models = list(settings.recipe["models"])
+    found = survey(inputs, models, funnel["steps"], settings.examples)
+    _check_sums(funnel, found, inputs)
+    twins = find_pairs(inputs, {copy.of for copies in found.copies.values() for copy in copies})
+    gathered = _Gathered(funnel, found, found.copies, twins, load(inputs, models, _places(found, twins)), models)
+    passes = timings(inputs)
+    counts = {timing.name: timing.counts for timing in passes}
+    css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    over = {step["drop"]: step["over"] for step in settings.recipe["select"] if step.get("keep_top")}
+    missing = sorted({*funnel["missing_parts"], *settings.run.get("missing", ())})
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=settings.title,
+            run=settings.run,
+            result=f"{str(settings.run['url']).rstrip('/')}/{inputs['pack'].path}/",
+            funnel=funnel,
+            over=over,
+            missing=missing,
+            missing_shown=ranges(missing),
+            missing_pairs=sum(inputs["plan"].marker(part).counts["rows"] for part in missing),
+            n_parts=len(inputs.parts),
+            fetched=counts.get("fetch", Counter()),
+            packed=counts.get("pack", Counter()),
+            errors=_errors(counts.get("fetch", Counter()), gathered),
+            hosts=_hosts(found),
+            hosts_error=found.failures.error,
+            verdicts=read_verdicts(settings.evaluation),
+            figures=[_figure(model, gathered) for model in models],
+            near=_near(inputs, gathered) if "dedup" in inputs.folders else None,
+            quantiles=QUANTILES,
+            kept=_kept_sheet(gathered),
+            dropped=_dropped_sheets(gathered, over),
+            failed=_failed_sheets(gathered),
+            columns=[("similarity", "clip_similarity")]
+            if len(models) == 1
+            else [(model, f"clip_similarity_{model}") for model in models],
+            passes=passes,
+            notes=[(timing.name, unit, note) for timing in passes for unit, note in timing.notes],
+            max_notes=NOTES,
+            facts=settings.facts,
+            fact_names=list(dict.fromkeys(name for facts in settings.facts.values() for name in facts)),
+            recipe=_recipe_lines(settings.recipe),
+            css=Markup(css),  # noqa: S704 (our own file)
+            css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        )
+    )
+
+
+def ranges(numbers: Sequence[int], limit: int = 40) -> str:
+    """Numbers with their runs drawn together: 3, 7–9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    shown = ["–".join(map(str, run)) for run in runs[:limit]]
+    return ", ".join(shown + ["…"] * (len(runs) > limit))
+
+
+def _check_sums(funnel: Mapping[str, Any], found: Survey, inputs: Inputs) -> None:
+    """The page vouches for the conservation that it prints: it has counted every decision again."""
+    listed = {step["name"]: step["dropped"] for step in funnel["steps"] if step["dropped"]}
+    if found.kept != funnel["kept"] or dict(+found.dropped) != listed:
+        raise BrokenResult(
+            f"{inputs['select'].path}: the parts' decisions (kept {found.kept}, dropped "
+            f"{dict(+found.dropped)}) are not those of funnel.json (kept {funnel['kept']}, dropped {listed})"
+        )
+
+
+def _places(found: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
+    """All rows to show, those first that should have a picture if there is not room for all."""
+    places = [copy.place for copies in found.copies.values() for copy in copies]
+    places += twins.values()
+    for close in (found.below, found.above):
+        places += [place for rows in close.values() for _, place in rows]
+    return places + [place for rows in found.examples.values() for place in rows]
+
+
+def _kept_sheet(gathered: _Gathered) -> Sheet:
+    pictures = gathered.shown(gathered.survey.examples.get(None, []))
+    return Sheet("kept", "kept", "kept", "", gathered.funnel["kept"], pictures=pictures)
+
+
+def _has_no_picture(step: Step) -> bool:
+    name = str(step["name"])
+    return step["kind"] == "before" and (name.startswith(FETCH) or name == UNDECODABLE)
+
+
+def _failed_sheets(gathered: _Gathered) -> list[Sheet]:
+    return [
+        Sheet(
+            f"reason-{number}",
+            step["name"],
+            step["kind"],
+            describe(step),
+            step["dropped"],
+            pictures=gathered.shown(gathered.survey.examples.get(step["name"], [])),
+        )
+        for number, step in enumerate(gathered.funnel["steps"])
+        if _has_no_picture(step) and step["dropped"]
+    ]
+
+
+def _dropped_sheets(gathered: _Gathered, over: Mapping[str, str]) -> list[Sheet]:
+    sheets = []
+    for number, step in enumerate(gathered.funnel["steps"]):
+        name = step["name"]
+        if _has_no_picture(step) or not step["dropped"]:
+            continue
+        pictures = gathered.shown(gathered.survey.examples.get(name, []))
+        twins = [
+            Twins(gathered.examples[copy.place], gathered.examples[gathered.twins[copy.of]], copy.similarity)
+            for copy in sorted(gathered.copies.get(name, []), key=lambda copy: copy.similarity or 0.0)
+        ]
+        any_row = next(iter([*pictures, *(pair.dropped for pair in twins)]), None)
+        sheets.append(
+            Sheet(
+                f"reason-{number}",
+                name,
+                step["kind"],
+                describe(step, over.get(name)),
+                step["dropped"],
+                columns=_columns_of(step, any_row, gathered.models),
+                pictures=pictures,
+                twins=twins,
+                below=gathered.shown([place for _, place in gathered.survey.below.get(name, [])]),
+                above=gathered.shown([place for _, place in gathered.survey.above.get(name, [])]),
+                threshold=step["threshold"],
+            )
+        )
+    return sheets
+
+
+def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> list[str]:
+    """The columns that a step looks at, without those that stand under every picture."""
+    if example is None:
+        return []
+    words = re.findall(r"\w+", " ".join(str(step[key] or "") for key in ("where", "of", "prefer")))
+    shown = _ALWAYS_SHOWN | {f"clip_similarity_{model}" for model in models}
+    names = {name.lower(): name for name in example.values}
+    looked_at = [names[word.lower()] for word in words if word.lower() in names]
+    return [name for name in dict.fromkeys(looked_at) if name not in shown]
+
+
+def _figure(model: str, gathered: _Gathered) -> Figure:
+    histogram = gathered.survey.similarity[model]
+    cuts = [step for step in gathered.funnel["steps"] if is_cut(step, model, gathered.models)]
+    lines = [step["threshold"] for step in cuts if step["threshold"] is not None]
+    names = STACKS if cuts else (STACKS[0], "", "dropped")
+    return _drawn(f"clip_similarity_{model}", histogram, names, lines, [("all pairs", None), ("kept", KEPT)])
+
+
+def _near(inputs: Inputs, gathered: _Gathered) -> Figure:
+    lines = [
+        step["threshold"]
+        for step in gathered.funnel["steps"]
+        if step["kind"] == "duplicates" and step["by"] == "image_embedding" and step["threshold"] is not None
+    ]
+    names = ("", "at the threshold or above: at most one of the two stays", "below: both may stay")
+    if not lines:
+        names = ("", "", "pairs of images")
+    histogram = near_similarities(inputs, min(lines, default=None))
+    return _drawn("near copies", histogram, names, lines, [])
+
+
+def _drawn(
+    title: str,
+    histogram: Histogram,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    groups: Sequence[tuple[str, int | None]],
+) -> Figure:
+    stacks = [(stack, names[stack]) for stack in range(histogram.stacks) if histogram.counts[stack].any()]
+    quantiles = [(group, [histogram.quantile(share, stack) for share in QUANTILES]) for group, stack in groups]
+    return Figure(title, draw(histogram, names, thresholds), stacks, quantiles, histogram.missing)
+
+
+def _errors(fetched: Mapping[str, int], gathered: _Gathered) -> list[tuple[str, str, int, int]]:
+    """(class, what it means, images, pairs), the most frequent first."""
+    rows = []
+    for name, images in fetched.items():
+        if name.startswith("error:") and images:
+            reason = FETCH + name.removeprefix("error:")
+            step = gathered.steps.get(reason, {"name": reason, "kind": "before", "dropped": 0})
+            rows.append((name.removeprefix("error:"), describe(step), images, int(step["dropped"])))
+    return sorted(rows, key=lambda row: (-row[2], row[0]))
+
+
+def _hosts(found: Survey) -> list[Host]:
+    classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (host, error), number in found.failures.counts.items():
+        classes[host][error] = number
+    hosts = [
+        Host(host, errors.total(), sorted(errors.items(), key=lambda item: (-item[1], item[0])))
+        for host, errors in classes.items()
+    ]
+    return sorted(hosts, key=lambda host: (-host.failed, host.name))[:TOP_HOSTS]
+
+
+def _recipe_lines(recipe: Mapping[str, Any]) -> list[str]:
+    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
+    # The page is sent around; a password within a source's URL is not to go with it.
+    lines = [plain(_CREDENTIALS.sub("…@", line), 500) for line in text.rstrip("\n").split("\n")]
+    hidden = len(lines) - RECIPE_LINES
+    return lines if hidden <= 0 else [*lines[:RECIPE_LINES], f"… ({hidden} more lines)"]
+
+
+def visible(text: object, limit: int = 300) -> Markup:
+    """Escaped text whose control and reordering characters are shown, and marked as such."""
+    shown = (
+        Markup('<span class="esc">{}</span>').format(piece) if hostile else escape(piece)
+        for piece, hostile in pieces(str(text), limit)
+    )
+    return Markup("").join(shown)
+
+
+def _scalar(given: object) -> str:
+    """A column's value or a model's fact in a few characters."""
+    if given is None:
+        return "–"
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, float):
+        return f"{given:.4f}" if abs(given) <= 1 else value(given)
+    if isinstance(given, int):
+        return count(given)
+    if isinstance(given, bytes):
+        return given.hex()
+    if isinstance(given, str):
+        return plain(given, 120)
+    return plain(json.dumps(given, ensure_ascii=False, default=str), 300)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=count,
+        percent=percent,
+        size=size,
+        duration=duration,
+        rate=rate,
+        visible=visible,
+        plain=plain,
+        scalar=_scalar,
+    )
+    environment.globals.update(describe=describe, nulls=nulls, FETCH=FETCH)
+    return environment

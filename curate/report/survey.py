@@ -1,0 +1,258 @@
+"""One walk over the parts: it recounts the decisions, fills the histograms and picks the rows to show.
+
+Memory holds counts, a bounded tally of hosts and the picked rows; the tables of a few parts at a time.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.errors import BrokenResult
+from curate.report.histogram import Histogram
+from curate.schema import FETCHED, REPEATED
+from curate.store import Inputs
+
+KEPT, UNDER_THRESHOLD, OTHER = range(3)
+"""The stacks of a similarity histogram: kept; dropped by a keep_top over this very column; dropped otherwise."""
+
+READERS = 8
+"""Parts read ahead at once: on remote stores the walk waits for answers, not for the CPU."""
+
+HOSTS = 20_000
+"""Hosts counted at once, at most (`Tally`)."""
+
+CLOSE_PARTS = 8
+"""How many parts are searched for the pairs closest to a threshold."""
+
+Floats = npt.NDArray[np.float64]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A source row: its part and its row in the part's plan."""
+
+    part: int
+    row: int
+
+
+@dataclass
+class Tally:
+    """Counts of names in bounded memory (Misra and Gries, 1982; merged as by Agarwal et al., 2012).
+
+    While no more than `capacity` names come up, the counts are exact; above, each is too low by at most
+    `error`.
+    """
+
+    capacity: int
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    error: int = 0
+
+    def add(self, more: Mapping[tuple[str, str], int]) -> None:
+        """Counts more."""
+        self.counts.update(more)
+        if len(self.counts) > self.capacity:
+            spill = sorted(self.counts.values(), reverse=True)[self.capacity // 2]
+            self.error += spill
+            self.counts = Counter({name: n - spill for name, n in self.counts.items() if n > spill})
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A pair that a duplicates step dropped, and the pair_id of the one that stayed for it."""
+
+    place: Place
+    of: bytes
+    similarity: float | None
+
+
+@dataclass
+class Survey:
+    """What the walk gathers.
+
+    Attributes:
+        kept: rows kept.
+        dropped: rows by reason.
+        similarity: per model, its histogram.
+        examples: per reason, and `None` for kept, the rows to show.
+        copies: per duplicates step, the same with their twins.
+        above, below: per keep_top step over a similarity, the closest kept and dropped rows with their values.
+        failures: images that failed, by (host, error class).
+    """
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    similarity: dict[str, Histogram] = field(default_factory=dict)
+    examples: dict[str | None, list[Place]] = field(default_factory=dict)
+    copies: dict[str, list[Copy]] = field(default_factory=dict)
+    above: dict[str, list[tuple[float, Place]]] = field(default_factory=dict)
+    below: dict[str, list[tuple[float, Place]]] = field(default_factory=dict)
+    failures: Tally = field(default_factory=lambda: Tally(HOSTS))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is read of one part: decisions, NaN-filled similarities by model, failures of its images."""
+
+    part: int
+    decisions: pa.Table
+    similarity: Mapping[str, Floats]
+    failures: Counter[tuple[str, str]]
+
+
+def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, Any]], examples: int) -> Survey:
+    """Walks over the parts of a run.
+
+    Which rows are shown is a fair draw that a run repeats: an image's part and its row in the part follow
+    from hashes of its URL (and the recipe's seed), so the first rows of the first parts are a random sample.
+
+    Args:
+        inputs: the folders plan, fetch, select and `embed-<model>`.
+        models: the models' short names, in the recipe's order.
+        steps: the steps of `funnel.json`.
+        examples: rows to show per reason.
+
+    Raises:
+        BrokenResult: tables of a part do not belong together.
+    """
+    found = Survey(similarity={model: Histogram(3) for model in models})
+    by_name = {step["name"]: step for step in steps}
+    for number, rows in enumerate(in_order(lambda part: _read(inputs, models, part), inputs.parts)):
+        reasons = rows.decisions["reason"].to_numpy(zero_copy_only=False)
+        kept = rows.decisions["kept"].to_numpy(zero_copy_only=False).astype(bool)
+        found.failures.add(rows.failures)
+        found.kept += int(kept.sum())
+        present = [name for name in pc.unique(rows.decisions["reason"]).to_pylist() if name is not None]
+        masks = {None: kept, **{name: (reasons == name) & ~kept for name in sorted(present)}}
+        for reason, mask in masks.items():
+            if reason is not None:
+                found.dropped[reason] += int(mask.sum())
+            step = by_name.get(reason or "", {})
+            if step.get("kind") == "duplicates":
+                _pick_copies(found.copies.setdefault(str(reason), []), rows, mask, examples)
+            else:
+                _pick(found.examples.setdefault(reason, []), rows.part, mask, examples)
+        for model, values in rows.similarity.items():
+            cut = [step for step in steps if is_cut(step, model, models)]
+            stack = np.where(kept, KEPT, OTHER)
+            for step in cut:
+                mask = masks.get(step["name"], np.zeros_like(kept))
+                stack[mask] = UNDER_THRESHOLD
+                if number < CLOSE_PARTS and step["threshold"] is not None:
+                    _closest(found.above.setdefault(step["name"], []), rows.part, values, kept, examples // 2)
+                    _closest(found.below.setdefault(step["name"], []), rows.part, -values, mask, examples // 2)
+            # A repeated row has no measurement of its own.
+            own = reasons != REPEATED
+            found.similarity[model].add(values[own], stack[own])
+    return found
+
+
+def is_cut(step: Mapping[str, Any], model: str, models: Sequence[str]) -> bool:
+    """Whether a step keeps the top of this model's similarity (the first model's goes without suffix too)."""
+    names = {f"clip_similarity_{model}"} | ({"clip_similarity"} if model == models[0] else set())
+    return step["kind"] == "keep_top" and step["of"] in names
+
+
+def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
+    """Where pairs stand: their first rows, as a repeated one has the same pair_id.
+
+    Raises:
+        BrokenResult: a pair is in no part.
+    """
+    places: dict[bytes, Place] = {}
+    values = pa.array(sorted(wanted), pa.binary(16))
+
+    def read(part: int) -> tuple[int, pa.Table]:
+        return part, inputs["plan"].table("pairs.parquet", part, ["pair_id", "repeated"])
+
+    for part, plan in in_order(read, inputs.parts if wanted else ()):
+        hits = pc.and_(pc.is_in(plan["pair_id"], value_set=values), pc.invert(plan["repeated"]))
+        for row in np.flatnonzero(hits.to_numpy(zero_copy_only=False)):
+            places[plan["pair_id"][int(row)].as_py()] = Place(part, int(row))
+        if len(places) == len(wanted):
+            break
+    if lost := wanted - places.keys():
+        raise BrokenResult(f"{inputs['select'].path}: pair {min(lost).hex()}, named as the kept copy, is in no part")
+    return places
+
+
+def near_similarities(inputs: Inputs, above: float | None) -> Histogram:
+    """How many near pairs there are at which similarity; streamed, as there may be very many.
+
+    Args:
+        inputs: the folder dedup.
+        above: the step's threshold: pairs at it or above are counted as UNDER_THRESHOLD is in other
+            histograms, as what the step acts on, the rest as OTHER.
+    """
+    found = Histogram(3)
+    near = inputs["dedup"]
+    with near.store.open(near.file("near.parquet")) as opened:
+        for batch in pq.ParquetFile(opened).iter_batches(columns=["similarity"]):
+            values = batch.column(0).to_numpy(zero_copy_only=False)
+            found.add(values, np.where(values >= (2.0 if above is None else above), UNDER_THRESHOLD, OTHER))
+    return found
+
+
+def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:
+    """The parts' contents in the parts' order, some read ahead."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(parts), READERS):
+            yield from pool.map(read, parts[start : start + READERS])
+
+
+def _read(inputs: Inputs, models: Sequence[str], part: int) -> _Rows:
+    plan = inputs["plan"].table("pairs.parquet", part, ["pair_id", "repeated"])
+    decisions = inputs["select"].table(
+        "decisions.parquet", part, ["pair_id", "kept", "reason", "duplicate_of", "duplicate_similarity"]
+    )
+    if not decisions["pair_id"].equals(plan["pair_id"]):
+        raise BrokenResult(f"{inputs['select'].path}: part {part} does not have the plan's pairs, row for row")
+    measured = ~plan["repeated"].to_numpy(zero_copy_only=False).astype(bool)
+    distinct = plan["pair_id"].filter(pa.array(measured))
+    similarity = {}
+    for model in models:
+        embedded = inputs[f"embed-{model}"]
+        pairs = embedded.table("pairs.parquet", part, ["pair_id", "clip_similarity"])
+        if not pairs["pair_id"].equals(distinct):
+            raise BrokenResult(f"{embedded.path}: part {part} does not have the plan's distinct pairs in order")
+        similarity[model] = np.full(plan.num_rows, np.nan)
+        similarity[model][measured] = pairs["clip_similarity"].to_numpy(zero_copy_only=False)
+    images = inputs["fetch"].table("images.parquet", part, ["status", "host", "error_class"])
+    failed = images.filter(pc.not_equal(images["status"], FETCHED))
+    failures = Counter(
+        (host or "", error or "internal")
+        for host, error in zip(failed["host"].to_pylist(), failed["error_class"].to_pylist(), strict=True)
+    )
+    return _Rows(part, decisions, similarity, failures)
+
+
+def _pick(picked: list[Place], part: int, mask: npt.NDArray[np.bool_], examples: int) -> None:
+    rows = np.flatnonzero(mask)[: examples - len(picked)]
+    picked.extend(Place(part, int(row)) for row in rows)
+
+
+def _pick_copies(picked: list[Copy], rows: _Rows, mask: npt.NDArray[np.bool_], examples: int) -> None:
+    for row in np.flatnonzero(mask)[: examples - len(picked)]:
+        decision = rows.decisions.slice(int(row), 1).to_pylist()[0]
+        if decision["duplicate_of"] is None:
+            raise BrokenResult(f"a pair of part {rows.part} was dropped as a duplicate of none")
+        picked.append(Copy(Place(rows.part, int(row)), decision["duplicate_of"], decision["duplicate_similarity"]))
+
+
+def _closest(
+    found: list[tuple[float, Place]], part: int, values: Floats, mask: npt.NDArray[np.bool_], examples: int
+) -> None:
+    """Keeps the rows of the lowest values, over the parts seen so far."""
+    rows = np.flatnonzero(mask & ~np.isnan(values))
+    rows = rows[np.argsort(values[rows], kind="stable")[:examples]]
+    found.extend((float(values[row]), Place(part, int(row))) for row in rows)
+    found.sort()
+    del found[examples:]

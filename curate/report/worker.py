@@ -1,0 +1,22 @@
+"""The report pass: reads the small tables of a finished run and writes one HTML page."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from curate.report.page import Settings, render
+from curate.store import Inputs, Outputs
+
+
+def open_worker(settings: Mapping[str, Any]) -> Callable[[int, Inputs, Mapping[str, Outputs]], None]:
+    """The worker of the only unit, `curate.store.WHOLE`.
+
+    Args:
+        settings: the fields of `curate.report.page.Settings`.
+    """
+    fixed = Settings(**settings)
+
+    def work(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
+        page = render(fixed, inputs)
+        outputs["report"].put("index.html", page.encode(), name="index.html")
+
+    return work

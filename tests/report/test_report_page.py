@@ -1,0 +1,285 @@
+import base64
+import hashlib
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from report_run import LONG, SCRIPT, STEPS, evaluation, make_run, settings
+
+from curate.errors import BrokenResult
+from curate.report.examples import THUMBNAIL, thumb
+from curate.report.page import ranges
+from curate.report.survey import Tally
+from curate.report.worker import open_worker
+from curate.store import WHOLE, Folder, Inputs
+
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, attributes, text, and whether tags nest."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.attributes, self.words = [], Counter(), [], []
+        self.tables, self.titles = [], []
+        self.ids = Counter()
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids.update(value for name, value in attrs if name == "id")
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if not {"style", "title"} & set(self.open[-1:]):
+            self.words.append(data)
+        if self.open[-1:] == ["title"]:
+            self.titles.append(data)
+        if self.tables and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def report(made, inputs=None, **changes):
+    out = Folder(made.store, "report", "beef").outputs(WHOLE)
+    open_worker(settings(**changes))(WHOLE, inputs or made.inputs, {"report": out})
+    assert out.files["index.html"].name == "index.html"
+    return made.store.read("report-beef/index.html").decode()
+
+
+@pytest.fixture(scope="module")
+def html(made):
+    return report(made)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_tags_nest_and_ids_are_unique_and_links_stay_in_the_page(page):
+    assert page.open == []
+    assert set(page.ids.values()) == {1}
+    targets = [value for tag, name, value in page.attributes if name == "href"]
+    assert targets
+    assert {target.removeprefix("#") for target in targets} <= page.ids.keys()
+
+
+def test_nothing_hostile_became_markup(page, html):
+    assert not {"script", "iframe", "object", "form", "base", "link", "b"} & page.tags.keys()
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
+    sources = [value for _, name, value in page.attributes if name in ("src", "href", "xlink:href", "action")]
+    assert all(value.startswith(("data:image/jpeg;base64,", "#")) for value in sources)
+    assert "url(" not in html
+    assert "@import" not in html
+    # It is all there to read, though.
+    assert SCRIPT in page.text
+    assert '"><img src=x onerror=alert(2)>' in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert "javascript:alert(3)" in page.text
+
+
+def test_control_and_bidi_characters_are_shown_not_obeyed(page, html):
+    assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u200e\u200f]", html)
+    for shown in (r"\x00", r"\x1b", r"\u202e", r"\u2066", r"\x9b", r"\u2028"):
+        assert shown in page.text
+
+
+def test_the_policy_lets_in_the_pages_own_style_and_data_images_alone(page, html):
+    policy = next(value for tag, name, value in page.attributes if tag == "meta" and "default-src" in value)
+    style = re.search("<style>(.*?)</style>", html, re.S).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+
+
+def test_the_funnel_table_is_funnel_json(page, made):
+    rows = {row[0].split()[0]: row for row in page.tables[0]}
+    for step in made.funnel["steps"]:
+        shown = rows[step["name"]]
+        assert shown[2:4] == [str(step["seen"]), str(step["dropped"])]
+    assert rows["kept"][3] == f"kept: {made.funnel['kept']}"
+    planned, kept = made.funnel["planned"], made.funnel["kept"]
+    assert f"{planned} planned = {kept} kept + {planned - kept} dropped" in page.text
+
+
+def test_each_reason_has_its_examples_and_each_picture_its_words(page, html):
+    for number, step in enumerate(STEPS):
+        section = html.split(f'id="reason-{number}"')[1].split("</details>" if number in (1, 2, 3) else "</section>")[0]
+        assert step["name"] in section
+        assert f"4 of {15} shown" in section
+        assert section.count("<img ") == {4: 4, 5: 4, 6: 8, 7: 8, 8: 8}.get(number, section.count("<img "))
+        if number in (1, 2, 3):
+            assert section.count("<tr>") == 5
+    pictures = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+    assert pictures
+    assert all(pictures)
+    assert page.text.count("cosine 0.9600") == 4
+    assert page.text.count("identical") == 4
+
+
+def test_thumbnails_are_small_and_the_page_is_bounded(page, html, made):
+    uris = [value for tag, name, value in page.attributes if tag == "img" and name == "src"]
+    for uri in uris:
+        picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        assert picture.format == "JPEG"
+        assert max(picture.size) <= THUMBNAIL
+    assert len(LONG) == 100_000
+    assert LONG in made.captions
+    assert "(100,000 characters)" in page.text
+    assert len(html) < 700_000
+
+
+def test_the_same_run_gives_the_same_page(made, html):
+    assert report(made) == html
+
+
+def test_histogram_bars_add_up_to_the_measured_pairs(page, made):
+    counted = Counter()
+    for said in page.titles:
+        for number, name in re.findall(r"([\d,]+) (kept|dropped by this threshold|dropped for another reason)", said):
+            counted[name] += int(number)
+    # Planned without the repeated, the failed and the undecodable ones.
+    steps = {step["name"]: step["dropped"] for step in made.funnel["steps"]}
+    assert counted["kept"] == made.funnel["kept"]
+    assert counted["dropped by this threshold"] == steps["mismatched"]
+    others = ("small", "watermark", "same_image", "near_image")
+    assert counted["dropped for another reason"] == sum(steps[name] for name in others)
+    assert "threshold 0.25" in page.text
+
+
+def test_failures_are_told_by_class_and_host(page):
+    tables = {table[0][0]: table[1:] for table in page.tables}
+    classes = {row[0].split()[0]: row[1:] for row in tables["Class"]}
+    assert classes["dns"][0] == "15"
+    assert classes["dns"][2] == "15"
+    assert ["dead.example", "15", "dns 15"] in tables["Host"]
+
+
+def test_a_password_in_the_recipe_does_not_travel_with_the_page(html):
+    assert "secret" not in html
+    assert "https://…@lists.example/pairs.parquet" in html
+
+
+def test_times_come_from_the_markers(page, made):
+    table = next(table for table in page.tables if table[0][0] == "Pass")
+    rows = {row[0]: row for row in table[1:]}
+    assert set(rows) == set(made.inputs.folders)
+    assert rows["fetch"][1] == "3"
+    # The whole of select counts what its parts hold; once is enough.
+    assert rows["select"][1:3] == ["1", f"{made.funnel['planned']} pairs"]
+    assert rows["pack"][2] == f"{made.funnel['kept']} samples"
+    assert "a note <script>" in page.text
+
+
+def test_the_demos_truth_is_told(made):
+    verdicts = evaluation(made.funnel)
+    page = Page(report(made, evaluation=verdicts))
+    table = next(table for table in page.tables if table[0][0] == "Reason")
+    rows = {row[0]: row[1:] for row in table}
+    assert rows["mismatched"] == ["15", "14", "1", "0", "wrong caption 15"]
+    assert rows["kept"] == ["45", "43", "2", "0", "wrong: watermark 2"]
+    assert "Of 7 groups of copies, 4 have exactly one" in page.text
+
+
+def test_a_run_with_missing_parts_without_dedup_and_with_two_models(tmp_path):
+    made = make_run(tmp_path, parts=2, models=("l14", "b32"), missing=(2, 4, 5, 6))
+    folders = {name: folder for name, folder in made.inputs.folders.items() if name != "dedup"}
+    inputs = Inputs(folders, made.inputs.parts)
+    recipe = settings()["recipe"] | {"models": {"l14": {}, "b32": {}}}
+    run = settings()["run"] | {"sample": 0.01, "allow": []}
+    page = Page(report(made, inputs, recipe=recipe, run=run, facts={}))
+    assert "missing from this result: part 2, 4–6. Their 240 pairs" in page.text
+    assert "1.0 % of the parts only" in page.text
+    assert "Near copies" not in page.text
+    assert "clip_similarity_l14" in page.text
+    assert "clip_similarity_b32" in page.text
+
+
+def test_decisions_that_do_not_add_up_to_the_funnel_are_refused(made):
+    inputs = Inputs(made.inputs.folders, made.inputs.parts[:-1])
+    with pytest.raises(BrokenResult, match=r"not those of funnel\.json"):
+        report(made, inputs)
+
+
+def test_tables_that_do_not_belong_together_are_refused(made):
+    folder = Folder(made.store, "embed-pocket", "ffff")
+    for part in made.inputs.parts:
+        table = made.inputs["embed-pocket"].table("pairs.parquet", part)
+        out = folder.outputs(part)
+        out.put_table("pairs.parquet", table.take(pa.array(np.arange(len(table))[::-1])))
+        out.commit()
+    inputs = Inputs({**made.inputs.folders, "embed-pocket": folder}, made.inputs.parts)
+    with pytest.raises(BrokenResult, match="distinct pairs in order"):
+        report(made, inputs)
+
+
+def test_pictures_beyond_the_budget_are_left_out(made, monkeypatch):
+    monkeypatch.setattr("curate.report.examples.load.__defaults__", (10_000,))
+    page = Page(report(made))
+    uris = [value for tag, name, value in page.attributes if tag == "img" and name == "src"]
+    assert 0 < sum(map(len, set(uris))) <= 10_000
+    assert "no preview" in page.text
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_picture_has_no_thumbnail(data):
+    assert thumb(data) is None
+
+
+def test_a_tally_is_exact_below_its_capacity_and_never_too_high_above():
+    rng = np.random.default_rng(3)
+    names = rng.zipf(1.5, 3000) % 200
+    truth = Counter((str(name), "dns") for name in names)
+    exact, small = Tally(capacity=1000), Tally(capacity=20)
+    for start in range(0, 3000, 100):
+        helping = Counter((str(name), "dns") for name in names[start : start + 100])
+        exact.add(helping)
+        small.add(helping)
+    assert exact.counts == truth
+    assert exact.error == 0
+    assert len(small.counts) <= 20
+    for name, number in truth.items():
+        assert number - small.error <= small.counts[name] <= number
+
+
+def test_ranges_draw_runs_together():
+    assert ranges([5, 3, 4, 9, 11, 12]) == "3–5, 9, 11–12"
+    assert ranges(range(0, 100, 2), limit=2) == "0, 2, …"

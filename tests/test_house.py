@@ -1,0 +1,106 @@
+"""The rules of the house (docs/architecture.md), read off the source."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CURATE = ROOT / "curate"
+ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
+COMMON = {"schema", "errors", "store"}
+
+
+def imports(path):
+    """Every module that a file imports, dotted; of `from curate import x` that is curate.x."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a thing is"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_schema_errors_store_and_itself(room):
+    files = list((CURATE / room).glob("*.py"))
+    assert files, f"the room {room} is empty"
+    for path in files:
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("curate.")}
+        assert ours <= {*COMMON, room}, f"{path.relative_to(ROOT)} imports {sorted(ours - COMMON - {room})}"
+
+
+def test_ray_is_imported_in_one_module():
+    using = [path for path in CURATE.rglob("*.py") if any(n == "ray" or n.startswith("ray.") for n in imports(path))]
+    assert [path.relative_to(CURATE).as_posix() for path in using] == ["engine/ray.py"]
+
+
+def test_file_systems_are_touched_in_the_store_alone():
+    using = [
+        path for path in CURATE.rglob("*.py") if any(n.startswith(("fsspec", "s3fs", "boto3")) for n in imports(path))
+    ]
+    assert [path.relative_to(CURATE).as_posix() for path in using] == ["store.py"]
+
+
+def test_run_knows_no_pass_by_name():
+    literals = {
+        node.value for node in ast.walk(ast.parse((CURATE / "run.py").read_text())) if isinstance(node, ast.Constant)
+    }
+    assert literals.isdisjoint(ROOMS)
+
+
+def test_broad_excepts_stand_at_the_boundary():
+    found = []
+    for path in CURATE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None
+                or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+            ):
+                found.append(path.relative_to(CURATE).as_posix())
+    assert found == ["run.py"]
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_importing_curate_and_its_command_line_loads_neither_torch_nor_ray():
+    heavy = run_python(
+        "import sys, json, curate, curate.cli, curate.status\n"
+        "print(json.dumps([m for m in ('torch', 'ray', 'open_clip', 'img2dataset') if m in sys.modules]))"
+    )
+    assert heavy == []
+
+
+def test_import_curate_loads_nothing_but_itself():
+    # What `import curate` costs is bounded by what it loads: no timing, machines are noisy.
+    loaded = run_python(
+        "import sys, json; before = set(sys.modules); import curate\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    assert loaded == ["curate"]
+
+
+def test_embed_runs_bare():
+    """On a GPU machine without Ray, img2dataset, DuckDB and pydantic, curate/embed can be measured."""
+    allowed = {"curate", "torch", "torchvision", "open_clip", "pyarrow", "numpy", "PIL", "safetensors"}
+    for path in (CURATE / "embed").glob("*.py"):
+        outside = {name.split(".")[0] for name in imports(path)} - allowed - set(sys.stdlib_module_names)
+        assert not outside, f"{path.name} imports {outside}"
+
+
+def test_no_place_of_ours_stands_in_the_source():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    hosts = ("py" + "pi.org", "python" + "hosted", "npm" + "js.org", "/wo" + "rk/")
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".html") and path.exists():
+            text = path.read_text()
+            assert not any(host in text for host in hosts), f"{name} names a package host or a machine's path"
