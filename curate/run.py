@@ -86,7 +86,7 @@ class Work:
         inputs: what it may read.
         units: the units to do, in order; those that are done are skipped.
         rows: about how many rows a unit has, for the progress line.
-        after: names of works in the same `drive` whose same unit must be done first.
+        after: names of works in the same `drive` whose same unit, or whose whole, must be done first.
         processes: how many workers at most.
         cpus: what a worker books (Ray).
         wants_gpu: a worker takes a GPU where there are any.
@@ -311,7 +311,12 @@ def _is_finished(state: Progress, states: Mapping[str, Progress]) -> bool:
     before = [states[name] for name in state.work.after if name in states]
     if not all(earlier.finished for earlier in before):
         return not state.pending
-    return not any(all(unit in earlier.done for earlier in before) for unit in state.pending)
+    return not any(_is_ready(unit, before) for unit in state.pending)
+
+
+def _is_ready(unit: int, before: Sequence[Progress]) -> bool:
+    """A work that is done as a whole gates every unit of those after it, others the same unit."""
+    return all(unit in earlier.done or WHOLE in earlier.done for earlier in before)
 
 
 def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, session: str) -> int:
@@ -322,7 +327,7 @@ def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, ses
         if state.slots and state.flying >= state.slots:
             break
         unit = state.pending.popleft()
-        if not all(unit in earlier.done for earlier in before):
+        if not _is_ready(unit, before):
             state.pending.append(unit)
             continue
         starts = state.starts.get(unit, [])

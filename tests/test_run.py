@@ -242,3 +242,15 @@ def test_units_of_the_whole_run_too(store):
     assert drive([work], InlineEngine(), Silent()) == {"out": {}}
     assert work.done() == {WHOLE}
     assert UnitResult(0, "done").counts == {}
+
+
+def test_a_whole_gates_every_unit_after_it(store):
+    whole = Pass.of(store, "whole", 1, {})
+    passes = {"late": Pass.of(store, "late", 1, {}, [whole.folder])}
+    works = [
+        Work("whole", "workers:double", {}, {"whole": whole}, Inputs({}, ()), (WHOLE,)),
+        Work("late", "workers:double", {}, passes, Inputs({}, ()), range(3), after=("whole",)),
+    ]
+    engine = InlineEngine()
+    assert drive(works, engine, Silent()) == {"whole": {}, "late": {}}
+    assert engine.order == [("whole", WHOLE), ("late", 0), ("late", 1), ("late", 2)]
