@@ -1,0 +1,1 @@
+"""The result: kept pairs as WebDataset shards with tables beside them, and a card that says what they are."""

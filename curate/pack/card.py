@@ -1,0 +1,212 @@
+"""The last unit of the pack pass: `sizes.json` and the dataset card."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from curate.pack.rows import Settings
+from curate.pack.worker import Worker, shard_sizes
+from curate.store import Inputs, Json, Outputs
+
+_BEFORE = {
+    "repeated": "the pair is listed more than once",
+    "undecodable": "the stored image could not be decoded",
+}
+
+
+def open_worker(settings: Mapping[str, Any]) -> Worker:
+    """The worker of the card.
+
+    Args:
+        settings: those of the pack pass, `recipe` (the recipe without places) and `facts` (by model, what
+            is known of it: name, weights' digest, …).
+    """
+    recipe, facts = settings["recipe"], settings["facts"]
+    chosen = Settings(**{name: settings[name] for name in ("shard_size", "models", "signals")})
+
+    def describe(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
+        out, select = outputs["pack"], inputs["select"]
+        sizes = shard_sizes(select, chosen.shard_size)
+        out.put_json(
+            "sizes.json",
+            {f"{shard:08d}.tar": size for shard, size in enumerate(sizes)},
+            name="shards/sizes.json",
+        )
+        text = card(select.json("funnel.json"), sizes, recipe, facts, chosen)
+        out.put("README.md", text.encode(), name="README.md")
+
+    return describe
+
+
+def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, Json], settings: Settings) -> str:
+    """The dataset card in Markdown: a function of the decisions and of what they depend on.
+
+    It says nothing of places and times, and shows no caption.
+
+    Args:
+        funnel: what select counted, as in `funnel.json`.
+        sizes: samples of each shard.
+        recipe: the recipe's sections.
+        facts: by model, what is known of it.
+        settings: what was packed.
+    """
+    kept, planned = funnel["kept"], funnel["planned"]
+    missing = len(funnel["missing_parts"])
+    left_out = f" {missing:,} parts of the list are missing from this result." if missing else ""
+    return "\n".join(
+        [
+            "# Image-text pairs",
+            "",
+            (
+                f"{kept:,} pairs of an image and a caption in {len(sizes):,} WebDataset shards, kept from "
+                f"{planned:,} planned ones ({_share(kept, planned)}).{left_out} Made by Curate."
+            ),
+            "",
+            (
+                "Images and captions were collected from public URLs and belong to their owners; each sample "
+                "carries its URL."
+            ),
+            "",
+            "## How pairs were chosen",
+            "",
+            *_funnel(funnel),
+            "",
+            "## Models",
+            "",
+            *_models(recipe, facts, settings.models),
+            "",
+            "## Images",
+            "",
+            *_images(recipe.get("fetch", {})),
+            "",
+            *_contents(settings),
+            "",
+            *_reading(len(sizes)),
+            "",
+        ]
+    )
+
+
+def _funnel(funnel: Json) -> list[str]:
+    """A row for each step, in order; a pair is dropped by the first that applies."""
+    rows = [
+        (
+            _code(step["name"]),
+            _rule(step),
+            f"{step['seen']:,}",
+            f"{step['dropped']:,}",
+            _share(step["dropped"], step["seen"]),
+            f"{step['nulls']:,}" if step.get("nulls") else "",
+        )
+        for step in funnel["steps"]
+    ]
+    kept = f"**{funnel['kept']:,}**"
+    rows.append(("**kept**", "", kept, "", "", ""))
+    return _table(("step", "drops", "reached it", "dropped", "share", "without a value"), "llrrrr", rows)
+
+
+def _rule(step: Json) -> str:
+    threshold = f"{step['threshold']:.6g}" if step.get("threshold") is not None else None
+    if step["kind"] == "where":
+        return _code(step["where"])
+    if step["kind"] == "keep_top":
+        lowest = f" (from {threshold} upwards)" if threshold else ""
+        return f"all but the top {100 * step['fraction']:.6g}% by {_code(step['of'])}{lowest}"
+    if step["kind"] == "duplicates":
+        above = f" at {threshold} or more" if step["by"] == "image_embedding" and threshold else ""
+        by, prefer = _code(step["by"]), _code(step["prefer"])
+        return f"all but one of each set of duplicates by {by}{above}, best {prefer} kept"
+    name = str(step["name"])
+    return _BEFORE.get(name, f"the image was not fetched: {_cell(name.removeprefix('fetch:'))}")
+
+
+def _models(recipe: Json, facts: Mapping[str, Json], models: Sequence[str]) -> list[str]:
+    rows = []
+    for model in models:
+        known = {**recipe.get("models", {}).get(model, {}), **facts[model]}
+        rows += [
+            (_code(model), _cell(key.replace("_", " ")), _code(_placeless(value)))
+            for key, value in sorted(known.items())
+            if isinstance(value, str | int | float) and key not in ("threads", "batch_size")
+        ]
+    return _table(("model", "fact", "value"), "lll", rows)
+
+
+def _images(fetch: Json) -> list[str]:
+    named = ("image_size", "resize", "only_if_bigger", "format", "quality", "max_pixels")
+    rows = [(_cell(name.replace("_", " ")), _code(fetch[name])) for name in named if name in fetch]
+    return _table(("setting", "value"), "ll", rows)
+
+
+def _contents(settings: Settings) -> list[str]:
+    further = "".join(f", `image_embedding_{name}`, `text_embedding_{name}`" for name in settings.models[1:])
+    return [
+        "## Files",
+        "",
+        "Row i of a shard's tables and sample i of its tar are the same pair, named by `key` (32 hex digits).",
+        "",
+        (
+            "- `shards/{:08d}.tar`: per sample an image (`jpg`, `png` or `webp`), its caption (`txt`) and what is "
+            "known of it (`json`)."
+        ),
+        "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
+        f"- `embeddings/{{:08d}}.parquet`: `uid`, `image_embedding`, `text_embedding`{further}; float16, of length 1.",
+        "- `shards/sizes.json`: samples of each tar.",
+        "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
+    ]
+
+
+def _reading(shards: int) -> list[str]:
+    last = f"{max(shards - 1, 0):08d}"
+    braces = f"shards/{{00000000..{last}}}.tar"
+    return [
+        "## Reading",
+        "",
+        "```python",
+        "import webdataset as wds",
+        "",
+        f'pairs = wds.WebDataset("{braces}", shardshuffle=False)',
+        'for image, caption in pairs.decode("pil").to_tuple("jpg;png;webp", "txt"):',
+        "    ...",
+        "```",
+        "",
+        "```python",
+        "import pyarrow.parquet as pq",
+        "",
+        'rows = pq.read_table("shards/00000000.parquet")',
+        'table = pq.read_table("embeddings/00000000.parquet")',
+        'column = table["image_embedding"].combine_chunks()',
+        "images = column.flatten().to_numpy().reshape(len(table), -1)",
+        "```",
+        "",
+        "```sh",
+        "python -m open_clip_train.main --dataset-type webdataset \\",
+        f"    --train-data '{braces}' --model ViT-B-32",
+        "```",
+    ]
+
+
+def _table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["--:" if side == "r" else "---" for side in align], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _placeless(value: object) -> object:
+    """A value, of a path only its last word: the card is the same wherever the files lie."""
+    is_path = isinstance(value, str) and "/" in value and not value.startswith("hf-hub:")
+    return PurePath(str(value)).name if is_path else value
+
+
+def _code(value: object) -> str:
+    text = _cell(value)
+    # A code span that holds a backtick is fenced by two.
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _cell(value: object) -> str:
+    """Text on one line that does not end a table cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "–"
