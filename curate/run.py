@@ -126,6 +126,7 @@ class UnitResult:
     unit: int
     status: Literal["done", "failed", "stop", "died", "lost"]
     error: str = ""
+    traceback: str = ""
     error_type: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -191,11 +192,12 @@ class UnitRunner:
                 counts |= output.counts
         except UsageError as error:
             work.store.delete(record)
-            return UnitResult(unit, "stop", str(error), type(error).__name__)
+            return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
-            text = traceback.format_exc()
-            work.store.put(record, canonical({**begun, "error": text}).encode())
-            return UnitResult(unit, "failed", text, type(error).__name__)
+            said = str(error).strip().partition("\n")[0]
+            outcome = {"error": f"{type(error).__name__}: {said}", "traceback": traceback.format_exc()}
+            work.store.put(record, canonical({**begun, **outcome}).encode())
+            return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
         work.store.delete(record)
         return UnitResult(unit, "done", counts=counts)
 
@@ -351,7 +353,9 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         return
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
-    outcome = {"session": session} if result.status == "lost" else {"session": session, "error": result.error}
+    outcome: Json = {"session": session}
+    if result.status != "lost":
+        outcome |= {"error": result.error, "traceback": result.traceback}
     if result.status == "died":
         path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
         state.work.store.put(path, canonical(outcome).encode())
@@ -367,9 +371,11 @@ def _is_spent(starts: Sequence[Json]) -> bool:
 
 def _set_aside(state: Progress, unit: int) -> None:
     starts = state.starts[unit]
-    known = [str(start["error"]) for start in starts if "error" in start]
-    text = known[-1] if known else f"{len(starts)} starts ended together with their driver or machine"
-    error = text.strip().splitlines()[-1]
+    bad = [start for start in starts if "error" in start]
+    if bad:
+        error, text = str(bad[-1]["error"]), str(bad[-1]["traceback"])
+    else:
+        error, text = f"{len(starts)} starts ended together with their driver or machine", ""
     content = {"unit": unit, "starts": len(starts), "error": error, "traceback": text}
     state.work.store.put(f"{state.work.ledger}/failed/{key(unit)}.json", canonical(content).encode())
     state.failed[unit] = error
