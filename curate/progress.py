@@ -53,7 +53,7 @@ class PlainProgress:
         task.trouble += result.status in ("failed", "died", "lost")
         if result.status in ("failed", "died", "lost"):
             self._say(f"{name}: {key(result.unit)} failed: {_printable(result.error)}")
-        elif time.monotonic() - task.said >= EVERY:
+        elif time.monotonic() - task.said >= EVERY and task.before + task.done < task.total:
             task.said = time.monotonic()
             self._say(f"{name}: {task.before + task.done}/{task.total} {task.speed()}")
 

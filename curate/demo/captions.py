@@ -163,7 +163,8 @@ def say(facts: Facts, rng: random.Random) -> str:
         parts += ["black and white"] if facts.grey else []
         parts += ["watermark"] if facts.watermark else []
         rng.shuffle(parts)
-        return rng.choice(("", "", "Image: ", "clipart ")) + rng.choice((", ", " - ", " ")).join(parts)
+        start = rng.choice(("", "", "Image: ", "clipart "))
+        return _at_length(start + rng.choice((", ", " - ", " ")).join(parts))
     things = _join([_say_group(named, rng) for named in facts.groups], rng)
     if ground:
         if style < 0.24:
@@ -179,11 +180,17 @@ def say(facts: Facts, rng: random.Random) -> str:
         text = rng.choice((f"a black and white {kind} of {text}", f"{text}, in black and white"))
     elif style > 0.65:
         text = rng.choice(
-            (f"a {kind} of {text}", f"{kind} showing {text}", f"{text}, {kind}", f"a simple {kind} with {text}")
+            (f"{_article(kind)} of {text}", f"{kind} showing {text}", f"{text}, {kind}", f"a simple {kind} with {text}")
         )
+    text = _at_length(text)
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:] + rng.choice(("", "."))
     return text
+
+
+def _at_length(text: str) -> str:
+    """Make three words at least of it: curators take shorter captions for no captions at all."""
+    return text if len(text.split()) > 2 else f"picture of {text}"
 
 
 def _say_background(facts: Facts, rng: random.Random) -> str:
@@ -228,12 +235,12 @@ def _join(things: list[str], rng: random.Random) -> str:
 _TEXT_WORDS = (
     "SALE OFFER TODAY FREE SHIPPING NEW MENU PRICE LIST TERMS AND CONDITIONS CALL NOW WELCOME BACK EVENT JUNE "
     "ORDER ONLINE BEST DEALS OPEN DAILY HOW TO START CHAPTER ONE THE END READ MORE SIGN UP LOREM IPSUM DOLOR"
-).split()
+)
 
 
 def sample_text(rng: random.Random) -> str:
     """Return words to be drawn by `draw_text_image`."""
-    words = rng.choices(_TEXT_WORDS, k=rng.randint(2, 12))
+    words = rng.choices(_TEXT_WORDS.split(), k=rng.randint(2, 12))
     return " ".join(words) if rng.random() < 0.6 else " ".join(words).lower()
 
 
@@ -257,7 +264,7 @@ def text_caption(text: str, rng: random.Random) -> str:
 def watermark_caption(rng: random.Random) -> str:
     """Return a caption which says of a picture only that it has a watermark."""
     kind = rng.choice(("picture", "picture", "image", "drawing"))
-    return rng.choice((f"a {kind} with a watermark", f"a watermarked {kind}", f"{kind} under a watermark"))
+    return rng.choice((f"{_article(kind)} with a watermark", f"a watermarked {kind}", f"{kind} under a watermark"))
 
 
 def plain_caption(rng: random.Random) -> str:

@@ -123,8 +123,7 @@ def sample_scene(rng: random.Random) -> Scene:
         size = cell * rng.uniform(0.7, 0.92)
         free = (cell - size) / 2
         places = tuple(
-            Place(x + rng.uniform(-free, free), y + rng.uniform(-free, free), rng.uniform(-12, 12))
-            for x, y, _ in taken
+            Place(x + rng.uniform(-free, free), y + rng.uniform(-free, free), rng.uniform(-12, 12)) for x, y, _ in taken
         )
         texture = rng.choices(TEXTURES, (72, 14, 14))[0]
         groups.append(Group(shape, colour, texture, rgb, size, places))
@@ -180,18 +179,18 @@ def draw_text_image(text: str, size: tuple[int, int], rng: random.Random) -> Ima
     words = text.split() or ["?"]
     per_line = rng.randint(1, 3)
     body = "\n".join(" ".join(words[i : i + per_line]) for i in range(0, len(words), per_line))
-    # A text's extent is proportional to its font size: measure once, then scale to the central square.
-    probe = draw.multiline_textbbox((0, 0), body, font=_font(100), spacing=30)
-    points = max(1.0, 100 * min(0.92 * side / (probe[2] - probe[0]), 0.88 * side / (probe[3] - probe[1])))
-    draw.multiline_text(
-        (size[0] / 2, size[1] / 2),
-        body,
-        fill=rng.choice(inks),
-        font=_font(points),
-        anchor="mm",
-        spacing=0.3 * points,
-        align=rng.choice(("left", "center")),
-    )
+    align = rng.choice(("left", "center"))
+    points = side / 2
+    while True:
+        font, spacing = _font(points), 0.3 * points
+        box = draw.multiline_textbbox((0, 0), body, font=font, spacing=spacing, align=align)
+        # Not at once: the extent of small text is not quite proportional to its size.
+        excess = max((box[2] - box[0]) / (0.92 * side), (box[3] - box[1]) / (0.88 * side))
+        if excess <= 1 or points <= 1:
+            break
+        points = max(1.0, points / min(excess + 0.01, 4))
+    corner = ((size[0] - box[0] - box[2]) / 2, (size[1] - box[1] - box[3]) / 2)
+    draw.multiline_text(corner, body, rng.choice(inks), font, spacing=spacing, align=align)
     return image
 
 
@@ -248,9 +247,7 @@ def _draw_background(ground: Background, size: tuple[int, int]) -> Image.Image:
     return image
 
 
-def _fill(
-    draw: ImageDraw.ImageDraw, group: Group, centre: Point, radius: float, turn: float, fill: Rgb | int
-) -> None:
+def _fill(draw: ImageDraw.ImageDraw, group: Group, centre: Point, radius: float, turn: float, fill: Rgb | int) -> None:
     cos, sin = math.cos(math.radians(turn)) * radius, math.sin(math.radians(turn)) * radius
     for part in SHAPES[group.shape]:
         draw.polygon([(centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos) for x, y in part], fill=fill)
@@ -352,9 +349,7 @@ SHAPES: dict[str, tuple[list[Point], ...]] = {
         [(-0.95, -0.28), (0.95, -0.28), (0.95, 0.28), (-0.95, 0.28)],
     ),
     "moon": (_moon(),),
-    "arrow": (
-        [(-0.95, -0.22), (0.1, -0.22), (0.1, -0.65), (0.98, 0), (0.1, 0.65), (0.1, 0.22), (-0.95, 0.22)],
-    ),
+    "arrow": ([(-0.95, -0.22), (0.1, -0.22), (0.1, -0.65), (0.98, 0), (0.1, 0.65), (0.1, 0.22), (-0.95, 0.22)],),
     "flower": (_round_path(lambda a: 0.66 + 0.34 * math.cos(5 * a)),),
     "house": ([(-0.62, 0.75), (-0.62, -0.1), (-0.85, -0.1), (0, -0.95), (0.85, -0.1), (0.62, -0.1), (0.62, 0.75)],),
     "fish": (_ellipse(-0.2, 0, 0.72, 0.46), [(0.3, 0), (0.92, -0.45), (0.92, 0.45)]),

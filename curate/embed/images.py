@@ -1,0 +1,103 @@
+"""A part's images: read from the tar in order, decoded once in threads while the models compute."""
+
+import io
+import struct
+import tarfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from curate.errors import BrokenResult
+from curate.schema import FETCHED
+from curate.store import Folder
+
+T = TypeVar("T")
+
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
+"""What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
+
+
+def decode(data: bytes) -> Image.Image | None:
+    """The picture, its pixels in memory; None where the bytes cannot be decoded whole."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (*UNDECODABLE, Image.DecompressionBombError):
+        return None
+    return image
+
+
+def fetched_rows(images: pa.Table) -> pa.Array:
+    """The rows of a part's images table that have a member in its tar."""
+    return pc.indices_nonzero(pc.equal(images["status"], FETCHED).fill_null(fill_value=False))
+
+
+def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """Reads a part's tar from front to end.
+
+    Args:
+        fetch: the folder of the fetch pass.
+        part: which part.
+        images: its table of images, with `status` and `file`.
+
+    Yields:
+        The row in `images` and the member's bytes, for every fetched image in order.
+
+    Raises:
+        BrokenResult: a member is missing, doubled, out of order, torn or unknown.
+    """
+    name = fetch.file("images.tar", part)
+    rows = fetched_rows(images).to_pylist()
+    files = images["file"].take(pa.array(rows, pa.int64())).to_pylist()
+    expected = iter(zip(rows, files, strict=True))
+    try:
+        with fetch.store.open(name) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
+            for member in tar:
+                row, file = next(expected, (None, None))
+                if row is None or member.name != file:
+                    raise BrokenResult(f"{name}: it holds {member.name!r} where {file!r} should be")
+                content = tar.extractfile(member)
+                if content is None:
+                    raise BrokenResult(f"{name}: {member.name!r} is no file")
+                yield row, content.read()
+    except tarfile.TarError as error:
+        raise BrokenResult(f"{name}: {error}") from error
+    if (lacking := next(expected, None)) is not None:
+        raise BrokenResult(f"{name}: it ends before {lacking[1]!r}")
+
+
+def map_ahead(
+    function: Callable[[bytes], T], members: Iterator[tuple[int, bytes]], threads: int, ahead: int
+) -> Iterator[tuple[int, T]]:
+    """Applies a function to members in threads, up to `ahead` of them before they are asked for.
+
+    The first ones are begun at once, before the result is iterated.
+
+    Yields:
+        The row and the result, in the order of the members.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    window: deque[tuple[int, Future[T]]] = deque()
+
+    def fill() -> None:
+        while len(window) < ahead and (member := next(members, None)) is not None:
+            window.append((member[0], pool.submit(function, member[1])))
+
+    def results() -> Iterator[tuple[int, T]]:
+        try:
+            while window:
+                row, future = window.popleft()
+                result = future.result()
+                fill()
+                yield row, result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    fill()
+    return results()

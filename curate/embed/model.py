@@ -1,0 +1,320 @@
+"""An open_clip model: what it is (`describe`, cheap, for the driver) and the model itself (`load`).
+
+Both go through open_clip's own `create_model`, `load_checkpoint`, `get_tokenizer` and preprocessing, so that
+any model that open_clip can load is loaded here in the same way.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from open_clip.model import get_input_dtype
+from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.transforms import Normalize
+
+from curate.embed import weights
+from curate.embed.text import encode_captions
+from curate.errors import ModelError, UsageError
+
+_BUILD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What open_clip, timm and torch raise at a config that makes no model."""
+_FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError)
+"""… and at a file that holds no weights."""
+
+_LONGEST = 256
+"""Images longer than this many times their width are cut to it before they are resized by their width."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without running it. JSON-able: `dataclasses.asdict`.
+
+    Attributes:
+        weights_sha256: of the file of weights.
+        config_sha256: of the architecture and the preprocessing, as canonical JSON.
+        embed_dim: length of an embedding.
+        context_length: tokens of a caption.
+        image_size: height and width that the vision tower takes.
+        logit_scale: what cosines are multiplied by before a softmax or sigmoid (already exponentiated).
+        logit_bias: what SigLIP-type models then add; None for the others.
+        preprocess: open_clip's preprocessing settings (size, mean, std, interpolation, resize_mode, fill_color).
+    """
+
+    weights_sha256: str
+    config_sha256: str
+    embed_dim: int
+    context_length: int
+    image_size: tuple[int, int]
+    logit_scale: float
+    logit_bias: float | None
+    preprocess: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to embed.
+
+    Attributes:
+        clip: the open_clip model, in eval mode, on its device.
+        tokenize: captions → int64[n, context].
+        transforms: the steps of open_clip's preprocessing that work on a Pillow image.
+        mean: of the normalisation that follows, by channel.
+        std: likewise.
+        cuts_long: whether the preprocessing resizes by the shorter side.
+        device: where the model is.
+        dtype: of the images that it takes.
+        dim: length of an embedding.
+    """
+
+    clip: Any
+    tokenize: Callable[[list[str]], Tensor]
+    transforms: Sequence[Callable[[Image.Image], Image.Image]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    cuts_long: bool
+    device: torch.device
+    dtype: torch.dtype
+    dim: int
+
+    def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resizes and crops an image as open_clip does, up to its normalisation. Safe to call in threads.
+
+        Returns:
+            uint8[height, width, 3].
+        """
+        short, long = sorted(image.size)
+        if self.cuts_long and long > _LONGEST * short:
+            # Resized whole, a line of one pixel would fill memory; only the middle of it is looked at.
+            left, top = ((side - min(side, _LONGEST * short)) // 2 for side in image.size)
+            image = image.crop((left, top, image.width - left, image.height - top))
+        for transform in self.transforms:
+            image = transform(image)
+        return np.asarray(image)
+
+    def encode_images(self, prepared: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Tensor:
+        """Embeds up to `batch_size` prepared images; the batch is filled up to that size with black ones.
+
+        Returns:
+            float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
+        """
+        batch = np.zeros((batch_size, *prepared[0].shape), np.uint8)
+        np.stack(prepared, out=batch[: len(prepared)])
+        pixels = torch.from_numpy(batch)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        images.sub_(self._by_channel(self.mean)).div_(self._by_channel(self.std))
+        with torch.inference_mode():
+            features = self.clip.encode_image(images.to(self.dtype), normalize=False)
+            return nn.functional.normalize(features[: len(prepared)].float(), dim=-1)
+
+    def encode_captions(self, captions: list[str], batch_size: int) -> npt.NDArray[np.float32]:
+        """Embeds captions; give each one once.
+
+        Returns:
+            float32[n, dim], L2-normalised.
+        """
+        if not captions:
+            return np.zeros((0, self.dim), np.float32)
+        with torch.inference_mode():
+            return encode_captions(self.clip, self.tokenize, captions, batch_size, self.device).numpy()
+
+    def _by_channel(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+
+
+def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> ModelFacts:
+    """Says what a model is and makes sure that it will load, without a forward pass.
+
+    The weights are checked against a model without storage (torch's meta device), through open_clip's own
+    loader and its conversions.
+
+    Args:
+        name: an open_clip model, the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights.
+        endpoint: of an S3 server other than AWS.
+
+    Raises:
+        ModelError: an unknown model or tag; weights that cannot be read or do not fit; a tokenizer that cannot
+            be had. One line.
+    """
+    origin = weights.find(name, pretrained, endpoint)
+    with _building(origin):
+        # First, as it is the cheapest to find missing: some need a further package.
+        tokenizer = open_clip.get_tokenizer(origin.name)
+    file = origin.weights_file()
+    with _building(origin):
+        clip = open_clip.create_model(
+            origin.name,
+            # A tag brings its own preprocessing.
+            origin.pretrained if origin.is_tag else None,
+            load_weights=False,
+            pretrained_text=False,
+            device="meta",
+            force_preprocess_cfg=origin.preprocess or None,
+        )
+    if getattr(tokenizer, "vocab_size", 0) > clip.vocab_size:
+        raise ModelError(
+            f"model {origin.label}: its tokenizer has {tokenizer.vocab_size} tokens, its text tower {clip.vocab_size}"
+        )
+    # These two get storage, so that loading leaves their values there.
+    clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
+    if clip.logit_bias is not None:
+        clip.logit_bias = nn.Parameter(torch.zeros(clip.logit_bias.shape))
+    with _loading(origin, file):
+        load_checkpoint(clip, str(file), weights_only=True)
+    preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
+    height, width = _two(preprocess["size"])
+    canonical = json.dumps({"model": origin.config, "preprocess": preprocess}, sort_keys=True)
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return ModelFacts(
+        weights_sha256=digest,
+        config_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        embed_dim=int(origin.config["embed_dim"]),
+        context_length=int(tokenizer.context_length),
+        image_size=(height, width),
+        logit_scale=float(clip.logit_scale.detach().exp()),
+        logit_bias=None if clip.logit_bias is None else float(clip.logit_bias.detach()),
+        preprocess=preprocess,
+    )
+
+
+def load(name: str, pretrained: str | None, precision: str, device: torch.device, endpoint: str | None = None) -> Model:
+    """Loads a model for embedding.
+
+    Args:
+        name: an open_clip model, the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag, or the path or URL of weights.
+        precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32.
+        device: where it goes.
+        endpoint: of an S3 server other than AWS.
+
+    Raises:
+        ModelError: as `describe`.
+    """
+    origin = weights.find(name, pretrained, endpoint)
+    file = origin.weights_file()
+    with _loading(origin, file):
+        clip = open_clip.create_model(
+            origin.name,
+            # A tag brings its own preprocessing; open_clip finds the file that was just downloaded.
+            origin.pretrained if origin.is_tag else str(file),
+            precision=precision,
+            device=device,
+            force_preprocess_cfg=origin.preprocess or None,
+        ).eval()
+        tokenizer = open_clip.get_tokenizer(origin.name)
+    clip.requires_grad_(requires_grad=False)
+    settings = PreprocessCfg(**clip.visual.preprocess_cfg)
+    *transforms, to_tensor, normalize = image_transform_v2(settings, is_train=False).transforms
+    assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
+    assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
+    return Model(
+        clip=clip,
+        tokenize=tokenizer,
+        transforms=transforms,
+        mean=tuple(normalize.mean),
+        std=tuple(normalize.std),
+        cuts_long=settings.resize_mode == "shortest",
+        device=device,
+        dtype=get_input_dtype(precision) or torch.float32,
+        dim=int(origin.config["embed_dim"]),
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a worker: `auto` takes a CUDA device where there is one. Raises UsageError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("embed.device is cuda, but torch sees no CUDA device here")
+    return torch.device(device)
+
+
+@contextlib.contextmanager
+def _building(origin: weights.Origin) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except _BUILD_ERRORS as error:
+        raise ModelError(f"model {origin.label} cannot be built: {weights.one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _loading(origin: weights.Origin, file: Path) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"weights {file} are refused: a pickle that holds more than weights") from error
+    except _FILE_ERRORS as error:
+        text = str(error)
+        if "loading state_dict" in text:
+            raise ModelError(f"weights {file} do not fit model {origin.label}: {_misfit(text)}") from error
+        raise ModelError(f"weights {file} cannot be loaded: {weights.one_line(error)}") from error
+
+
+def _misfit(text: str) -> str:
+    """What torch says of keys and shapes that do not fit, cut to the first ones."""
+    said = []
+    for start, means in (("Missing key(s)", "they lack"), ("Unexpected key(s)", "unknown are")):
+        if found := re.search(re.escape(start) + r"[^:]*: (.*)", text):
+            keys = re.findall(r'"([^"]+)"', found[1])
+            said.append(f"{means} {_first(keys)}")
+    shape = r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)"
+    if sizes := re.findall(shape, text):
+        said.append(_first([f"{key} is {found}, not {wanted}" for key, found, wanted in sizes]))
+    return "; ".join(said) or " ".join(text.split())[:300]
+
+
+def _first(words: list[str]) -> str:
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
+
+
+def _two(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's remarks on a model that is meant to be without weights, or on meta tensors."""
+    root = logging.getLogger()
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    root.addFilter(is_wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*non-meta parameter.*is a no-op")
+            yield
+    finally:
+        root.removeFilter(is_wanted)

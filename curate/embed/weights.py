@@ -1,0 +1,175 @@
+"""Where a model's config and weights lie: a name, a local path or a URL becomes local files.
+
+Three kinds of names are told apart by their form alone: `pocket` is built in; what ends in `.json` is an
+open_clip config file; every other name is open_clip's own. Weights are a file if they end like one, else one of
+open_clip's tags.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+
+from curate.errors import ModelError, nearest
+from curate.store import Store
+
+POCKET = Path(__file__).parents[1] / "models" / "pocket"
+"""The built-in model: an open_clip config and safetensors, loaded as any other path is."""
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
+
+_REGISTERED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that open_clip can build, and where its weights come from.
+
+    Attributes:
+        label: what the user wrote, for messages.
+        name: the name under which open_clip knows the architecture.
+        config: the architecture, as in open_clip's config files.
+        preprocess: settings of the preprocessing that a config file gave beside it.
+        pretrained: a tag of open_clip's, or the path of a local file.
+        is_tag: which of the two.
+    """
+
+    label: str
+    name: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    pretrained: str
+    is_tag: bool
+
+    def weights_file(self) -> Path:
+        """The local file of the weights; a tag's is downloaded by open_clip, once.
+
+        Raises:
+            ModelError: it cannot be downloaded.
+        """
+        if not self.is_tag:
+            return Path(self.pretrained)
+        tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
+        try:
+            return Path(open_clip.download_pretrained(tag))
+        # What the hub's client raises derives from these; so does urllib's error.
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = one_line(error)
+            raise ModelError(f"model {self.label}: its weights cannot be downloaded: {reason}") from error
+
+
+def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Origin:
+    """Finds out what a name and its weights mean.
+
+    Args:
+        name: an open_clip model, the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag, or the path or URL of weights; None with `pocket` alone.
+        endpoint: of an S3 server other than AWS.
+
+    Raises:
+        ModelError: an unknown model or tag, or a file that is not there or is no config.
+    """
+    label = f"{name} ({pretrained})" if pretrained else name
+    preprocess: dict[str, Any] = {}
+    if name == "pocket":
+        pretrained = pretrained or str(POCKET / "weights.safetensors")
+        known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
+    elif name.endswith(".json"):
+        config, preprocess = _read_config(name, endpoint)
+        known = _register(name, re.sub(r"\W+", "-", name.rpartition("/")[2].removesuffix(".json")), config)
+    else:
+        known = name.replace("/", "-")
+        names = [model for model in open_clip.list_models() if model not in _REGISTERED]
+        if known not in names:
+            raise ModelError(f"open_clip knows no model {name!r}{nearest(known, [*names, 'pocket'])}")
+    config = open_clip.get_model_config(known)
+    if pretrained is None:
+        raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
+    if open_clip.get_pretrained_cfg(known, pretrained):
+        return Origin(label, known, config, preprocess, pretrained, is_tag=True)
+    if not pretrained.endswith(WEIGHT_FILES):
+        tags = open_clip.list_pretrained_tags_by_model(known)
+        hint = nearest(pretrained, tags) or f"; a file of weights ends in {', '.join(WEIGHT_FILES)}"
+        raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
+    return Origin(label, known, config, preprocess, str(_local(pretrained, endpoint)), is_tag=False)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of a library's error, as one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An architecture and preprocessing from a config file: open_clip's own form, or the Hugging Face hub's."""
+    folder, _, file = path.rpartition("/")
+    try:
+        content = json.loads(Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file))
+    except FileNotFoundError as error:
+        raise ModelError(f"model config {path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model config {path} cannot be read: {one_line(error)}") from error
+    content = content if isinstance(content, dict) else {}
+    config = content.get("model_cfg", content)
+    preprocess = content.get("preprocess_cfg", {})
+    lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if lacking:
+        raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
+    # The size that counts is that of the vision tower.
+    return config, {key: value for key, value in preprocess.items() if key != "size"}
+
+
+def _register(path: str, stem: str, config: dict[str, Any]) -> str:
+    """Makes a config file a named architecture of open_clip's, so that it goes the way of all the others.
+
+    The name carries the content's digest: two files that are both called config.json do not meet.
+    """
+    text = json.dumps(config, sort_keys=True)
+    name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if name not in _REGISTERED:
+        with tempfile.TemporaryDirectory(prefix="curate-") as folder:
+            file = Path(folder) / f"{name}.json"
+            file.write_text(text)
+            open_clip.add_model_config(file)
+        if open_clip.get_model_config(name) is None:
+            raise ModelError(f"{path} is not accepted by open_clip as a model config")
+        _REGISTERED.add(name)
+    return name
+
+
+def _local(path: str, endpoint: str | None) -> Path:
+    """A local file with the content of a path or URL. A remote file is copied once per machine and version."""
+    folder, _, file = path.rpartition("/")
+    store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
+    try:
+        if root := store.local_root:
+            if not (root / file).is_file():
+                raise FileNotFoundError
+            return root / file
+        # The version is what the server says of the object: its ETag, size and date.
+        version = f"{store.path(file)} {store.fs.ukey(store.path(file))}"
+        cached = _cache() / f"{hashlib.sha256(version.encode()).hexdigest()[:32]}{Path(file).suffix}"
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            scratch = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
+            try:
+                store.fs.get_file(store.path(file), str(scratch))
+                scratch.replace(cached)
+            finally:
+                scratch.unlink(missing_ok=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"weights {path} do not exist") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from error
+    return cached
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curate" / "weights"

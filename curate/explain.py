@@ -1,0 +1,170 @@
+"""`curate explain`: the whole way of one pair, from the tables of a run."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema
+from curate.errors import UsageError
+from curate.report.terminal import plain
+from curate.select.predicate import verdicts
+from curate.store import WHOLE, Folder, Json, Store, key
+
+_HEX_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def lines(store: Store, wanted: str, name: str = "manifest.json") -> Iterator[str]:
+    """Every pair of that id or URL: where it came from, what was measured, what each step says of it.
+
+    Args:
+        store: the run.
+        wanted: 32 hex digits, or a URL.
+        name: the manifest of the result that is meant.
+
+    A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
+
+    Raises:
+        UsageError: there is no finished run, or no such pair in it.
+    """
+    if not store.exists(name):
+        raise UsageError(f"{store.url} holds no finished run; `curate status` says how far it is")
+    manifest = store.read_json(name)
+    folders = {short: _folder(store, path) for short, path in manifest["folders"].items()}
+    found = list(_rows(folders["plan"], wanted))
+    if not found:
+        raise UsageError(f"{store.url} has no pair or URL {wanted}")
+    for part, row in found:
+        yield from _explain(folders, part, row, set(manifest["missing_parts"]))
+
+
+def _folder(store: Store, path: str) -> Folder:
+    name, _, fingerprint = path.rpartition("-")
+    return Folder(store, name, fingerprint)
+
+
+def _rows(plan: Folder, wanted: str) -> Iterator[tuple[int, int]]:
+    """The (part, row) of every plan row that is meant."""
+    n_parts = plan.marker().counts["parts"]
+    if _HEX_ID.fullmatch(wanted):
+        column, value, parts = "pair_id", bytes.fromhex(wanted), range(n_parts)
+    else:
+        seed = int(plan.store.read_json("run.json")["seed"])
+        column, value = "image_id", schema.image_id(wanted)
+        parts = range(part := schema.part_of(value, seed, n_parts), part + 1)
+    for part in parts:
+        ids = plan.table("pairs.parquet", part, [column])[column]
+        for row in pc.indices_nonzero(pc.equal(ids, pa.scalar(value, schema.ID))).to_pylist():
+            yield part, row
+        # All rows of one pair lie in one part, unless the source named pairs itself.
+
+
+def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int]) -> Iterator[str]:
+    pairs = folders["plan"].table("pairs.parquet", part)
+    facts = pairs.slice(row, 1).to_pylist()[0]
+    yield f"pair        {facts['pair_id'].hex()}"
+    yield f"url         {plain(facts['url'])}"
+    yield f"caption     {plain(facts['caption'])}"
+    yield f"from        row {facts['source_row']} of the lists, part {key(part)}"
+    if part in missing:
+        yield "decision    none: its part is missing from this result"
+        return
+    decision = folders["select"].table("decisions.parquet", part).slice(row, 1).to_pylist()[0]
+    yield from _verdict(decision)
+    if decision["reason"] == schema.REPEATED:
+        return
+    image = _row_of(folders["fetch"].table("images.parquet", part), "image_id", facts["image_id"])
+    yield from _fetched(image)
+    if image["status"] != schema.FETCHED:
+        return
+    columns = {**facts, **image}
+    columns |= _row_of(folders["pixels"].table("pixels.parquet", part), "image_id", facts["image_id"])
+    first = True
+    for short, folder in folders.items():
+        if short.startswith("embed-"):
+            similarity = folder.table("pairs.parquet", part, ["pair_id", "clip_similarity"])
+            value = _row_of(similarity, "pair_id", facts["pair_id"])["clip_similarity"]
+            columns[f"clip_{short.replace('embed-', 'similarity_')}"] = value
+            columns |= {"clip_similarity": value} if first else {}
+            first = False
+        elif short.startswith("signals-"):
+            columns |= _row_of(folder.table("pairs.parquet", part), "pair_id", facts["pair_id"])
+    yield "measured"
+    shown = {name: value for name, value in columns.items() if name not in {*facts, *schema.IMAGES.names}}
+    for name, value in shown.items():
+        yield f"  {name:<28} {_value(value)}"
+    yield "steps"
+    yield from _steps(folders["select"], columns, decision)
+    if decision["kept"]:
+        yield from _packed(folders, part, row)
+
+
+def _verdict(decision: dict[str, Any]) -> Iterator[str]:
+    yield f"decision    {'kept' if decision['kept'] else 'dropped: ' + decision['reason']}"
+    if decision["duplicate_of"]:
+        yield f"copies      {decision['duplicate_of'].hex()} at {decision['duplicate_similarity']:.6f}, which is kept"
+
+
+def _fetched(image: dict[str, Any]) -> Iterator[str]:
+    if image["status"] == schema.FETCHED:
+        yield (
+            f"fetched     {image['bytes']:,} bytes in {image['milliseconds']} ms from {plain(str(image['host']))}, "
+            f"{image['original_width']}×{image['original_height']}, stored {image['width']}×{image['height']}"
+        )
+        yield f"sha256      {image['sha256']}"
+    else:
+        yield f"fetched     no: {image['error_class']}: {plain(str(image['error']))}"
+
+
+def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) -> Iterator[str]:
+    """What each step says of the pair by itself, and which one it fell to."""
+    steps = select.store.read_json(f"{select.path}/pass.json")["params"]["steps"]
+    funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
+    by_itself = verdicts(steps, columns) if columns["decoded"] else {}
+    for step in steps:
+        name = step["drop"]
+        if step["where"] is not None:
+            said = {True: "drops it", False: "lets it pass", None: "has no value, lets it pass"}.get(
+                by_itself.get(name), "lets it pass"
+            )
+            if not by_itself:
+                said = "was not asked"
+            rule = step["where"]
+        elif step["keep_top"] is not None:
+            of, threshold = step["keep_top"]["of"], funnel[name]["threshold"]
+            rule = f"{of} among the top {step['keep_top']['fraction']:g} ({step['over']}): at least {_value(threshold)}"
+            said = f"it has {_value(columns.get(of))}"
+        else:
+            above = step["duplicates"]["above"]
+            rule = f"duplicates by {step['duplicates']['by']}" + (f" at {above:g} or more" if above else "")
+            said = "drops it" if decision["reason"] == name else "lets it pass"
+        mark = "→" if decision["reason"] == name else " "
+        yield f"{mark} {name:<16} {said}  [{plain(rule)}]"
+        if decision["reason"] == name:
+            break
+
+
+def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
+    select, pack = folders["select"], folders["pack"]
+    totals = select.table("parts.parquet")
+    before = pc.sum(totals.filter(pc.less(totals["part"], part))["kept"]).as_py() or 0
+    kept = select.table("decisions.parquet", part, ["kept"])["kept"].slice(0, row)
+    place = before + (pc.sum(pc.cast(kept, pa.int64())).as_py() or 0)
+    size = pack.store.read_json(f"{pack.path}/pass.json")["params"]["shard_size"]
+    yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
+
+
+def _row_of(table: pa.Table, column: str, value: bytes) -> dict[str, Any]:
+    matching = table.filter(pc.equal(table[column], pa.scalar(value, schema.ID)))
+    found: dict[str, Any] = matching.slice(0, 1).to_pylist()[0]
+    return found
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return plain(str(value))

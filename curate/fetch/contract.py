@@ -1,0 +1,133 @@
+"""What the pieces of fetching hand each other.
+
+`Get` turns a URL into bytes (the guard does), `Normalise` turns bytes into a stored picture, and
+`FetchPart` does both for a whole part (img2dataset's Downloader does). Each raises or records a `FetchError`
+where an image is lost; whatever else wants to be the downloader of this program implements `FetchPart`.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from curate.fetch.spool import Spool
+from curate.schema import ERROR_CLASSES
+
+MESSAGE_LENGTH = 200
+"""Characters of an error message that are kept; the rest is a stranger's text."""
+
+
+class FetchError(Exception):
+    """Why one image was not fetched: a class of `schema.ERROR_CLASSES` and one line for people.
+
+    Args:
+        error_class: the class, which becomes the drop reason `fetch:<class>`.
+        message: one line; what came from outside is cleaned here.
+        http_status: of the last answer, where there was one.
+        host: the last host that was asked, or would have been.
+    """
+
+    def __init__(
+        self, error_class: str, message: str, *, http_status: int | None = None, host: str | None = None
+    ) -> None:
+        assert error_class in ERROR_CLASSES, error_class
+        super().__init__(one_line(message))
+        self.error_class = error_class
+        self.http_status = http_status
+        self.host = host
+
+
+@dataclass(frozen=True)
+class Received:
+    """A body that arrived whole, and from where."""
+
+    body: bytes
+    http_status: int
+    host: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is stored; the original size is the displayed one, orientation applied."""
+
+    data: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+
+
+@dataclass
+class Outcome:
+    """All that is known of one image in the end: its row of `schema.IMAGES`, but for id and file."""
+
+    stored: bool = False
+    error_class: str | None = None
+    error: str | None = None
+    http_status: int | None = None
+    host: str | None = None
+    bytes: int | None = None
+    milliseconds: int | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    sha256: str | None = None
+
+    def failed(self, error: FetchError) -> None:
+        """Notes why the image was lost; what is known already stays."""
+        self.error_class = error.error_class
+        self.error = str(error)
+        self.http_status = self.http_status if error.http_status is None else error.http_status
+        self.host = self.host if error.host is None else error.host
+
+    def received(self, received: Received) -> None:
+        """Notes what came."""
+        self.http_status = received.http_status
+        self.host = received.host
+        self.bytes = len(received.body)
+        self.sha256 = hashlib.sha256(received.body).hexdigest()
+
+    def normalised(self, picture: Picture) -> None:
+        """Notes what is to be stored."""
+        self.width = picture.width
+        self.height = picture.height
+        self.original_width = picture.original_width
+        self.original_height = picture.original_height
+
+    def ended(self) -> "Outcome":
+        """Itself; an image that nobody accounted for is `internal`."""
+        if not self.stored and self.error_class is None:
+            self.failed(FetchError("internal", "lost inside the downloader; the worker's log has the traceback"))
+        return self
+
+
+Get = Callable[[str], Received]
+"""URL to bytes; raises FetchError."""
+
+Normalise = Callable[[bytes], Picture]
+"""Bytes to the stored picture; raises FetchError of class too_large, not_an_image or undecodable."""
+
+
+class FetchPart(Protocol):
+    """Fetches a part."""
+
+    def __call__(self, urls: Sequence[str], spool: Spool, scratch: Path) -> list[Outcome]:
+        """Fetches every URL once.
+
+        Args:
+            urls: what to fetch.
+            spool: takes each stored picture under the position of its URL.
+            scratch: a local folder for its own files.
+
+        Returns:
+            One ended outcome for each URL, in the order of `urls`.
+        """
+
+
+def one_line(text: str) -> str:
+    """A stranger's text for a table and a terminal: printable, one line, bounded."""
+    words = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * MESSAGE_LENGTH]).split()
+    line = " ".join(words)
+    return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 1] + "…"

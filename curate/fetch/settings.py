@@ -1,0 +1,40 @@
+"""What the recipe says about fetching."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from curate.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipe's `fetch` section; each key is explained in `curate.recipe.Fetch`."""
+
+    image_size: int
+    resize: str
+    only_if_bigger: bool
+    format: str
+    quality: int
+    timeout: float
+    max_bytes: int
+    max_pixels: int
+    max_redirects: int
+    agent: str
+    agent_token: str
+    allow: tuple[str, ...]
+    threads: int
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "Settings":
+        """The settings from the recipe's section; keys that only the runner reads are left out.
+
+        Raises:
+            RecipeError: the agent cannot be sent in a header.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        settings = cls(**{name: section[name] for name in names if name != "allow"}, allow=tuple(section["allow"]))
+        if not (settings.agent.isascii() and settings.agent.isprintable()):
+            raise RecipeError("fetch.agent: only printable ASCII can be sent as a User-Agent")
+        return settings

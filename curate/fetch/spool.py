@@ -1,0 +1,54 @@
+"""Stored pictures on local disk, in the order in which they come, then a tar in the order of their ids.
+
+Ten thousand pictures are some gigabyte: they lie in one scratch file, and memory holds where each one is.
+"""
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Spool:
+    """One part's pictures.
+
+    Args:
+        path: the scratch file, removed at the end by whoever owns its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._at: dict[int, tuple[int, int]] = {}
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, position: int, picture: bytes) -> None:
+        """Takes the picture of one image, by its position in the part."""
+        self._file.write(picture)
+        self._at[position] = (self._end, len(picture))
+        self._end += len(picture)
+
+    def write_tar(self, path: Path, names: Sequence[str | None]) -> None:
+        """Writes the pictures as a tar whose bytes depend on names and pictures alone.
+
+        Args:
+            path: the tar.
+            names: the member's name for each position; None where there is no picture.
+        """
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for position, name in enumerate(names):
+                if name is None:
+                    continue
+                start, size = self._at[position]
+                member = tarfile.TarInfo(name)  # mtime 0, mode 644, owner 0
+                member.size = size
+                self._file.seek(start)
+                tar.addfile(member, self._file)

@@ -1,0 +1,119 @@
+"""The fetch stage: a part's plan in, `images.tar` and `images.parquet` out."""
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema
+from curate.errors import BrokenResult
+from curate.fetch.contract import FetchPart, Outcome
+from curate.fetch.downloader import Img2dataset
+from curate.fetch.guard import Guard
+from curate.fetch.normalise import Normaliser
+from curate.fetch.resolver import Resolver
+from curate.fetch.settings import Settings
+from curate.fetch.spool import Spool
+from curate.store import Inputs, Outputs
+
+
+def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
+    """A worker for many parts; names stay resolved from part to part.
+
+    Args:
+        settings: the recipe's `fetch` section.
+
+    Raises:
+        UsageError: a setting or the installed img2dataset is no good.
+    """
+    read = Settings.of(settings)
+    # What is odd about a stranger's file is said in its row, not on this process's terminal.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    guard = Guard(read, Resolver())
+    fetch_part = Img2dataset(guard.get, Normaliser(read), threads=read.threads, timeout=read.timeout)
+    return FetchWorker(fetch_part, read.format)
+
+
+class FetchWorker:
+    """Fetches a part's distinct images.
+
+    Args:
+        fetch_part: what downloads and normalises.
+        extension: of stored pictures.
+    """
+
+    def __init__(self, fetch_part: FetchPart, extension: str) -> None:
+        self._fetch_part = fetch_part
+        self._extension = extension
+
+    def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        """Fetches one part into `outputs["fetch"]`.
+
+        Raises:
+            BrokenResult: the plan is not in its order.
+            OSError: the local disk or the store does not take the pictures.
+        """
+        out = outputs["fetch"]
+        images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
+        with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
+            scratch = Path(folder)
+            with Spool(scratch / "spool") as spool:
+                outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
+                table = self._table(images["image_id"], outcomes)
+                spool.write_tar(scratch / "images.tar", table["file"].to_pylist())
+            out.put_file("images.tar", scratch / "images.tar", rows=pc.count(table["file"]).as_py())
+        out.put_table("images.parquet", table)
+        out.counts.update(_counts(table))
+        lost = out.counts.get("error:internal", 0)
+        if lost:
+            out.notes.append(f"{lost} images ended as internal: a fault of this program, not of their servers")
+
+    def _table(self, ids: pa.ChunkedArray, outcomes: Sequence[Outcome]) -> pa.Table:
+        """Every image's row of `schema.IMAGES`."""
+        rows = [
+            {
+                **asdict(outcome),
+                "image_id": image_id,
+                "status": schema.FETCHED if outcome.stored else "failed",
+                "file": f"{image_id.hex()}.{self._extension}" if outcome.stored else None,
+            }
+            for image_id, outcome in zip(ids.to_pylist(), outcomes, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, schema.IMAGES)
+
+
+def distinct_images(pairs: pa.Table) -> pa.Table:
+    """The first row of each image of a part's plan (image_id, url).
+
+    Raises:
+        BrokenResult: the rows do not stand in the order of image_id.
+    """
+    ids = pairs["image_id"].combine_chunks().cast(pa.binary())
+    if len(ids) < 2:
+        return pairs
+    before, after = ids[:-1], ids[1:]
+    if pc.any(pc.greater(before, after)).as_py():
+        raise BrokenResult("plan: pairs.parquet is not sorted by image_id")
+    first = pa.concat_arrays([pa.array([True]), pc.not_equal(before, after)])
+    return pairs.filter(first)
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    """A part's numbers, for the report."""
+    stored = int(pc.count(table["file"]).as_py())
+    return {
+        "images": table.num_rows,
+        "success": stored,
+        "failed": table.num_rows - stored,
+        "bytes": pc.sum(table["bytes"]).as_py() or 0,
+        **{
+            f"error:{name}": count
+            for name, count in sorted(Counter(table["error_class"].drop_null().to_pylist()).items())
+        },
+    }

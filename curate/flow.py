@@ -1,0 +1,309 @@
+"""The story: which pass follows which, from a recipe to a result.
+
+    sources ─plan→ parts ─fetch→ images ─embed→ embeddings ─signals→ columns ─select→ decisions ─pack→ shards ─→ report
+                                                     └────dedup→ near pairs ──────┘
+
+The command line, the tests and `pipelines/` all come through `run`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import pyarrow.parquet as pq
+
+from curate.demo import truth
+from curate.errors import BrokenResult, RunIncomplete
+from curate.layout import Layout, Prepared, card_settings, lay_out, scorers
+from curate.options import Options, manifest_name
+from curate.pack.worker import n_shards
+from curate.run import Engine, Watcher, Work, claim, drive, result_files
+from curate.signals import registry
+from curate.store import WHOLE, Inputs, Json, Store, key
+
+
+@dataclass
+class Outcome:
+    """How a run ended, as far as it went."""
+
+    store: Store
+    missing: list[int] = field(default_factory=list)
+    funnel: Json | None = None
+    evaluation: Json | None = None
+    manifest: Json | None = None
+
+    @property
+    def result(self) -> str | None:
+        """Where the shards lie."""
+        return self.store.path(str(self.manifest["pack"])) if self.manifest else None
+
+    @property
+    def report(self) -> str | None:
+        """Where the report lies."""
+        return self.store.path(f"{self.manifest['folders']['report']}/index.html") if self.manifest else None
+
+
+def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:
+    """Runs what is not done yet, to the result or to `options.until`.
+
+    Raises:
+        UsageError: a pass found an input or the recipe to be wrong.
+        RunIncomplete: parts are set aside, or nothing was kept.
+    """
+    store, limits = prepared.store, prepared.recipe.limits
+    outcome = Outcome(store)
+
+    def go(*works: Work, by_part: bool = False) -> None:
+        # Parts that were set aside stay so, for the run can go on without them; without a whole it cannot.
+        forget = options.retry_parts or not by_part
+        aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget)
+        for work in works:
+            for unit, error in aside[work.name].items():
+                if not by_part or unit == WHOLE:
+                    raise RunIncomplete(
+                        f"{work.name} failed twice{'' if unit == WHOLE else f' at {key(unit)}'}: {error} "
+                        f"(see {store.path(work.ledger)}/failed)"
+                    )
+                outcome.missing = sorted({*outcome.missing, unit})
+
+    claim(store, prepared.identity)
+    go(_plan(prepared, lay_out(prepared, 1)))
+    layout = planned(prepared, options)
+    assert layout is not None
+    if options.reaches("fetch"):
+        go(*_by_part(prepared, layout, options), by_part=True)
+        _check_missing(outcome, layout, options)
+    layout = planned(prepared, options, outcome.missing)
+    assert layout is not None
+    if options.reaches("dedup") and "dedup" in layout.passes:
+        go(_dedup(prepared, layout))
+    if options.reaches("select"):
+        go(_select(prepared, layout))
+        outcome.funnel = layout.passes["select"].folder.json("funnel.json")
+    if options.reaches("pack") and outcome.funnel:
+        if not outcome.funnel["kept"]:
+            worst = max(outcome.funnel["steps"], key=lambda step: step["dropped"])
+            raise RunIncomplete(f"no pair was kept, most were dropped as {worst['name']!r}; nothing was packed")
+        shards = n_shards(layout.passes["select"].folder, prepared.recipe.pack.shard_size)
+        go(_pack(prepared, layout, shards))
+        go(_card(prepared, layout))
+        _check_packed(layout, shards, int(outcome.funnel["kept"]))
+        if options.reaches("report"):
+            if options.truth:
+                outcome.evaluation = truth.evaluate(decisions(layout), pq.read_table(options.truth)).to_json()
+            go(_report(prepared, layout, options, outcome.evaluation))
+            outcome.manifest = _manifest(layout, options, shards)
+            content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
+            store.put(manifest_name(options.sample), content.encode())
+    return outcome
+
+
+def planned(prepared: Prepared, options: Options, missing: list[int] | None = None) -> Layout | None:
+    """The layout of a run whose plan is done, or None."""
+    plan = lay_out(prepared, 1).passes["plan"].folder
+    if not plan.is_done():
+        return None
+    digest = hashlib.sha256(options.truth.read_bytes()).hexdigest() if options.truth else None
+    n_parts = plan.marker().counts["parts"]
+    return lay_out(prepared, n_parts, sample=options.sample, missing=missing or (), truth=digest)
+
+
+def decisions(layout: Layout) -> Iterator[tuple[bytes, bool, str | None]]:
+    """Every row's pair_id, whether it is kept, and the reason where not."""
+    for part in layout.parts:
+        table = layout.passes["select"].folder.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
+        yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+
+
+def _plan(prepared: Prepared, layout: Layout) -> Work:
+    settings: Json = {
+        "source": prepared.recipe.source.model_dump(mode="json"),
+        "seed": prepared.recipe.seed,
+        "part_size": prepared.recipe.part_size,
+        "endpoint": prepared.recipe.storage.endpoint,
+    }
+    outputs = {"plan": layout.passes["plan"]}
+    return Work("plan", "curate.plan.worker:open_worker", settings, outputs, Inputs({}, ()), (WHOLE,))
+
+
+def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]:
+    """fetch, embed and signals: chained, a part is embedded while others are fetched."""
+    recipe, passes = prepared.recipe, layout.passes
+    counts = passes["plan"].folder.marker().counts
+    rows = counts["rows"] / counts["parts"]
+    works = [
+        Work(
+            "fetch",
+            "curate.fetch.worker:open_worker",
+            recipe.fetch.model_dump(mode="json"),
+            {"fetch": passes["fetch"]},
+            layout.inputs("plan"),
+            layout.parts,
+            rows,
+            processes=recipe.fetch.processes,
+        )
+    ]
+    if options.reaches("embed"):
+        embeddings = [name for name in passes if name.startswith("embed-")]
+        settings: Json = {
+            "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
+            "device": recipe.embed.device,
+            "endpoint": recipe.storage.endpoint,
+        }
+        works.append(
+            Work(
+                "embed",
+                "curate.embed.worker:open_worker",
+                settings,
+                {name: passes[name] for name in ("pixels", *embeddings)},
+                layout.inputs("plan", "fetch"),
+                layout.parts,
+                rows,
+                after=("fetch",),
+                processes=recipe.embed.processes,
+                wants_gpu=recipe.embed.device != "cpu",
+            )
+        )
+    if options.reaches("signals") and recipe.signals.concepts:
+        settings = {
+            "model": recipe.models[prepared.models[0]].model_dump(mode="json"),
+            "concepts": recipe.signals.concepts,
+            "device": recipe.embed.device,
+            "endpoint": recipe.storage.endpoint,
+        }
+        works.append(
+            Work(
+                "prompts",
+                "curate.embed.prompts:open_worker",
+                settings,
+                {name: pass_ for name, pass_ in passes.items() if name.startswith("prompts-")},
+                Inputs({}, ()),
+                (WHOLE,),
+                wants_gpu=recipe.embed.device != "cpu",
+            )
+        )
+    if options.reaches("signals"):
+        columns = [name for name in passes if name.startswith("signals-")]
+        works.append(
+            Work(
+                "signals",
+                "curate.signals.worker:open_worker",
+                {"scorers": scorers(recipe)},
+                {name: passes[name] for name in columns},
+                layout.inputs(*(name for name in passes if name.startswith(("plan", "embed-", "prompts-")))),
+                layout.parts,
+                rows,
+                after=("embed", "prompts"),
+            )
+        )
+    return works
+
+
+def _check_missing(outcome: Outcome, layout: Layout, options: Options) -> None:
+    if not outcome.missing or options.allow_missing:
+        return
+    named = ", ".join(key(part) for part in outcome.missing[:5]) + (", …" if outcome.missing[5:] else "")
+    raise RunIncomplete(
+        f"{len(outcome.missing)} of {len(layout.parts)} parts are set aside ({named}); tracebacks lie in "
+        f"{outcome.store.url}/*/failed. --retry-parts begins anew with them, --allow-missing goes on without"
+    )
+
+
+def _dedup(prepared: Prepared, layout: Layout) -> Work:
+    recipe, first = prepared.recipe, prepared.models[0]
+    settings: Json = {
+        "floor": recipe.dedup.floor,
+        "tile": recipe.dedup.tile,
+        "model": first,
+        "device": recipe.embed.device,
+        "threads": recipe.models[first].threads,
+    }
+    outputs = {"dedup": layout.passes["dedup"]}
+    inputs = layout.inputs("fetch", f"embed-{first}")
+    opener = "curate.dedup.worker:open_worker"
+    return Work("dedup", opener, settings, outputs, inputs, (WHOLE,), wants_gpu=recipe.embed.device != "cpu")
+
+
+def _select(prepared: Prepared, layout: Layout) -> Work:
+    settings: Json = {
+        "steps": [step.model_dump(mode="json") for step in prepared.recipe.select],
+        **_columns(prepared),
+        "memory_limit": "1GB",
+    }
+    outputs = {"select": layout.passes["select"]}
+    inputs = layout.inputs(*layout.measured)
+    return Work("select", "curate.select.worker:open_worker", settings, outputs, inputs, (WHOLE,))
+
+
+def _columns(prepared: Prepared) -> Json:
+    """Which embedding and signal tables there are, with the signals' columns."""
+    names = scorers(prepared.recipe)
+    return {
+        "models": prepared.models,
+        "signals": {f"signals-{name}": list(registry.columns(name, params)) for name, params in names.items()},
+    }
+
+
+def _pack(prepared: Prepared, layout: Layout, shards: int) -> Work:
+    size = prepared.recipe.pack.shard_size
+    settings: Json = {"shard_size": size, **_columns(prepared)}
+    outputs = {"pack": layout.passes["pack"]}
+    inputs = layout.inputs(*layout.measured, "select")
+    processes = min(shards, os.cpu_count() or 1)
+    return Work(
+        "pack", "curate.pack.worker:open_worker", settings, outputs, inputs, range(shards), size, processes=processes
+    )
+
+
+def _card(prepared: Prepared, layout: Layout) -> Work:
+    settings: Json = {
+        "shard_size": prepared.recipe.pack.shard_size,
+        **_columns(prepared),
+        **card_settings(prepared),
+    }
+    outputs = {"pack": layout.passes["pack"]}
+    inputs = layout.inputs(*layout.measured, "select")
+    return Work("card", "curate.pack.card:open_worker", settings, outputs, inputs, (WHOLE,))
+
+
+def _check_packed(layout: Layout, shards: int, kept: int) -> None:
+    folder = layout.passes["pack"].folder
+    packed = sum(folder.marker(shard).counts["samples"] for shard in range(shards))
+    if packed != kept:
+        raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
+
+
+def _report(prepared: Prepared, layout: Layout, options: Options, evaluation: Json | None) -> Work:
+    recipe = prepared.recipe
+    settings: Json = {
+        "title": recipe.output.rstrip("/").rsplit("/", 1)[-1],
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "facts": {name: asdict(facts) for name, facts in prepared.facts.items()},
+        "evaluation": evaluation,
+        "examples": 12,
+        "run": {
+            "url": recipe.output,
+            "sample": options.sample,
+            "engine": options.engine,
+            "allow": recipe.fetch.allow,
+            "missing": list(layout.missing),
+        },
+    }
+    outputs = {"report": layout.passes["report"]}
+    return Work("report", "curate.report.worker:open_worker", settings, outputs, layout.inputs(), (WHOLE,))
+
+
+def _manifest(layout: Layout, options: Options, shards: int) -> Json:
+    pack = layout.passes["pack"].folder
+    return {
+        "version": 1,
+        "sample": options.sample,
+        "n_parts": layout.n_parts,
+        "parts": len(layout.parts) + len(layout.missing),
+        "missing_parts": list(layout.missing),
+        "folders": {name: pass_.folder.path for name, pass_ in layout.passes.items()},
+        "pack": pack.path,
+        "result": result_files(pack, [*range(shards), WHOLE]),
+    }

@@ -1,0 +1,192 @@
+"""What each pass of a run depends on, and so where it lies: the graph that `curate.flow` walks.
+
+`prepare` checks everything that can be wrong before anything is written; `lay_out` names every pass folder by
+the fingerprint of all that its content depends on. Never part of it: paths, the engine, worker counts.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+
+import pyarrow as pa
+
+from curate import schema
+from curate.embed.model import ModelFacts, describe
+from curate.plan.source import columns as source_columns
+from curate.plan.source import listing
+from curate.recipe import Recipe
+from curate.run import Pass, check_identity
+from curate.select.predicate import check as check_steps
+from curate.signals import registry
+from curate.store import Inputs, Json, Store
+
+VERSIONS = {
+    "plan": 1,
+    "fetch": 1,
+    "pixels": 1,
+    "embed": 1,
+    "prompts": 1,
+    "dedup": 1,
+    "select": 1,
+    "pack": 1,
+    "report": 1,
+}
+"""Raised when a pass would write something else from the same inputs; scorers carry their own."""
+
+_HOW_NOT_WHAT = {"processes", "threads", "agent"}
+"""Keys of `fetch` that change how fast or under which name it works, not what it stores."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that was found to hold, with what was learned on the way."""
+
+    recipe: Recipe
+    store: Store
+    identity: Json
+    facts: Mapping[str, ModelFacts]
+
+    @property
+    def models(self) -> list[str]:
+        """The models' short names, the first one first."""
+        return list(self.recipe.models)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every pass of a run by its short name, and the parts that it covers."""
+
+    passes: Mapping[str, Pass]
+    n_parts: int
+    parts: tuple[int, ...]
+    missing: tuple[int, ...]
+
+    def inputs(self, *names: str) -> Inputs:
+        """What a pass may read: the named passes, or all of them."""
+        return Inputs({name: self.passes[name].folder for name in names or self.passes}, self.parts)
+
+    @property
+    def measured(self) -> list[str]:
+        """The passes whose columns `select` decides on."""
+        others = ("prompts-", "select", "pack", "report")
+        return [name for name in self.passes if not name.startswith(others)]
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Checks recipe, sources, models and output; writes nothing but a probe file, and that last.
+
+    Raises:
+        UsageError: in one line, the first thing that is wrong.
+    """
+    source = recipe.source.model_dump(mode="json")
+    endpoint = recipe.storage.endpoint
+    plan_columns = source_columns(source, endpoint)
+    check_steps([step.model_dump(mode="json") for step in recipe.select], visible_columns(recipe, plan_columns))
+    identity = {
+        "source": listing(recipe.source.paths, endpoint),
+        "columns": {name: value for name, value in source.items() if name != "paths"},
+        "seed": recipe.seed,
+        "part_size": recipe.part_size,
+    }
+    facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
+    store = Store(recipe.output, endpoint)
+    check_identity(store, identity)
+    store.check_writable()
+    return Prepared(recipe, store, identity, facts)
+
+
+def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns that `where`, `keep_top.of` and `prefer` may name, with their types."""
+    tables = (plan_columns, schema.IMAGES, schema.PIXELS)
+    found = {field.name: field.type for table in tables for field in table}
+    found |= {name: pa.string() for name in ("pair_id", "image_id")}
+    found |= {f"clip_similarity_{model}": pa.float32() for model in recipe.models}
+    found["clip_similarity"] = pa.float32()
+    for scorer in scorers(recipe):
+        found |= registry.columns(scorer, {})
+    return found
+
+
+def scorers(recipe: Recipe) -> dict[str, Json]:
+    """Every scorer of a recipe with its parameters: the caption rules, and one per concept."""
+    first = next(iter(recipe.models))
+    found: dict[str, Json] = {"caption": {}}
+    for concept in recipe.signals.concepts:
+        found[f"concept_{concept}"] = {"prompts": f"prompts-{concept}", "embed": f"embed-{first}"}
+    return found
+
+
+def lay_out(
+    prepared: Prepared,
+    n_parts: int,
+    *,
+    sample: float | None = None,
+    missing: Sequence[int] = (),
+    truth: str | None = None,
+) -> Layout:
+    """Every pass with its folder.
+
+    Args:
+        prepared: the recipe, checked.
+        n_parts: parts of the plan; passes that work part by part do not depend on it.
+        sample: the share of the parts that the global passes cover, or None for all.
+        missing: parts that the global passes go without.
+        truth: the digest of a demo's truth table.
+    """
+    recipe, store, models = prepared.recipe, prepared.store, prepared.models
+    first = models[0]
+    passes: dict[str, Pass] = {}
+
+    def add(name: str, version: int, params: Json, upstream: Iterable[str]) -> None:
+        passes[name] = Pass.of(store, name, version, params, [passes[other].folder for other in upstream])
+
+    add("plan", VERSIONS["plan"], prepared.identity, [])
+    stored = recipe.fetch.model_dump(mode="json", exclude=_HOW_NOT_WHAT)
+    add("fetch", VERSIONS["fetch"], stored, ["plan"])
+    add("pixels", VERSIONS["pixels"], {}, ["fetch"])
+    for model in models:
+        how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
+        what = asdict(prepared.facts[model])
+        add(f"embed-{model}", VERSIONS["embed"], {**how, "model": what}, ["plan", "fetch"])
+    for concept, prompts in recipe.signals.concepts.items():
+        what = {"model": asdict(prepared.facts[first]), "prompts": prompts}
+        add(f"prompts-{concept}", VERSIONS["prompts"], what, [])
+    for scorer, needs in scorers(recipe).items():
+        upstream = ["plan", *needs.values()]
+        add(f"signals-{scorer}", registry.version(scorer), {}, upstream)
+
+    covered = n_parts if sample is None else max(1, math.ceil(n_parts * sample))
+    scope = {"parts": covered, "missing": list(missing)}
+    if any(step.duplicates and step.duplicates.by == "image_embedding" for step in recipe.select):
+        add("dedup", VERSIONS["dedup"], {"floor": recipe.dedup.floor, **scope}, ["fetch", f"embed-{first}"])
+    steps = [step.model_dump(mode="json") for step in recipe.select]
+    add(
+        "select",
+        VERSIONS["select"],
+        {"steps": steps, "models": models, **scope},
+        Layout(passes, n_parts, (), ()).measured,
+    )
+    add("pack", VERSIONS["pack"], {"shard_size": recipe.pack.shard_size, **card_settings(prepared)}, ["select"])
+    add("report", VERSIONS["report"], {"truth": truth}, ["pack"])
+    parts = tuple(part for part in range(covered) if part not in set(missing))
+    return Layout(passes, n_parts, parts, tuple(missing))
+
+
+def card_settings(prepared: Prepared) -> Json:
+    """What the result says of its own making: the recipe without places and machine sizes."""
+    recipe = prepared.recipe.model_dump(
+        mode="json",
+        exclude={
+            "output": True,
+            "storage": True,
+            "limits": True,
+            "embed": True,
+            "source": {"paths"},
+            "fetch": {*_HOW_NOT_WHAT, "allow"},
+        },
+    )
+    for model in recipe["models"].values():
+        # Of a path only its last word: the same files elsewhere are the same model.
+        model |= {key: PurePath(model[key]).name for key in ("name", "pretrained") if model[key]}
+    return {"recipe": recipe, "facts": {name: asdict(facts) for name, facts in prepared.facts.items()}}

@@ -1,0 +1,75 @@
+"""Rows put aside by part on the local disk, so that a list of any length is sorted in little memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+BUCKET_ROWS = 200_000
+"""Rows of one bucket, which is read back as a whole; a bucket holds a part at least."""
+
+BUFFER_BYTES = 64 << 20
+"""Rows that wait in memory, over all buckets, before they are written."""
+
+
+class Buckets:
+    """Files of some successive parts each.
+
+    Every row goes to the file of its part as rows come in, and a file is read back when all have come.
+
+    Args:
+        folder: an empty local folder.
+        schema: of the rows.
+        n_parts: how many parts there are.
+        part_size: rows of one part, on average.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, n_parts: int, part_size: int) -> None:
+        self._folder = folder
+        self._schema = schema
+        self._n_parts = n_parts
+        self._parts_each = max(1, BUCKET_ROWS // part_size)
+        self._waiting: list[pa.Table] = []
+        self._buckets: list[npt.NDArray[np.int64]] = []
+
+    def add(self, rows: pa.Table, parts: npt.NDArray[np.int64]) -> None:
+        """Takes rows and the part of each."""
+        self._waiting.append(rows)
+        self._buckets.append(parts // self._parts_each)
+        if sum(table.nbytes for table in self._waiting) > BUFFER_BYTES:
+            self._write()
+
+    def read(self) -> Iterator[tuple[range, pa.Table]]:
+        """Each bucket's parts and rows, in the order of parts; a bucket's file is gone afterwards."""
+        self._write()
+        for number, first in enumerate(range(0, self._n_parts, self._parts_each)):
+            parts = range(first, min(first + self._parts_each, self._n_parts))
+            path = self._folder / str(number)
+            tables = [self._schema.empty_table()]
+            if path.exists():
+                with pa.OSFile(str(path), "rb") as file:
+                    while file.tell() < file.size():
+                        tables.append(pa.ipc.open_stream(file).read_all())
+                path.unlink()
+            yield parts, pa.concat_tables(tables)
+
+    def _write(self) -> None:
+        """Appends what waits to the files, as one Arrow stream each; no file stays open."""
+        if not self._waiting:
+            return
+        bucket = np.concatenate(self._buckets)
+        order = np.argsort(bucket, kind="stable")
+        rows = pa.concat_tables(self._waiting).take(pa.array(order)).combine_chunks()
+        self._waiting.clear()
+        self._buckets.clear()
+        bucket = bucket[order]
+        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(bucket)], strict=True):
+            with (
+                (self._folder / str(bucket[start])).open("ab") as file,
+                pa.ipc.new_stream(file, self._schema, options=options) as stream,
+            ):
+                stream.write_table(rows.slice(start, end - start))

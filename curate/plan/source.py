@@ -1,0 +1,289 @@
+"""Which files a recipe's source names, and which columns they have; asked before anything is written."""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from curate import schema
+from curate.errors import SourceError, nearest
+from curate.plan import formats
+from curate.plan.cells import inferred, plain_type
+from curate.plan.formats import ListFile
+from curate.store import Store
+
+_AT_ONCE = 16
+"""Files looked at side by side; a listing over thousands of remote files waits for the network."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The recipe's `source`; `url` and `caption` are column names, or numbers where there is no header."""
+
+    paths: tuple[str, ...]
+    url: str | int
+    caption: str | int
+    uid: str | None
+    header: bool
+    keep_columns: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, source: Mapping[str, Any]) -> "Source":
+        """The source from the recipe's dump."""
+        keep = source["keep_columns"]
+        return cls(
+            tuple(source["paths"]),
+            source["url"],
+            source["caption"],
+            source["uid"],
+            source["header"],
+            None if keep is None else tuple(keep),
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A source looked at: its files in order, and the columns to pass through.
+
+    Args:
+        files: the lists, in the order in which their rows are numbered.
+        url: the name of the URL's column in every list but txt.
+        caption: likewise.
+        uid: the name of the column of pair ids, where there is one.
+        header: whether csv and tsv begin with names.
+        kept: the columns passed through, by their own names, with the types they get.
+    """
+
+    files: tuple[ListFile, ...]
+    url: str
+    caption: str
+    uid: str | None
+    header: bool
+    kept: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+    @property
+    def plan(self) -> pa.Schema:
+        """The plan table's schema."""
+        passed = [pa.field(f"source_{column.name}", column.type) for column in self.kept]
+        return pa.schema([*schema.PLAN, *passed])
+
+
+def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
+    """The files of a source as a run's identity holds them: `path`, `size` (bytes) and `etag`, in order.
+
+    `etag` is the store's own where it has one, else blake2b-128 of the content: a file that was copied or
+    touched is the same file, one that was edited is not.
+
+    Args:
+        paths: the recipe's `source.paths`.
+        endpoint: the S3 server, as for `Store`.
+
+    Raises:
+        SourceError: a path matches nothing, cannot be read, or is no list.
+    """
+    files = find(paths, endpoint)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(_identity, files))
+
+
+def columns(source: Mapping[str, Any], endpoint: str | None = None) -> pa.Schema:
+    """The plan table's schema, with the passed-through columns as `source_<name>`.
+
+    Only footers and first lines are read.
+
+    Args:
+        source: the recipe's `source`, dumped.
+        endpoint: the S3 server, as for `Store`.
+
+    Raises:
+        SourceError: a file cannot be read, a named column is missing, two files disagree, or all are empty.
+    """
+    return look(source, endpoint).plan
+
+
+def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
+    """The lists that files, folders and globs name: in the paths' order, sorted within one, each once.
+
+    A folder gives the lists in it and below it; files and folders whose names begin with `.` or `_` are left
+    out there and in globs.
+
+    Raises:
+        SourceError: a path matches nothing, is no list, or is a folder of lists in several formats.
+    """
+    files: dict[str, ListFile] = {}
+    for path in paths:
+        for found in _match(path, endpoint):
+            files.setdefault(found.path, found)
+    return list(files.values())
+
+
+def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
+    """Finds the files and decides on the columns; arguments and errors as for `columns`."""
+    asked = Source.of(source)
+    files = find(asked.paths, endpoint)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        heads = list(pool.map(lambda file: _head(file, asked.header), files))
+    if not any(head.rows for head in heads):
+        names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(asked.paths)}"
+        raise SourceError(f"the list is empty: no rows in {names}")
+    with_columns = [
+        (file, head.types)
+        for file, head in zip(files, heads, strict=True)
+        if file.format != "txt" and (head.rows or head.types)
+    ]
+    for file, types in with_columns:
+        _check_named(asked, file, types)
+    kept = _kept(asked, with_columns)
+    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, asked.header, kept)
+
+
+@dataclass(frozen=True)
+class _Head:
+    rows: int
+    types: Mapping[str, pa.DataType]
+
+
+def _match(path: str, endpoint: str | None) -> list[ListFile]:
+    try:
+        fs = Store(path, endpoint).fs
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+    with formats.readable(path):
+        # A name with brackets may be a file's own.
+        if fs.isfile(path):
+            return [ListFile.at(path, endpoint)]
+        folder = fs.isdir(path)
+        if not folder and not re.search(r"[*?\[]", path):
+            raise SourceError(f"{path} does not exist")
+        found = fs.find(path, detail=True) if folder else fs.glob(path, detail=True)
+    names = sorted(_spelt(fs, path, name) for name, info in found.items() if info["type"] == "file")
+    names = [name for name in names if _shown(name, path)]
+    if not folder:
+        if not names:
+            raise SourceError(f"no file matches {path}")
+        return [ListFile.at(name, endpoint) for name in names]
+    lists = [ListFile.at(name, endpoint) for name in names if formats.is_list(name)]
+    kinds = sorted({file.format for file in lists})
+    if len(kinds) > 1:
+        raise SourceError(
+            f"{path} holds lists of several formats ({', '.join(kinds)}); name one by a glob, "
+            f"such as {path.rstrip('/')}/*.{kinds[0]}"
+        )
+    if not lists:
+        raise SourceError(f"{path} holds no list ({', '.join(formats.FORMATS)})")
+    return lists
+
+
+def _spelt(fs: Any, asked: str, found: str) -> str:
+    """A found name as the user would have written it: relative where the path was, with its protocol."""
+    if "://" in asked:
+        return str(fs.unstrip_protocol(found))
+    return found if os.path.isabs(asked) else os.path.relpath(found)  # noqa: PTH117
+
+
+def _shown(name: str, asked: str) -> bool:
+    """Whether no hidden name lies between the asked folder (or a glob's fixed beginning) and the file."""
+    fixed = re.split(r"[*?\[]", asked)[0].rstrip("/").count("/")
+    return not any(word.startswith((".", "_")) and word not in (".", "..") for word in name.split("/")[fixed:])
+
+
+def _identity(file: ListFile) -> dict[str, Any]:
+    with formats.readable(file.path):
+        info = Store(file.path, file.endpoint).fs.info(file.path)
+        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+        if not etag:
+            with file.open() as opened:
+                digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
+            etag = f"blake2b:{digest.hexdigest()}"
+        return {"path": file.path, "size": int(info["size"]), "etag": etag}
+
+
+def _head(file: ListFile, header: bool) -> _Head:
+    if file.format == "parquet":
+        with formats.parquet(file) as opened:
+            types = {column.name: plain_type(column.type) for column in opened.schema_arrow}
+            return _Head(opened.metadata.num_rows, types)
+    with contextlib.closing(formats.chunks(file, header)) as reader:
+        first = next(reader, None)
+    if first is None:
+        return _Head(0, {})
+    if first.unreadable == first.rows and file.format == "jsonl":
+        raise SourceError(f"{file.path} cannot be read: its lines are no JSON objects")
+    return _Head(first.rows, {name: inferred(cells, file.format) for name, cells in first.columns.items()})
+
+
+def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]) -> None:
+    headerless = not asked.header and file.format in ("csv", "tsv")
+    for role, name in (("url", asked.url), ("caption", asked.caption), ("uid", asked.uid)):
+        if name is None:
+            continue
+        if isinstance(name, int) and not headerless:
+            raise SourceError(f"source.{role}: {file.path} has named columns; a number goes with header: false")
+        if headerless and not isinstance(name, int) and role != "uid":
+            raise SourceError(f"source.{role}: without a header columns are numbers from 0, not {name!r}")
+        if str(name) not in types:
+            there = ", ".join([*types][:20]) + (", …" if len(types) > 20 else "")
+            hint = nearest(str(name), types)
+            raise SourceError(
+                f"{file.path} has no column {name!r} (source.{role}), only {there}"
+                f"{hint if 'did you mean' in hint else ''}"
+            )
+        if pa.types.is_nested(types[str(name)]):
+            raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
+
+
+def _kept(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.Schema:
+    """The columns passed through: the union over the files, each with one type."""
+    there = {name for _, types in heads for name in types}
+    named = {str(asked.url), str(asked.caption), asked.uid}
+    if asked.keep_columns is None:
+        keep = dict.fromkeys(name for _, types in heads for name in types if name not in named)
+    else:
+        keep = dict.fromkeys(asked.keep_columns)
+        for name in keep:
+            if name not in there:
+                raise SourceError(f"source.keep_columns: no list has a column {name!r}{nearest(name, there)}")
+    fields = []
+    taken = {column.name: column.name for column in schema.PLAN}
+    for name in keep:
+        passed = f"source_{name}".lower()
+        if passed in taken:
+            raise SourceError(
+                f"column {name!r} would become source_{name}, beside {taken[passed]}; "
+                "leave one out with source.keep_columns"
+            )
+        taken[passed] = f"source_{name}"
+        fields.append(pa.field(name, _one_type(name, heads)))
+    return pa.schema(fields)
+
+
+def _one_type(name: str, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.DataType:
+    """The type that holds a column of every file; text where lists without types disagree."""
+    first, kind, loose = "", None, False
+    for file, types in heads:
+        if name not in types:
+            continue
+        other, guessed = types[name], file.format != "parquet"
+        if kind is None or kind == other:
+            first, kind, loose = first or file.path, other, loose or guessed
+            continue
+        try:
+            pair = [pa.schema([(name, one)]) for one in (kind, other)]
+            kind = plain_type(pa.unify_schemas(pair, promote_options="permissive").field(name).type)
+        except pa.ArrowException as error:
+            if (loose or guessed) and not pa.types.is_nested(kind) and not pa.types.is_nested(other):
+                kind = pa.string()
+            else:
+                raise SourceError(
+                    f"column {name!r} is {kind} in {first} and {other} in {file.path}; "
+                    "make them agree, or leave it out with source.keep_columns"
+                ) from error
+        loose = loose or guessed
+    assert kind is not None, "a kept column is in one file at least"
+    return kind

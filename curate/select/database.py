@@ -1,0 +1,53 @@
+"""The DuckDB database in which a funnel is computed: on the local disk, closed to everything else."""
+
+from pathlib import Path
+
+import duckdb
+
+MEMORY = ":memory:"
+
+
+def connect(
+    path: Path | str = MEMORY, *, memory_limit: str = "1GB", threads: int | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Opens a database whose statements may come from a recipe.
+
+    No file, extension or Python variable can be reached from SQL, and no setting changed. Division by zero is
+    NULL, times are UTC: what a predicate gives depends on its row alone.
+
+    Args:
+        path: of the database file, beside which larger tables spill; or `MEMORY`.
+        memory_limit: as DuckDB writes it (`1GB`).
+        threads: of DuckDB; by default one per core. Results do not depend on it.
+    """
+    con = duckdb.connect(
+        str(path),
+        config={
+            "memory_limit": memory_limit,
+            "temp_directory": f"{path}.spill" if path != MEMORY else "",
+            "autoload_known_extensions": "false",
+            "autoinstall_known_extensions": "false",
+            # Every statement that needs an order says so.
+            "preserve_insertion_order": "false",
+            **({"threads": str(threads)} if threads else {}),
+        },
+    )
+    con.execute("SET ieee_floating_point_ops = false")
+    con.execute("SET error_on_division_by_zero = false")
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET python_enable_replacements = false")
+    con.execute("SET enable_progress_bar = false")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+    return con
+
+
+def one_line(error: duckdb.Error) -> str:
+    """What DuckDB says, without the kind of error before it and the picture of the statement after it."""
+    text = str(error).split("\n\n")[0].split("\nLINE ")[0]
+    return " ".join(text.partition("Error: ")[2].split() or text.split())
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL."""
+    return '"' + name.replace('"', '""') + '"'

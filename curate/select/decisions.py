@@ -1,0 +1,84 @@
+"""Verdicts as the table `decisions`, and the sums that must come out."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema
+from curate.errors import BrokenResult
+from curate.select.columns import from_words
+from curate.select.predicate import Step
+
+
+def decisions(verdicts: pa.Table, steps: Sequence[Step]) -> pa.Table:
+    """Rows of `schema.DECISIONS` from the funnel's verdicts on them (`Funnel.verdicts`)."""
+    before, step = verdicts["before"].combine_chunks(), verdicts["step"].combine_chunks()
+    names = pa.array([one["drop"] for one in steps], pa.string())
+    reason = pc.coalesce(before, names.take(step))
+    duplicate = verdicts["similarity"].is_valid().to_numpy()
+    original = from_words(_numbers(verdicts["of_high"]), _numbers(verdicts["of_low"]))
+    return pa.table(
+        [
+            from_words(_numbers(verdicts["high"]), _numbers(verdicts["low"])),
+            reason.is_null(),
+            reason,
+            _reasons(verdicts, before, step, names, [one["where"] is not None for one in steps]),
+            original.take(pa.array(np.arange(len(duplicate)), mask=~duplicate)),
+            verdicts["similarity"],
+        ],
+        schema=schema.DECISIONS,
+    )
+
+
+def check(
+    report: Mapping[str, Any], planned: Mapping[int, int], kept: Mapping[int, int], dropped: Counter[str]
+) -> None:
+    """Holds the funnel's sums against the decisions that were written.
+
+    Args:
+        report: `funnel.json`.
+        planned: rows of the plan by part.
+        kept: kept rows by part, counted in the decisions.
+        dropped: rows by reason, counted in the decisions.
+
+    Raises:
+        BrokenResult: a row is counted twice or not at all.
+    """
+    said = Counter({step["name"]: step["dropped"] for step in report["steps"]})
+    for what, numbers in {
+        "rows": (report["planned"], sum(planned.values()), report["kept"] + said.total()),
+        "kept rows": (report["kept"], sum(kept.values()), report["planned"] - dropped.total()),
+    }.items():
+        if len(set(numbers)) > 1:
+            raise BrokenResult(f"select: {what} do not add up: {numbers}")
+    if +said != +dropped:
+        raise BrokenResult(f"select: reasons do not add up: the funnel has {dict(+said)}, the parts {dict(dropped)}")
+
+
+def _reasons(
+    verdicts: pa.Table, before: pa.Array, step: pa.Array, names: pa.Array, wheres: Sequence[bool]
+) -> pa.ListArray:
+    """By row, in the order of the steps: those whose `where` is true of it, and the one that dropped it."""
+    # One column of flags for the reason before all steps, then one for each step.
+    flags = np.zeros((len(step), len(names) + 1), bool)
+    flags[:, 0] = before.is_valid().to_numpy(zero_copy_only=False)
+    fell = np.flatnonzero(step.is_valid().to_numpy(zero_copy_only=False))
+    flags[fell, step.drop_null().to_numpy() + 1] = True
+    for number, where in enumerate(wheres):
+        if where:
+            true = pc.fill_null(verdicts[f"w{number}"], False).to_numpy()
+            flags[:, number + 1] |= true & ~flags[:, 0]
+    row, column = np.nonzero(flags)
+    by_step = names.take(pa.array(column - 1, mask=column == 0))
+    offsets = np.append(0, np.cumsum(flags.sum(axis=1)))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pc.coalesce(by_step, before.take(pa.array(row))))
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    numbers: npt.NDArray[np.uint64] = pc.fill_null(column, 0).to_numpy()
+    return numbers

@@ -1,0 +1,141 @@
+"""Select: for every row of the plan, whether its pair stays, or which step it fell to."""
+
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.errors import BrokenResult
+from curate.select import columns
+from curate.select.columns import SIMILARITY, PartRows, Tables
+from curate.select.database import connect
+from curate.select.decisions import check, decisions
+from curate.select.funnel import Funnel
+from curate.select.predicate import Step, wanted
+from curate.store import Folder, Inputs, Outputs
+
+Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
+
+_AT_ONCE = 8
+"""Parts read or written side by side: a remote store answers slowly, and many at a time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def open_worker(settings: Mapping[str, Any]) -> Worker:
+    """The pass `select`, which runs as a whole.
+
+    Args:
+        settings: `steps` (the recipe's, dumped), `models` (short names, the first one first), `signals` (the
+            columns of each signals folder), `memory_limit` (of DuckDB), and optionally `threads` (of DuckDB).
+    """
+
+    def work(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        limit, threads = settings["memory_limit"], settings.get("threads")
+        with (
+            tempfile.TemporaryDirectory(prefix="curate-select-") as scratch,
+            connect(Path(scratch) / "funnel.duckdb", memory_limit=limit, threads=threads) as con,
+        ):
+            funnel = Funnel(con, settings["steps"])
+            select(funnel, settings["steps"], Tables.of(settings), inputs, outputs["select"])
+
+    return work
+
+
+def select(funnel: Funnel, steps: Sequence[Step], tables: Tables, inputs: Inputs, out: Outputs) -> None:
+    """Reads all parts' columns, runs the funnel, writes and commits each part's decisions.
+
+    Raises:
+        RecipeError: a predicate cannot be computed for a row.
+        BrokenResult: tables do not fit each other, or the sums do not come out.
+    """
+    parts = sorted(inputs.parts)
+    if not parts:
+        raise BrokenResult("select: there is no part to decide on")
+    needed = _needed(steps, columns.names(inputs, tables, parts[0]))
+
+    def read(part: int) -> tuple[int, PartRows]:
+        return part, columns.read(inputs, part, tables, needed)
+
+    def write(decided: tuple[int, pa.Table]) -> tuple[int, int, Counter[str]]:
+        part, rows = decided
+        unit = out.part(part)
+        unit.put_table("decisions.parquet", rows)
+        kept = pc.sum(rows["kept"], min_count=0).as_py()
+        unit.counts.update(planned=rows.num_rows, kept=kept)
+        unit.commit()
+        reasons = pc.value_counts(rows["reason"].drop_null()).to_pylist()
+        return part, kept, Counter({reason["values"]: reason["counts"] for reason in reasons})
+
+    planned: dict[int, int] = {}
+    for part, rows in _ahead(read, parts):
+        planned[part] = len(rows.pair_ids)
+        funnel.add(part, rows)
+    report = funnel.run(_near(inputs))
+    kept: dict[int, int] = {}
+    dropped: Counter[str] = Counter()
+    decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))
+    for part, count, reasons in _ahead(write, decided):
+        kept[part] = count
+        dropped += reasons
+    check(report, planned, kept, dropped)
+
+    missing = sorted(set(range(inputs["plan"].marker().counts["parts"])) - set(parts))
+    out.put_json("funnel.json", {**report, "parts": len(parts), "missing_parts": missing})
+    by_part = pa.schema([("part", pa.int32()), ("planned", pa.int64()), ("kept", pa.int64())])
+    counted = [parts, [planned[part] for part in parts], [kept[part] for part in parts]]
+    out.put_table("parts.parquet", pa.table(counted, schema=by_part))
+    out.counts.update(planned=report["planned"], kept=report["kept"])
+    out.counts.update({f"dropped:{step['name']}": step["dropped"] for step in report["steps"]})
+
+
+def _needed(steps: Sequence[Step], there: Sequence[str]) -> list[str]:
+    """The columns that the steps read."""
+    found = set(wanted(steps, there))
+    for step in steps:
+        if step["duplicates"] is not None:
+            found.add("sha256")
+            if step["duplicates"]["above"] is not None:
+                # An image without an embedding has no similarity to its caption either.
+                found.add(SIMILARITY)
+    return sorted(found)
+
+
+def _near(inputs: Inputs) -> Iterator[pa.Table]:
+    """The near pairs in pieces, read when they are asked for."""
+    folder: Folder = inputs["dedup"]
+    with folder.store.open(folder.file("near.parquet")) as opened:
+        table = pq.ParquetFile(opened)
+        for group in range(table.num_row_groups):
+            yield table.read_row_group(group)
+
+
+def _by_part(verdicts: Iterable[pa.Table], planned: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
+    """Cuts a stream of rows into the parts from which they came, in that order."""
+    waiting: list[pa.Table] = []
+    stream = iter(verdicts)
+    for part, rows in planned.items():
+        while sum(table.num_rows for table in waiting) < rows or not waiting:
+            waiting.append(next(stream))
+        table = pa.concat_tables(waiting)
+        yield part, table.slice(0, rows)
+        waiting = [table.slice(rows)]
+
+
+def _ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The results of a function in the order of its arguments, a few of which are worked on at a time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        under_way: deque[Future[R]] = deque()
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) == _AT_ONCE:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -1,0 +1,144 @@
+"""Rules over captions: what a caption looks like, without any model. Whole columns at a time.
+
+Shares are null where there is nothing to take a share of: a caption without letters has no upper-case share.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.signals.task import Task
+
+VERSION = 1
+
+COLUMNS: Mapping[str, pa.DataType] = {
+    "caption_chars": pa.int32(),
+    "caption_words": pa.int32(),
+    "caption_letters": pa.float32(),
+    "caption_upper": pa.float32(),
+    "caption_is_url": pa.bool_(),
+    "caption_is_file_name": pa.bool_(),
+    "caption_is_boilerplate": pa.bool_(),
+    "caption_repetition": pa.float32(),
+}
+"""`chars` counts code points; `words` what white space divides; `letters` is the share of letters among the
+characters that are not white space, `upper` that of capitals among letters, `repetition` that of words which
+stood in the caption before, in whatever case."""
+
+BOILERPLATE_WHOLE = (
+    "add to (?:basket|bag|cart|favou?rites|wish ?list)",
+    "advertise?ments?",
+    "(?:all )?rights reserved",
+    "(?:alt|alternative|placeholder) text",
+    "avatar",
+    "banner(?: image)?",
+    "buy now",
+    "(?:company |site |website )?logo",
+    "cover(?: image| photo)?",
+    "default(?: image| photo)?",
+    "download(?: now)?",
+    "(?:embedded|featured?|full size|gallery|header|hero|main|post|product|profile|user) (?:image|photo|picture)s?",
+    "follow us",
+    "icon",
+    "(?:fig|figure|image|img|photo|pic|picture|preview|screenshot|slide|thumb|thumbnail)s?(?: [0-9]+)?",
+    "(?:image |photo |picture )?coming soon",
+    "(?:image|photo|picture|preview|thumbnail) (?:is )?(?:not |un)(?:available|found)",
+    "learn more",
+    "(?:image )?loading(?: image)?(?: please wait)?|please wait",
+    "more info(?:rmation)?",
+    "n a|nan|none|null|undefined",
+    "next|prev|previous|close|menu|search|home",
+    "no (?:alt text|caption|description|image|photo|picture|preview|thumbnail|title)(?: available| found| yet)?",
+    "photo (?:by|credit|courtesy)",
+    "placeholder(?: image)?",
+    "play(?: video)?",
+    "powered by",
+    "quick (?:look|view)",
+    "read more",
+    "(?:royalty free )?stock (?:footage|illustration|image|photo|photography|picture|vector)s?(?: [0-9]+)?",
+    "(?:see|show|view) (?:all|full image|full size|larger|more)",
+    "share(?: this)?",
+    "spacer|pixel|blank|separator",
+    "subscribe(?: now)?",
+    "thumbnail image",
+    "untitled(?: design| document| image| [0-9]+)?",
+    "video(?: thumbnail)?",
+    "zoom(?: in| out)?",
+)
+"""Regular expressions of captions that say nothing when they are all there is.
+
+They are held against the caption in lower case, with one space for whatever is neither letter nor digit."""
+
+BOILERPLATE_START = (
+    "click (?:for|here|image|on|photo|picture|the|to)(?: |$)",
+    "(?:hover|roll over|tap) (?:image )?to (?:enlarge|expand|open|see|view|zoom)",
+    "(?:image|photo|picture) may contain ",
+    "may be an? (?:[a-z]+ ){0,3}of ",
+    "(?:this )?(?:image|photo|picture) (?:is )?(?:currently un|no longer |not )available",
+    "(?:open|see|show|view) (?:a |the )?(?:bigger|full|full size|larger) (?:image|photo|picture|size|version|view)",
+    "share (?:on|to|via) ",
+    "this (?:image|photo|picture) has been (?:deleted|removed)",
+    "your browser does not support",
+)
+"""… and of beginnings after which nothing of a person's own is to be expected."""
+
+_IMAGE_FILE = r"(?:jpe?g|jpe|jfif|png|gif|webp|bmp|tiff?|svg|heic|heif|avif|ico|psd|raw|cr2|nef|arw)"
+_CAMERA = r"(?:img|imgp|image|dsc|dscn|dscf|dcim|pict|pic|photo|scan|screenshot|mvi|pxl|sam|gopr|wp|hpim|100)"
+
+
+def score(task: Task) -> Mapping[str, pa.Array]:
+    """The columns for a part's pairs, from their `caption`."""
+    return measure(task.pairs["caption"])
+
+
+def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
+    """The columns for captions; a null counts as ''."""
+    text = captions.cast(pa.large_string()).combine_chunks().fill_null("")
+    trimmed = pc.utf8_trim_whitespace(text)
+    visible = pc.count_substring_regex(text, r"[^\s\pZ]")
+    letters = pc.count_substring_regex(text, r"\pL")
+    words, repetition = _words(trimmed)
+    is_url = pc.match_substring_regex(
+        trimmed,
+        r"^(?:(?:https?|ftp)://\S+|www\.\S+|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}/\S*)$",
+        ignore_case=True,
+    )
+    is_file = pc.match_substring_regex(
+        trimmed,
+        rf"^(?:\S+(?:\s?\([0-9]+\))?\.{_IMAGE_FILE}|{_CAMERA}[-_]?[0-9]{{3,}}(?:[-_][a-z0-9]+)*)$",
+        ignore_case=True,
+    )
+    plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(text), r"[^\pL\pN]+", " "))
+    whole, start = "|".join(BOILERPLATE_WHOLE), "|".join(BOILERPLATE_START)
+    is_boilerplate = pc.match_substring_regex(plain, f"^(?:(?:{whole})$|(?:{start}))")
+    found = {
+        "caption_chars": pc.utf8_length(text),
+        "caption_words": words,
+        "caption_letters": _share(letters, visible),
+        "caption_upper": _share(pc.count_substring_regex(text, r"\p{Lu}"), letters),
+        "caption_is_url": is_url,
+        "caption_is_file_name": pc.and_not(is_file, is_url),
+        "caption_is_boilerplate": is_boilerplate,
+        "caption_repetition": repetition,
+    }
+    return {name: found[name].cast(kind) for name, kind in COLUMNS.items()}
+
+
+def _words(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """The number of words, and the share of those that stood there before."""
+    split = pc.utf8_split_whitespace(pc.utf8_lower(trimmed))
+    table = pa.table({"row": pc.list_parent_indices(split), "word": pc.list_flatten(split)})
+    # Nothing splits into one empty word.
+    table = table.filter(pc.not_equal(table["word"], ""))
+    by_row = table.group_by("row").aggregate([("word", "count"), ("word", "count_distinct")])
+    at = pc.index_in(pa.array(range(len(trimmed)), pa.int64()), value_set=by_row["row"].cast(pa.int64()))
+    words = by_row["word_count"].take(at).combine_chunks()
+    distinct = by_row["word_count_distinct"].take(at).combine_chunks()
+    return words.fill_null(0), _share(pc.subtract(words, distinct), words)
+
+
+def _share(some: pa.Array, all_of: pa.Array) -> pa.Array:
+    """The quotient, null where the divisor is 0 or null."""
+    whole = pc.if_else(pc.greater(all_of, 0), all_of, pa.scalar(None, all_of.type))
+    return pc.divide(some.cast(pa.float64()), whole.cast(pa.float64()))

@@ -1,0 +1,243 @@
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from embed_parts import Part, Tiny, draw, encode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from curate import schema
+from curate.embed.weights import POCKET
+from curate.embed.worker import ModelSettings, _Run, open_worker
+from curate.errors import BrokenResult, ModelError, UsageError
+
+
+def worker_of(device="cpu", **models):
+    return open_worker(
+        {"models": {name: model.settings for name, model in models.items()}, "device": device, "endpoint": None}
+    )
+
+
+@pytest.fixture(scope="session")
+def vit_worker(tiny):
+    """A worker with one model, for tests that leave it as it is."""
+    return worker_of(m=tiny("vit"))
+
+
+def rows_of(column):
+    """Embeddings as float32[n, dim], zero where null."""
+    flat = [row if row is not None else [0.0] * column.type.list_size for row in column.to_pylist()]
+    return np.array(flat, np.float32).reshape(-1, column.type.list_size)
+
+
+def check_against_open_clip(part, tables, name, model):
+    """Every embedding and similarity against open_clip's own path, image by image and caption by caption."""
+    images, pairs = tables[f"embed-{name}", "images.parquet"], tables[f"embed-{name}", "pairs.parquet"]
+    assert images["image_id"].to_pylist() == [image_id for image_id, _ in part.images]
+    assert pairs["pair_id"].to_pylist() == [row[0] for row in part.pairs]
+    expected = {}
+    for image_id, data in part.images:
+        try:
+            with Image.open(io.BytesIO(data or b"")) as image:
+                expected[image_id] = model.embed_image(image)
+        except OSError:
+            expected[image_id] = None
+    found = dict(zip(images["image_id"].to_pylist(), rows_of(images["image_embedding"]), strict=True))
+    is_null = dict(zip(images["image_id"].to_pylist(), pc.is_null(images["image_embedding"]).to_pylist(), strict=True))
+    assert is_null == {image_id: vector is None for image_id, vector in expected.items()}
+    for image_id, vector in expected.items():
+        if vector is not None:
+            np.testing.assert_allclose(found[image_id], vector, atol=1e-3)
+    text = rows_of(pairs["text_embedding"])
+    similarity = pairs["clip_similarity"].to_pylist()
+    for i, (_, image_id, _, caption, _, _) in enumerate(part.pairs):
+        vector = model.embed_text(caption)
+        np.testing.assert_allclose(text[i], vector, atol=1e-3)
+        if expected[image_id] is None:
+            assert similarity[i] is None
+        else:
+            assert similarity[i] == pytest.approx(float(expected[image_id] @ vector), abs=1e-5)
+            stored = found[image_id] @ text[i] / np.linalg.norm(found[image_id]) / np.linalg.norm(text[i])
+            assert similarity[i] == pytest.approx(stored, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "sigmoid", "coca"])
+def test_embeddings_are_those_of_open_clip(family, part, tiny):
+    model = tiny(family)
+    tables = part.embed(worker_of(m=model), "pixels", "embed-m")
+    check_against_open_clip(part, tables, "m", model)
+    assert part.markers["pixels"].counts == {"images": 9, "undecodable": 2}
+    assert part.markers["embed-m"].counts == {"images": 6, "pairs": 11}
+    dim = len(model.embed_text(""))
+    assert tables["embed-m", "images.parquet"]["image_embedding"].type == schema.embedding(dim)
+    assert tables["embed-m", "pairs.parquet"]["text_embedding"].type == schema.embedding(dim)
+
+
+@pytest.mark.skipif(not (POCKET / "weights.safetensors").exists(), reason="the built-in weights are not there")
+def test_the_built_in_model_is_read_as_open_clip_reads_it(part):
+    import open_clip
+
+    open_clip.add_model_config(POCKET / "config.json")
+    clip, _, preprocess = open_clip.create_model_and_transforms("config", str(POCKET / "weights.safetensors"))
+    pocket = Tiny("pocket", None, clip.eval(), preprocess, open_clip.get_tokenizer("config"))
+    tables = part.embed(worker_of(m=pocket), "embed-m")
+    check_against_open_clip(part, tables, "m", pocket)
+
+
+def test_decoded_says_what_became_of_each_image(part, vit_worker):
+    table = part.embed(vit_worker, "pixels")["pixels", "pixels.parquet"]
+    assert table.schema.equals(schema.PIXELS)
+    by_size = {data and len(data): row for (_, data), row in zip(part.images, table.to_pylist(), strict=True)}
+    assert by_size[None]["decoded"] is None
+    assert by_size[len(b"not an image")]["decoded"] is False
+    assert by_size[len(b"not an image")]["phash"] is None
+    assert table["decoded"].to_pylist().count(True) == 6
+    assert all(len(row["phash"]) == 16 for row in table.to_pylist() if row["decoded"])
+
+
+def files_of(part, name, run):
+    folder = part.store.local_root / f"{name}-{run}-x"
+    return {path.name.split(".", 2)[2]: path.read_bytes() for path in (folder / "parts").iterdir()}
+
+
+def test_a_part_gives_the_same_bytes_again_and_models_do_not_meet(part, tiny):
+    vit, resnet = tiny("vit"), tiny("resnet")
+    names = ("pixels", "embed-vit", "embed-resnet")
+    part.embed(worker_of(vit=vit, resnet=resnet), *names, run="together")
+    again = worker_of(vit=vit, resnet=resnet)
+    part.embed(again, *names, run="again")
+    part.embed(again, *names, run="third")
+    for name in names:
+        alone = worker_of(**({"resnet": resnet} if name == "embed-resnet" else {"vit": vit}))
+        part.embed(alone, name, run="alone")
+        expected = files_of(part, name, "together")
+        for run in ("again", "third", "alone"):
+            assert files_of(part, name, run) == expected
+
+
+def test_only_what_is_missing_is_computed(part, tiny):
+    worker = worker_of(vit=tiny("vit"), resnet=tiny("resnet"))
+    assert part.embed(worker, "pixels").keys() == {("pixels", "pixels.parquet")}
+    tables = part.embed(worker, "embed-resnet")
+    assert tables.keys() == {("embed-resnet", "images.parquet"), ("embed-resnet", "pairs.parquet")}
+    assert set(worker._loaded) == {"resnet"}
+
+
+@settings(max_examples=5, deadline=None)
+@given(captions=st.lists(st.text(max_size=60).map(schema.clean_caption), min_size=1, max_size=7))
+def test_a_pair_does_not_depend_on_the_others_of_its_part(captions, tmp_path_factory, vit_worker):
+    """Tails are filled up: alone or among others a pair goes through batches of the same size."""
+    worker = vit_worker
+    rows = [(encode(draw(i)), [caption]) for i, caption in enumerate(captions)]
+    many = Part(tmp_path_factory.mktemp("many"), rows)
+    one = Part(tmp_path_factory.mktemp("one"), rows[:1])
+    many_tables, one_tables = many.embed(worker, "embed-m"), one.embed(worker, "embed-m")
+    at = [image_id for image_id, _ in many.images].index(one.images[0][0])
+    assert many_tables["embed-m", "images.parquet"].slice(at, 1).equals(one_tables["embed-m", "images.parquet"])
+    at = [row[0] for row in many.pairs].index(one.pairs[0][0])
+    found, alone = (
+        tables["embed-m", "pairs.parquet"].slice(i, 1).to_pylist()[0]
+        for tables, i in ((many_tables, at), (one_tables, 0))
+    )
+    # The captions of a batch are cut to its longest: equal but for rounding.
+    np.testing.assert_allclose(found["text_embedding"], alone["text_embedding"], atol=1e-3)
+    assert found["clip_similarity"] == pytest.approx(alone["clip_similarity"], abs=1e-5)
+
+
+def test_every_batch_is_full(part, tiny):
+    """Kernels round differently for other shapes: a tail must not be one."""
+    worker = worker_of(m=tiny("vit"))
+    clip = worker._model("m").clip
+    seen = {"images": [], "captions": []}
+    clip.visual.register_forward_hook(lambda _, args, __: seen["images"].append(len(args[0])))
+    clip.token_embedding.register_forward_hook(lambda _, args, __: seen["captions"].append(len(args[0])))
+    part.embed(worker, "embed-m")
+    assert seen == {"images": [4, 4], "captions": [4, 4, 4]}
+
+
+def test_repeated_captions_are_encoded_once(tmp_path, tiny, monkeypatch):
+    part = Part(tmp_path, [(encode(draw(i)), ["the same", f"number {i % 2}"]) for i in range(5)])
+    worker = worker_of(m=tiny("vit"))
+    seen = []
+    model = worker._model("m")
+    tokenize = model.tokenize
+    monkeypatch.setitem(
+        worker._loaded,
+        "m",
+        type(model)(**{**vars(model), "tokenize": lambda texts: seen.append(sorted(texts)) or tokenize(texts)}),
+    )
+    part.embed(worker, "embed-m")
+    assert seen == [["number 0", "number 1", "the same"]]
+
+
+def test_parts_without_images_or_pairs(tmp_path, vit_worker):
+    worker = vit_worker
+    lost = Part(tmp_path / "lost", [(None, ["a"]), (b"torn", ["b"])])
+    tables = lost.embed(worker, "pixels", "embed-m")
+    assert tables["embed-m", "images.parquet"]["image_embedding"].null_count == 2
+    assert tables["embed-m", "pairs.parquet"]["clip_similarity"].null_count == 2
+    assert tables["embed-m", "pairs.parquet"]["text_embedding"].null_count == 0
+    empty = Part(tmp_path / "empty", [])
+    tables = empty.embed(worker, "pixels", "embed-m")
+    assert {table.num_rows for table in tables.values()} == {0}
+    assert tables["embed-m", "images.parquet"].schema.field("image_embedding").type == schema.embedding(32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda members: members[1:],
+        lambda members: members[:-1],
+        lambda members: [members[0], *members],
+        lambda members: members[::-1],
+        lambda members: [*members, (b"\xff" * 16, b"more")],
+    ],
+    ids=["first missing", "last missing", "doubled", "unordered", "unknown"],
+)
+def test_a_tar_that_is_not_its_table_is_refused(change, part, vit_worker):
+    part.commit_fetch(change([m for m in part.images if m[1] is not None]), "other")
+    part.folders["fetch"] = part.folders["other"]
+    with pytest.raises(BrokenResult, match=r"images\.tar"):
+        part.embed(vit_worker, "pixels")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_torn_tar_is_refused(kept, part, vit_worker):
+    name = part.folders["fetch"].file("images.tar", part.part)
+    data = part.store.read(name)
+    length = len(data.rstrip(b"\0"))
+    part.store.put(name, data[: int(kept * length)])
+    with pytest.raises(BrokenResult, match=r"images\.tar"):
+        part.embed(vit_worker, "pixels")
+
+
+def test_images_of_another_plan_are_refused(part, vit_worker, tmp_path):
+    other = Part(tmp_path / "other", [(encode(draw(0)), ["a"])])
+    part.folders["fetch"] = other.folders["fetch"]
+    with pytest.raises(BrokenResult, match="not those of its plan"):
+        part.embed(vit_worker, "pixels")
+
+
+def test_embeddings_that_are_not_numbers_stop_the_run(part, tiny):
+    worker = worker_of(m=tiny("vit"))
+    with torch.no_grad():
+        worker._model("m").clip.visual.proj.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"fp32.*not numbers"):
+        part.embed(worker, "embed-m")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(tiny):
+    with pytest.raises(UsageError, match="no CUDA device"):
+        worker_of("cuda", m=tiny("vit"))
+
+
+def test_null_captions_are_embedded_as_nothing(tiny, loaded):
+    run = _Run(loaded("vit"), ModelSettings(**tiny("vit").settings))
+    run.embed_captions(pa.chunked_array([["a", None], [""]]))
+    np.testing.assert_allclose(run.captions[run.caption_of[1]], tiny("vit").embed_text(""), atol=1e-6)
+    assert run.caption_of[1] == run.caption_of[2]

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from curate.embed.prompts import open_worker
+from curate.store import WHOLE, Folder, Inputs, Store
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp_path):
+    made = tiny("sigmoid")
+    concepts = {"watermark": ["a photo with a watermark", "a photo"], "other": ["a", "b", "c"]}
+    settings = {
+        "model": {**made.settings, "precision": precision},
+        "concepts": concepts,
+        "device": "cpu",
+        "endpoint": None,
+    }
+    folder = Folder(Store(str(tmp_path)), "prompts-watermark", "x")
+    outputs = {"prompts-watermark": folder.outputs()}
+    open_worker(settings)(WHOLE, Inputs({}, []), outputs)
+    outputs["prompts-watermark"].commit()
+    table = folder.table("prompts.parquet")
+    assert table["prompt"].to_pylist() == concepts["watermark"]
+    expected = np.stack([made.embed_text(prompt) for prompt in concepts["watermark"]])
+    found = np.array(table["embedding"].to_pylist())
+    np.testing.assert_allclose(found, expected, atol=1e-6 if precision == "fp32" else 0.02)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    scale = folder.json("model.json")
+    assert scale["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-6)
+    assert scale["logit_bias"] == -10
+    assert folder.marker().counts == {"prompts": 2}

@@ -1,0 +1,59 @@
+"""Pictures and settings for the tests of fetching."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from curate.fetch.settings import Settings
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.of(section(**changes))
+
+
+def section(**changes: Any) -> dict[str, Any]:
+    return {
+        "image_size": 128,
+        "resize": "keep_ratio_largest",
+        "only_if_bigger": True,
+        "format": "jpg",
+        "quality": 95,
+        "timeout": 1.0,
+        "max_bytes": 400_000,
+        "max_pixels": 4_000_000,
+        "max_redirects": 3,
+        "agent": "curate-test/1 (+mailto:tests@example.org)",
+        "agent_token": "curate",
+        "allow": [],
+        "processes": 1,
+        "threads": 8,
+        **changes,
+    }
+
+
+def drawing(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
+    """A smooth picture with a different colour in each corner, so that turns and mix-ups show."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(20, 236, (2, 2, 3)).astype(np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def decoded(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two pictures' RGB values, of 255."""
+    assert one.size == other.size
+    pair = [np.asarray(image.convert("RGB")).astype(float) for image in (one, other)]
+    return float(np.abs(pair[0] - pair[1]).mean())

@@ -1,0 +1,271 @@
+"""The stage, from a part's plan to its tar and table."""
+
+import hashlib
+import io
+import socket
+import tarfile
+import urllib.request
+
+import pyarrow as pa
+import pytest
+from fetch_samples import decoded, difference, drawing, encoded, section
+from hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
+
+from curate import schema
+from curate.errors import BrokenResult, RecipeError, UsageError
+from curate.fetch import downloader as downloader_module
+from curate.fetch.contract import FetchError, Received
+from curate.fetch.downloader import Img2dataset
+from curate.fetch.normalise import Normaliser
+from curate.fetch.settings import Settings
+from curate.fetch.worker import distinct_images, open_worker
+from curate.store import Folder, Inputs, Store
+
+PICTURES = {f"/{n}.jpg": drawing(60 + n, 40 + 2 * n, seed=n) for n in range(20)}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with HostileServer() as running:
+        for path, picture in PICTURES.items():
+            running.answers[path] = ok(encoded(picture, quality=90))
+        running.answers |= {
+            "/big.png": ok(encoded(drawing(500, 300), "PNG")),
+            "/moved.jpg": redirect("/1.jpg"),
+            "/never.jpg": never,
+            "/trickle.jpg": trickle(head(200, "Content-Length: 100000"), b"x"),
+            "/endless.jpg": endless(head(200)),
+            "/short.jpg": raw(head(200, "Content-Length: 5000") + b"\xff\xd8\xff"),
+            "/optout.jpg": ok(b"", "X-Robots-Tag: noai"),
+            "/gzip.jpg": ok(b"x", "Content-Encoding: gzip"),
+            "/page.jpg": ok(b"<!DOCTYPE html><html></html>"),
+            "/cut.jpg": ok(encoded(drawing())[:600]),
+            "/bomb.png": ok(encoded(drawing(), "PNG").replace(b"\0\0\0\x60\0\0\0\x40", b"\0\1\0\0\0\1\0\0")),
+            "/500.jpg": status(500),
+            "/file.jpg": redirect("file:///etc/passwd"),
+            "/inside.jpg": redirect("http://169.254.169.254/"),
+            "/loop.jpg": redirect("/loop.jpg"),
+        }
+        yield running
+
+
+@pytest.fixture(scope="module")
+def urls(server):
+    """Every kind of end, with the class it must have; None for a picture."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    ends = {server.url(path): None for path in [*PICTURES, "/big.png", "/moved.jpg"]}
+    ends |= {
+        server.url(f"/{path}"): error_class
+        for path, error_class in {
+            "never.jpg": "timeout",
+            "trickle.jpg": "timeout",
+            "endless.jpg": "too_large",
+            "short.jpg": "connection",
+            "optout.jpg": "opt_out",
+            "gzip.jpg": "encoding",
+            "page.jpg": "not_an_image",
+            "cut.jpg": "undecodable",
+            "bomb.png": "too_large",
+            "missing.jpg": "http_4xx",
+            "500.jpg": "http_5xx",
+            "file.jpg": "bad_url",
+            "inside.jpg": "blocked_address",
+            "loop.jpg": "redirect",
+        }.items()
+    }
+    return ends | {
+        "": "bad_url",
+        "file:///etc/passwd": "bad_url",
+        "ftp://127.0.0.1/x.jpg": "bad_url",
+        "data:image/png;base64,AAAA": "bad_url",
+        f"http://127.0.0.1:{closed}/x.jpg": "blocked_address",
+        f"http://127.0.0.2:{server.port}/1.jpg": "blocked_address",
+        "http://unknown.invalid/x.jpg": "dns",
+        "http://a\x1b[31m.example/x.jpg": "bad_url",
+        f"http://example.org/{'x' * 100_000}": "bad_url",
+    }
+
+
+def part(store, urls, captions=2):
+    """A committed plan of one part; every image has some captions."""
+    rows = sorted(
+        (schema.image_id(url), schema.pair_id(url, str(n)), url, str(n)) for url in urls for n in range(captions)
+    )
+    table = pa.table(
+        {
+            "pair_id": pa.array([row[1] for row in rows], schema.ID),
+            "image_id": pa.array([row[0] for row in rows], schema.ID),
+            "url": pa.array([row[2] for row in rows], pa.string()),
+        }
+    )
+    plan = Folder(store, "plan", "x")
+    out = plan.outputs(0)
+    out.put_table("pairs.parquet", table)
+    out.commit()
+    return Inputs({"plan": plan}, [0])
+
+
+def fetched(worker, store, inputs, name="fetch"):
+    folder = Folder(store, name, "x")
+    out = folder.outputs(0)
+    worker(0, inputs, {"fetch": out})
+    out.commit()
+    return folder
+
+
+def members(folder):
+    with folder.store.open(folder.file("images.tar", 0)) as opened, tarfile.open(fileobj=opened) as tar:
+        return [(info, tar.extractfile(info).read()) for info in tar.getmembers()]
+
+
+@pytest.fixture(scope="module")
+def run(server, urls, tmp_path_factory):
+    store = Store(str(tmp_path_factory.mktemp("run")))
+    inputs = part(store, urls)
+    worker = open_worker(section(allow=[server.address]))
+    return worker, store, inputs, fetched(worker, store, inputs)
+
+
+def test_every_image_has_one_row_and_its_class(run, urls):
+    _, _, _, folder = run
+    table = folder.table("images.parquet", 0)
+    assert table.schema.equals(schema.IMAGES)
+    rows = table.to_pylist()
+    assert [row["image_id"] for row in rows] == sorted(schema.image_id(url) for url in urls)
+    expected = {schema.image_id(url): error_class for url, error_class in urls.items()}
+    assert {row["image_id"]: row["error_class"] for row in rows} == expected
+    for row in rows:
+        good = row["error_class"] is None
+        assert row["status"] == (schema.FETCHED if good else "failed")
+        assert (row["file"] is not None) == (row["width"] is not None) == (row["error"] is None) == good
+        assert (row["sha256"] is None) == (row["bytes"] is None)
+        assert row["milliseconds"] is not None
+        assert row["error"] is None or row["error"].isprintable()
+
+
+def test_the_tar_holds_the_successes_in_order(run):
+    _, _, _, folder = run
+    rows = [row for row in folder.table("images.parquet", 0).to_pylist() if row["file"]]
+    stored = members(folder)
+    assert [info.name for info, _ in stored] == [row["file"] for row in rows]
+    assert [info.name for info, _ in stored] == sorted(f"{row['image_id'].hex()}.jpg" for row in rows)
+    for row, (info, data) in zip(rows, stored, strict=True):
+        assert (info.mtime, info.uid, info.gid, info.uname, info.mode) == (0, 0, 0, "", 0o644)
+        assert decoded(data).size == (row["width"], row["height"])
+
+
+def test_pictures_are_the_ones_that_were_served(run, server):
+    _, _, _, folder = run
+    stored = {info.name: data for info, data in members(folder)}
+    for path, picture in {**PICTURES, "/moved.jpg": PICTURES["/1.jpg"]}.items():
+        assert difference(decoded(stored[f"{schema.image_id(server.url(path)).hex()}.jpg"]), picture) < 4
+
+
+def test_the_ledger(run, server):
+    _, _, _, folder = run
+    rows = {row["image_id"]: row for row in folder.table("images.parquet", 0).to_pylist()}
+    body = encoded(drawing(500, 300), "PNG")
+    row = rows[schema.image_id(server.url("/big.png"))]
+    assert row["sha256"] == hashlib.sha256(body).hexdigest()
+    assert (row["bytes"], row["http_status"], row["host"]) == (len(body), 200, "127.0.0.1")
+    assert (row["original_width"], row["original_height"], row["width"], row["height"]) == (500, 300, 128, 77)
+    inside = rows[schema.image_id(server.url("/inside.jpg"))]
+    assert (inside["http_status"], inside["host"]) == (302, "169.254.169.254")
+    page = rows[schema.image_id(server.url("/page.jpg"))]
+    assert page["sha256"] == hashlib.sha256(b"<!DOCTYPE html><html></html>").hexdigest()
+
+
+def test_counts(run, urls):
+    _, _, _, folder = run
+    counts = folder.marker(0).counts
+    errors = {name: count for name, count in counts.items() if name.startswith("error:")}
+    assert counts["images"] == len(urls)
+    assert counts["success"] == len(PICTURES) + 2
+    assert counts["failed"] == sum(errors.values()) == counts["images"] - counts["success"]
+    assert counts["bytes"] == sum(row["bytes"] or 0 for row in folder.table("images.parquet", 0).to_pylist())
+
+
+def test_a_second_fetch_gives_the_same_bytes(run):
+    worker, store, inputs, folder = run
+    again = fetched(worker, store, inputs, "again")
+    assert store.read(again.file("images.tar", 0)) == store.read(folder.file("images.tar", 0))
+    one, other = (each.table("images.parquet", 0).drop_columns("milliseconds") for each in (folder, again))
+    assert one.equals(other)
+
+
+def test_an_empty_part(run, tmp_path):
+    worker, _, _, _ = run
+    store = Store(str(tmp_path))
+    folder = fetched(worker, store, part(store, []))
+    assert folder.table("images.parquet", 0).num_rows == 0
+    assert members(folder) == []
+    assert folder.marker(0).counts == {"images": 0, "success": 0, "failed": 0, "bytes": 0}
+
+
+@pytest.mark.usefixtures("run")
+def test_nothing_stays_attached(server):
+    assert downloader_module._imported().download_image.__module__ == "img2dataset.downloader"
+    with urllib.request.urlopen(server.url("/1.jpg")) as answer:
+        assert answer.status == 200
+
+
+def test_a_plan_out_of_order_is_refused():
+    table = pa.table({"image_id": pa.array([b"b" * 16, b"a" * 16], schema.ID), "url": ["b", "a"]})
+    with pytest.raises(BrokenResult):
+        distinct_images(table)
+
+
+def test_a_full_disk_fails_the_part(run, tmp_path):
+    worker, _, inputs, _ = run
+
+    class FullSpool:
+        def add(self, position, picture):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        worker._fetch_part(inputs["plan"].table("pairs.parquet", 0)["url"].to_pylist()[:60], FullSpool(), tmp_path)
+
+
+def refuse(url):
+    raise FetchError("blocked_address", url)
+
+
+def refusing():
+    return Img2dataset(refuse, Normaliser(Settings.of(section())), threads=1, timeout=1.0)
+
+
+def test_a_release_that_goes_around_the_guard_is_refused(monkeypatch):
+    module = downloader_module._imported()
+    assert refusing()
+    monkeypatch.setattr(module, "download_image", lambda row, *_, **__: (row[0], None, "not ours"))
+    with pytest.raises(UsageError):
+        refusing()
+
+
+def test_bytes_that_did_not_come_through_the_guard_are_dropped(tmp_path, monkeypatch):
+    guarded, picture = refusing(), encoded(drawing())
+    module = downloader_module._imported()
+    monkeypatch.setattr(module, "download_image", lambda row, *_, **__: (row[0], io.BytesIO(picture), None))
+    (outcome,) = guarded(["http://example.org/x.jpg"], None, tmp_path)
+    assert (outcome.stored, outcome.error_class) == (False, "internal")
+
+
+def test_what_a_stranger_breaks_inside_is_internal(tmp_path, capfd):
+    def broken(data):
+        raise ZeroDivisionError
+
+    def get(url):
+        if "0.0.0.0" in url:
+            raise FetchError("blocked_address", url)
+        return Received(b"x", 200, "example.org")
+
+    outcomes = Img2dataset(get, broken, threads=2, timeout=1.0)([f"http://a/{n}" for n in range(5)], None, tmp_path)
+    assert [outcome.error_class for outcome in outcomes] == ["internal"] * 5
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("agent", ["two\r\nlines", "ünsendable"])
+def test_an_agent_that_cannot_be_sent(agent):
+    with pytest.raises(RecipeError):
+        open_worker(section(agent=agent))
