@@ -9,7 +9,7 @@ How it is used:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -104,7 +104,10 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The counts, for the report; shares are made of them there."""
-        return asdict(self)
+        # asdict would rebuild each Counter from its items, and count those.
+        counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        steps = {reason: {**vars(step), "by_kind": dict(step.by_kind)} for reason, step in self.steps.items()}
+        return {**counts, "steps": steps}
 
 
 @dataclass(slots=True)
