@@ -104,3 +104,11 @@ def test_no_place_of_ours_stands_in_the_source():
         if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".html") and path.exists():
             text = path.read_text()
             assert not any(host in text for host in hosts), f"{name} names a package host or a machine's path"
+
+
+def test_the_code_map_names_every_file():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for path in CURATE.rglob("*.py"):
+        if path.name != "__init__.py":
+            listed = path.relative_to(ROOT).as_posix() if path.parent == CURATE else path.name
+            assert f"`{listed}`" in text, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
