@@ -209,6 +209,9 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
 def load(name: str, pretrained: str | None, precision: str, device: torch.device, endpoint: str | None = None) -> Model:
     """Loads a model for embedding.
 
+    As with open_clip itself, a named model with weights from a path is given the preprocessing of OpenAI's CLIP;
+    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`.
+
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights.

@@ -1,14 +1,12 @@
-"""The DuckDB database in which a funnel is computed: on the local disk, closed to everything else."""
+"""The DuckDB database in which a funnel is computed, closed to everything else."""
 
 from pathlib import Path
 
 import duckdb
 
-MEMORY = ":memory:"
-
 
 def connect(
-    path: Path | str = MEMORY, *, memory_limit: str = "1GB", threads: int | None = None
+    spill: Path | None = None, *, memory_limit: str = "1GB", threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
     """Opens a database whose statements may come from a recipe.
 
@@ -16,15 +14,15 @@ def connect(
     NULL, times are UTC: what a predicate gives depends on its row alone.
 
     Args:
-        path: of the database file, beside which larger tables spill; or `MEMORY`.
+        spill: a local folder for what does not fit the memory; None: all of it must.
         memory_limit: as DuckDB writes it (`1GB`).
         threads: of DuckDB; by default one per core. Results do not depend on it.
     """
     con = duckdb.connect(
-        str(path),
+        ":memory:",
         config={
             "memory_limit": memory_limit,
-            "temp_directory": f"{path}.spill" if path != MEMORY else "",
+            "temp_directory": str(spill) if spill else "",
             "autoload_known_extensions": "false",
             "autoinstall_known_extensions": "false",
             # Every statement that needs an order says so.

@@ -1,4 +1,4 @@
-"""The funnel: which rows each step drops, computed by DuckDB on the local disk.
+"""The funnel: which rows each step drops, computed by DuckDB, which spills to the local disk.
 
     pairs     every row of the covered parts: id (its place in the order of parts and rows), part, hi, lo (the
               pair_id as two numbers), source_row, before (its reason before all steps), w0 … (what each `where`

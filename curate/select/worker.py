@@ -41,7 +41,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
         limit, threads = settings["memory_limit"], settings.get("threads")
         with (
             tempfile.TemporaryDirectory(prefix="curate-select-") as scratch,
-            connect(Path(scratch) / "funnel.duckdb", memory_limit=limit, threads=threads) as con,
+            connect(Path(scratch), memory_limit=limit, threads=threads) as con,
         ):
             funnel = Funnel(con, settings["steps"])
             select(funnel, settings["steps"], Tables.of(settings), inputs, outputs["select"])

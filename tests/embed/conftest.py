@@ -12,6 +12,12 @@ from safetensors.torch import save_file
 from curate.embed.model import load
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models this small lose more by waiting for a second thread than they gain."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Makes a tiny model of a family, once per session and family."""

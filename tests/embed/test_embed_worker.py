@@ -77,7 +77,6 @@ def test_embeddings_are_those_of_open_clip(family, part, tiny):
     assert tables["embed-m", "pairs.parquet"]["text_embedding"].type == schema.embedding(dim)
 
 
-@pytest.mark.skipif(not (POCKET / "weights.safetensors").exists(), reason="the built-in weights are not there")
 def test_the_built_in_model_is_read_as_open_clip_reads_it(part):
     import open_clip
 

@@ -123,7 +123,7 @@ def members(folder):
 def run(server, urls, tmp_path_factory):
     store = Store(str(tmp_path_factory.mktemp("run")))
     inputs = part(store, urls)
-    worker = open_worker(section(allow=[server.address]))
+    worker = open_worker(section(allow=[server.address], timeout=3.0))
     return worker, store, inputs, fetched(worker, store, inputs)
 
 
