@@ -213,24 +213,29 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from curate.status import lines
 
-    for line in lines(Store(arguments.run, arguments.endpoint), manifest_name(arguments.sample)):
-        print(line)
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        said = list(lines(store, manifest_name(arguments.sample)))
+    print(*said, sep="\n")
     return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     from curate.explain import lines
 
-    for line in lines(Store(arguments.run, arguments.endpoint), arguments.pair, manifest_name(arguments.sample)):
-        print(line)
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        said = list(lines(store, arguments.pair, manifest_name(arguments.sample)))
+    print(*said, sep="\n")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from curate.verify import verify
 
-    name = manifest_name(arguments.sample)
-    problems = verify(Store(arguments.run, arguments.endpoint), deep=arguments.deep, manifest=name)
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
     for problem in problems:
         print(problem)
     print("everything is there and adds up" if not problems else f"{len(problems)} faults")

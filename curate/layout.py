@@ -91,7 +91,8 @@ def prepare(recipe: Recipe) -> Prepared:
     }
     facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
     store = Store(recipe.output, endpoint)
-    check_identity(store, identity)
+    with store.accessible():
+        check_identity(store, identity)
     store.check_writable()
     return Prepared(recipe, store, identity, facts)
 

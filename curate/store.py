@@ -65,6 +65,14 @@ class Store:
         """The full path or URL of a name, as other tools take it."""
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
+    @contextlib.contextmanager
+    def accessible(self, doing: str = "read") -> Iterator[None]:
+        """For the time of the block, what the place says against it is a StoreError in one line."""
+        try:
+            yield
+        except access_errors(self.url) as error:
+            raise StoreError(f"{self.url} cannot be {doing}: {_one_line(error)}") from error
+
     def check_writable(self) -> None:
         """Puts, reads back and deletes a small file.
 
@@ -72,13 +80,11 @@ class Store:
             StoreError: the place cannot be written, in one line.
         """
         name = f".curate-{secrets.token_hex(4)}"
-        try:
+        with self.accessible("written"):
             self.put(name, b"curate")
             if self.read(name) != b"curate":
                 raise StoreError(f"{self.url}: what was written did not read back")
             self.delete(name)
-        except (OSError, ValueError, ImportError) as error:
-            raise StoreError(f"output {self.url} cannot be written: {_one_line(error)}") from error
 
     def put(self, name: str, data: bytes) -> None:
         """Writes a whole file; readers see the old content or the new, never a part of it."""
@@ -365,6 +371,15 @@ class Inputs:
     def __getitem__(self, name: str) -> Folder:
         """The folder of that short name."""
         return self.folders[name]
+
+
+def access_errors(url: str) -> tuple[type[Exception], ...]:
+    """What reading or writing a place may raise; S3 clients have errors of their own for credentials and hosts."""
+    if not url.startswith(("s3://", "s3a://")):
+        return (OSError, ValueError, ImportError)
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+    return (OSError, ValueError, ImportError, BotoCoreError)
 
 
 def key(unit: int) -> str:

@@ -24,7 +24,18 @@ from curate.store import Folder, Store
 from curate.verify import verify
 
 PAIRS = 300
-SMALL = ["--pairs", str(PAIRS), "--set", "part_size=80", "--set", "pack.shard_size=40", "--set", "fetch.timeout=10", "--set", "fetch.threads=8"]
+SMALL = [
+    "--pairs",
+    str(PAIRS),
+    "--set",
+    "part_size=80",
+    "--set",
+    "pack.shard_size=40",
+    "--set",
+    "fetch.timeout=10",
+    "--set",
+    "fetch.threads=8",
+]
 
 
 def free_port():

@@ -166,8 +166,15 @@ def test_a_real_s3_server(s3, tmp_path):
     assert store.names("nowhere") == []
 
 
-def test_wrong_credentials_and_missing_buckets_are_one_line(s3, monkeypatch):
-    for url, words in (("s3://missing-bucket/run", "cannot be written"),):
-        with pytest.raises(StoreError, match=words) as caught:
-            Store(url).check_writable()
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("fault", ["bucket", "credentials", "host"])
+def test_what_an_s3_server_says_against_it_is_one_line(s3, free_port, monkeypatch, fault):
+    url = "s3://missing-bucket/run" if fault == "bucket" else "s3://bucket/run"
+    if fault == "credentials":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    endpoint = "http://127.0.0.1:1" if fault == "host" else None
+    with pytest.raises(StoreError, match=r"s3://.* cannot be written: .+") as caught:
+        Store(url, endpoint).check_writable()
+    assert "\n" not in str(caught.value)

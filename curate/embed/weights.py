@@ -18,7 +18,7 @@ from typing import Any
 import open_clip
 
 from curate.errors import ModelError, nearest
-from curate.store import Store
+from curate.store import Store, access_errors
 
 POCKET = Path(__file__).parents[1] / "models" / "pocket"
 """The built-in model: an open_clip config and safetensors, loaded as any other path is."""
@@ -114,7 +114,7 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
         content = json.loads(Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file))
     except FileNotFoundError as error:
         raise ModelError(f"model config {path} does not exist") from error
-    except (OSError, ValueError) as error:
+    except access_errors(path) as error:
         raise ModelError(f"model config {path} cannot be read: {one_line(error)}") from error
     content = content if isinstance(content, dict) else {}
     config = content.get("model_cfg", content)
@@ -166,7 +166,7 @@ def _local(path: str, endpoint: str | None) -> Path:
                 scratch.unlink(missing_ok=True)
     except FileNotFoundError as error:
         raise ModelError(f"weights {path} do not exist") from error
-    except (OSError, ValueError, ImportError) as error:
+    except access_errors(path) as error:
         raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from error
     return cached
 

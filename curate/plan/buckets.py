@@ -38,8 +38,13 @@ class Buckets:
         """Takes rows and the part of each."""
         self._waiting.append(rows)
         self._buckets.append(parts // self._parts_each)
-        if sum(table.nbytes for table in self._waiting) > BUFFER_BYTES:
+        if self.waiting_bytes > BUFFER_BYTES:
             self._write()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the rows that wait in memory."""
+        return sum(table.nbytes for table in self._waiting)
 
     def read(self) -> Iterator[tuple[range, pa.Table]]:
         """Each bucket's parts and rows, in the order of parts; a bucket's file is gone afterwards."""

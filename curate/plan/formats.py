@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import SourceError, nearest
-from curate.store import Store
+from curate.store import Store, access_errors
 
 FORMATS = ("parquet", "csv", "tsv", "jsonl", "txt")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
@@ -96,18 +96,9 @@ def readable(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except _faults(path) as error:
+    except (*access_errors(path), EOFError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise SourceError(f"{path} cannot be read: {' '.join(reason.split()) or type(error).__name__}") from error
-
-
-def _faults(path: str) -> tuple[type[Exception], ...]:
-    """What reading a place may raise; S3 clients have errors of their own for credentials and hosts."""
-    if not path.startswith(("s3://", "s3a://")):
-        return (OSError, EOFError, pa.ArrowException)
-    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
-    return (OSError, EOFError, pa.ArrowException, BotoCoreError)
 
 
 @contextlib.contextmanager

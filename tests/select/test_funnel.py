@@ -117,7 +117,7 @@ def reference(rows, near, steps):
         for number in gone:
             reasons[number] = name
             del alive[number]
-        facts.append((name, len(before), len(gone), nulls, len([1 for v in said.values() if v]) if said else None))
+        facts.append((name, len(before), len(gone), nulls, sum(map(bool, said.values())) if one["where"] else None))
     return order, reasons, originals, facts, true_of
 
 

@@ -1,0 +1,33 @@
+"""Plans of small lists."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curate.plan.worker import open_worker
+from curate.store import WHOLE, Folder, Inputs, Outputs, Store
+
+
+def source(*paths: Path | str, **more: Any) -> dict[str, Any]:
+    """A recipe's source, dumped."""
+    defaults = {"url": "url", "caption": "caption", "uid": None, "header": True, "keep_columns": None}
+    return {"paths": [str(path) for path in paths], **defaults, **more}
+
+
+def run_plan(
+    root: Path, of: dict[str, Any], part_size: int = 1000, seed: int = 0, endpoint: str | None = None
+) -> tuple[Folder, Outputs]:
+    """Runs the pass."""
+    folder = Folder(Store(str(root)), "plan", "0")
+    out = folder.outputs()
+    settings = {"source": of, "seed": seed, "part_size": part_size, "endpoint": endpoint}
+    open_worker(settings)(WHOLE, Inputs({}, ()), {"plan": out})
+    out.commit()
+    return folder, out
+
+
+def rows_of(folder: Folder) -> pa.Table:
+    """All rows in the order of the source."""
+    parts = folder.json("summary.json")["parts"]
+    return pa.concat_tables([folder.table("pairs.parquet", part) for part in range(parts)]).sort_by("source_row")
