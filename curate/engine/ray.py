@@ -44,6 +44,8 @@ class RayEngine:
     def __init__(self, address: str | None = None, cpus: int | None = None) -> None:
         # Asks Ray for its coming behaviour now; it warns on every start otherwise.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # A batch job reports to nobody, unless its owner says so.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             # Ray's own lines and the workers' prints would tear the progress display.
             ray.init(
@@ -55,7 +57,8 @@ class RayEngine:
                 namespace="curate",
             )
         except ConnectionError as error:
-            raise StoreError(f"no Ray cluster answers at {address}: {error}") from error
+            hint = "where it has a token, set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN"
+            raise StoreError(f"no Ray cluster answers at {address}; {hint} ({error})") from error
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[Any, tuple[_Pool, Any]] = {}
         self._flying: dict[Any, tuple[_Pool, Any, int]] = {}

@@ -166,7 +166,7 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
     names = [name for name in names if _shown(name, path)]
     if not folder:
         if not names:
-            raise SourceError(f"no file matches {path}")
+            raise SourceError(f"{path}: no file matches")
         return [ListFile.at(name, endpoint) for name in names]
     lists = [ListFile.at(name, endpoint) for name in names if formats.is_list(name)]
     kinds = sorted({file.format for file in lists})

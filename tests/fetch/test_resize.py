@@ -33,7 +33,7 @@ def resizer_module():
 
 @pytest.mark.parametrize("only_if_bigger", [True, False])
 @pytest.mark.parametrize("mode", MODES)
-@effort(max_examples=30, deadline=None)
+@effort(max_examples=12, deadline=None)
 @given(width=st.integers(1, 300), height=st.integers(1, 300))
 def test_sizes_are_img2datasets(resizer_module, mode, only_if_bigger, width, height):
     resizer = resizer_module.Resizer(64, mode, only_if_bigger)

@@ -27,7 +27,6 @@ def write(path: Path, rows) -> None:
 
 
 @given(rows=LISTS, part_size=st.integers(1, 12), seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=60, deadline=None)
 def test_every_row_is_planned_once_in_the_part_of_its_url(rows, part_size, seed):
     cleaned = [(schema.clean_caption(url), schema.clean_caption(caption)) for url, caption in rows]
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,7 +58,7 @@ def test_every_row_is_planned_once_in_the_part_of_its_url(rows, part_size, seed)
 
 
 @given(LISTS, st.integers(1, 30), st.integers(1, 2000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_the_plan_does_not_depend_on_how_it_was_held(rows, chunk, held):
     """Chunks of any size, spilled at any time, into any number of buckets, give the same bytes."""
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:

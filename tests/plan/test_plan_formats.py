@@ -71,7 +71,7 @@ def test_parquet_comes_back_with_its_types(tmp_path: Path):
         }
     )
     pq.write_table(table, tmp_path / "list.parquet", row_group_size=9)
-    of = source(tmp_path, url="URL", caption="TEXT")
+    of = source(tmp_path / "list.parquet", url="URL", caption="TEXT")
     planned = rows_of(run_plan(tmp_path / "run", of, part_size=7)[0])
     assert planned["url"].to_pylist() == table["URL"].to_pylist()
     assert planned["caption"].to_pylist() == ["", *table["TEXT"].to_pylist()[1:]]
@@ -114,10 +114,8 @@ def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
     assert table["url"].to_pylist() == ["http://a", "http://b", "http://c", "http://d", "", "", "", "", "http://e"]
     captions = ["caf\ufffd", "", "x", "\ufffd 😀", "7", "", "", "", '{"a": 1}']
     assert table["caption"].to_pylist() == captions
-    assert (
-        table["source_n"].to_pylist() == [1, None, 2, 3, None, None, None, None, None]
-        or table["source_n"].type == pa.string()
-    )
+    # The csv's numbers and the jsonl's, one of which is text, have text in common.
+    assert table["source_n"].to_pylist() == ["1", None, "2", "3", "x", None, None, None, None]
     assert sum(int(note.rpartition("(")[2].rstrip(")")) for note in out.notes if "lines" in note) == 4
 
 
@@ -160,9 +158,8 @@ def test_a_late_cell_that_does_not_fit_is_null_and_noted(tmp_path: Path):
 
 
 def test_lists_of_several_formats_share_their_columns(tmp_path: Path):
-    pq.write_table(
-        pa.table({"url": ["http://p"], "caption": ["p"], "n": pa.array([1], pa.int16())}), tmp_path / "a.parquet"
-    )
+    table = pa.table({"url": ["http://p"], "caption": ["p"], "n": pa.array([1], pa.int16())})
+    pq.write_table(table, tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text("url,caption,n,m\nhttp://c,c,2.5,x\n")
     (tmp_path / "c.txt").write_text("http://t\n")
     table = rows_of(run_plan(tmp_path / "run", source(*sorted(tmp_path.glob("*.*"))))[0])

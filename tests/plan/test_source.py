@@ -1,11 +1,6 @@
 """Which files a source names, what identifies them, and what can be wrong with them."""
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import fsspec
@@ -75,40 +70,16 @@ def test_lists_lie_in_any_file_system(tmp_path: Path):
         memory.rm("/lists", recursive=True)
 
 
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The endpoint of an S3 server on a free port, over a folder with a bucket `lists`."""
-    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
-    if rclone is None:
-        pytest.skip("rclone is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
-    put(tmp_path, "buckets/lists/a.csv", "buckets/lists/deep/b.csv", "buckets/lists/_c.csv")
-    command = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "AK,SK", str(tmp_path / "buckets")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        try:
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-
-
 def test_lists_on_s3_are_known_by_the_etags_of_the_store(tmp_path: Path, s3: str):
-    found = listing(["s3://lists"], s3)
-    assert [file["path"] for file in found] == ["s3://lists/a.csv", "s3://lists/deep/b.csv"]
+    put(tmp_path / "s3" / "bucket" / "lists", "a.csv", "deep/b.csv", "_c.csv")
+    found = listing(["s3://bucket/lists"], s3)
+    assert [file["path"] for file in found] == ["s3://bucket/lists/a.csv", "s3://bucket/lists/deep/b.csv"]
     assert all(file["etag"] and not file["etag"].startswith("blake2b:") for file in found)
-    assert columns(source("s3://lists/*.csv"), s3) == schema.PLAN
-    folder, _ = run_plan(tmp_path / "run", source("s3://lists"), endpoint=s3)
+    assert columns(source("s3://bucket/lists/*.csv"), s3) == schema.PLAN
+    folder, _ = run_plan(tmp_path / "run", source("s3://bucket/lists"), endpoint=s3)
     assert rows_of(folder)["repeated"].to_pylist() == [False, True]
     with pytest.raises(SourceError, match="no file matches"):
-        listing(["s3://lists/x*.csv"], s3)
+        listing(["s3://bucket/lists/x*.csv"], s3)
 
 
 def csv(tmp_path: Path, text: str) -> Path:
@@ -139,7 +110,7 @@ def test_paths_that_name_no_list(tmp_path: Path, path, message):
 
 
 def test_an_unknown_protocol_is_one_line():
-    with pytest.raises(SourceError, match="nosuch://x/a.csv cannot be read"):
+    with pytest.raises(SourceError, match=r"nosuch://x/a\.csv cannot be read"):
         listing(["nosuch://x/a.csv"])
 
 
@@ -150,7 +121,7 @@ def test_an_unknown_protocol_is_one_line():
         (
             "url,captions\na,b\n",
             {},
-            r"no column 'caption' \(source.caption\), only url, captions; did you mean 'captions'",
+            r"no column 'caption' \(source.caption\).*; did you mean 'captions'",
         ),
         ("url,caption\na,b\n", {"uid": "id"}, r"no column 'id' \(source.uid\)"),
         ("url,caption\na,b\n", {"url": 0}, "a number goes with header: false"),

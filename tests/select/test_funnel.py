@@ -162,7 +162,7 @@ def greedy(alive, near, how):
 
 
 @given(runs())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_decisions_and_funnel_are_those_of_the_definition(run):
     rows, near, steps = run
     order, reasons, originals, facts, true_of = reference(rows, near, steps)
@@ -196,7 +196,7 @@ def test_decisions_and_funnel_are_those_of_the_definition(run):
 
 
 @given(runs())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=settings.default.max_examples // 5)
 def test_no_two_kept_are_duplicates_and_a_duplicate_names_a_kept_better_one(run):
     rows, near, _ = run
     with tempfile.TemporaryDirectory() as scratch:
