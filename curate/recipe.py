@@ -226,7 +226,25 @@ class Recipe(_Model):
                     f"select: {step.drop}: above {step.duplicates.above} lies under dedup.floor "
                     f"{self.dedup.floor}; lower dedup.floor"
                 )
+        self._check_duplicates_last()
         return self
+
+    def _check_duplicates_last(self) -> None:
+        """A pair that is dropped as a duplicate names one that is kept: nothing after may drop that one."""
+        first = next((step for step in self.select if step.duplicates), None)
+        if first is None or first.duplicates is None:
+            return
+        for step in self.select[self.select.index(first) + 1 :]:
+            if step.duplicates is None:
+                raise ValueError(
+                    f"select: {step.drop} stands after {first.drop}, which drops duplicates in favour of pairs that "
+                    f"{step.drop} may drop; put the steps with `duplicates` last"
+                )
+            if step.duplicates.prefer != first.duplicates.prefer:
+                raise ValueError(
+                    f"select: {step.drop} prefers {step.duplicates.prefer}, but {first.drop} prefers "
+                    f"{first.duplicates.prefer}; steps with `duplicates` are decided as one and need the same"
+                )
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:

@@ -3,22 +3,17 @@
     python pipelines/train_pocket.py                  # about an hour on two cores; goes on where it was stopped
     python pipelines/train_pocket.py --eval-only      # measure the weights in curate/models/pocket
 
-1. The pictures and captions are drawn once into a cache, by all cores; training then reads it.
-2. Most pictures stand beside a twin, which differs in one colour, number or shape: a batch so holds the
-   negatives that are hard to tell.
-3. The weights are written as float16 safetensors, which open_clip loads by itself, and are measured by
-   eval_pocket.py on scenes from another seed.
+1. pocket_pairs.py draws pictures and captions into a cache, with all cores; training reads them there.
+2. The loss compares each picture with the batch's captions, and some with a second look at themselves, so that a
+   cropped or brightened copy stays near.
+3. The weights are written as float16 safetensors, which open_clip loads by itself, and eval_pocket.py measures
+   them on scenes of another seed.
 """
 
 import argparse
 import math
-import os
-import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,134 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
-from eval_pocket import POCKET, encoded
+from eval_pocket import POCKET
 from open_clip.loss import ClipLoss
-from PIL import Image
+from pocket_pairs import CAPTIONS_PER_IMAGE, draw_cache, register
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curate.demo import captions, scenes
-from curate.demo.scenes import Scene
-
 SEED = 7
-CAPTIONS_PER_IMAGE = 4
-CHUNK = 500
-
-
-# 1. Data ----------------------------------------------------------------------------------------------------
-
-
-def twin(scene: Scene, rng: random.Random) -> Scene:
-    """Return the scene with one group changed in number, colour or shape."""
-    at = rng.randrange(len(scene.groups))
-    group = scene.groups[at]
-    change = rng.choices(("count", "colour", "shape"), (45, 40, 15))[0]
-    if change == "count" and group.count > 1:
-        changed = replace(group, places=tuple(rng.sample(group.places, rng.randint(1, group.count - 1))))
-    elif change == "shape" or scene.grey:
-        taken = {g.shape for g in scene.groups}
-        changed = replace(group, shape=rng.choice([s for s in scenes.SHAPES if s not in taken]))
-    else:
-        colour, rgb = scenes.sample_colour(scene.background, rng, other_than=group.colour)
-        changed = replace(group, colour=colour, rgb=rgb)
-    return replace(scene, groups=(*scene.groups[:at], changed, *scene.groups[at + 1 :]))
-
-
-def telling_captions(scene: Scene, other: Scene, rng: random.Random) -> list[str]:
-    """Return captions that are true of the scene and, nearly always, false of the other."""
-    texts = []
-    for _ in range(CAPTIONS_PER_IMAGE):
-        for _ in range(12):
-            facts = captions.facts_of(scene, rng)
-            if not captions.is_true_of(facts, other):
-                break
-        texts.append(captions.say(facts, rng))
-    return texts
-
-
-def sample_size(rng: random.Random) -> tuple[int, int]:
-    """Return a width and a height between 3:4 and 4:3. Small, as what is larger looks the same once reduced."""
-    short = rng.choice((64, 64, 64, 72, 96, 128, 192, 256))
-    long = round(short * rng.choice((1, 1, 1.2, 4 / 3)))
-    return (short, long) if rng.random() < 0.4 else (long, short)
-
-
-def as_seen(image: Image.Image, rng: random.Random, side: int) -> npt.NDArray[np.uint8]:
-    """Return the picture as it comes from the web and through open_clip's preprocessing, before normalising."""
-    if rng.random() < 0.5:
-        image = encoded(image, rng.randint(40, 95))
-    scale = side / min(image.size)
-    image = image.resize(
-        (max(side, round(image.width * scale)), max(side, round(image.height * scale))), Image.Resampling.BICUBIC
-    )
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)))
-
-
-def sample_two(rng: random.Random) -> list[tuple[Image.Image, list[str]]]:
-    """Draw two pictures that belong beside each other in a batch, with their captions."""
-    scene = scenes.sample_scene(rng)
-    kind = rng.random()
-    n = CAPTIONS_PER_IMAGE
-    if kind < 0.06:
-        marked = replace(scene, watermark=rng.choice(scenes.WATERMARKS))
-        said = [captions.watermark_caption(rng) for _ in range(n // 2)]
-        said += [captions.caption(marked, rng) for _ in range(n - len(said))]
-        plain = [captions.plain_caption(rng), *(captions.caption(scene, rng) for _ in range(n - 1))]
-        image = scenes.draw_scene(scene, sample_size(rng))
-        return [(scenes.with_watermark(image, rng), said), (scenes.draw_scene(scene, sample_size(rng)), plain)]
-    if kind < 0.10:
-        text = captions.sample_text(rng)
-        image = scenes.draw_text_image(text, sample_size(rng), rng)
-        said = [captions.text_caption(text, rng) for _ in range(n)]
-        plain = [captions.plain_caption(rng), *(captions.caption(scene, rng) for _ in range(n - 1))]
-        return [(image, said), (scenes.draw_scene(scene, sample_size(rng)), plain)]
-    other = scenes.sample_scene(rng) if kind < 0.3 else twin(scene, rng)
-    return [
-        (scenes.draw_scene(a, sample_size(rng)), telling_captions(a, b, rng))
-        for a, b in ((scene, other), (other, scene))
-    ]
-
-
-def _draw_chunk(job: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    seed, chunk, side = job
-    rng = random.Random(seed * 1_000_003 + chunk)
-    tokenize = tokenizer()
-    images, texts = [], []
-    for _ in range(CHUNK // 2):
-        for image, said in sample_two(rng):
-            images.append(as_seen(image, rng, side))
-            texts += said
-    tokens = tokenize(texts).numpy().astype(np.uint16)
-    return np.stack(images), tokens.reshape(CHUNK, CAPTIONS_PER_IMAGE, -1)
-
-
-def draw_cache(folder: Path, n_images: int, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """Draw the training pairs, or open those that an earlier start has drawn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}-{SEED}-{n_images}-{side}.npy" for name in ("images", "tokens")]
-    if not paths[1].exists():
-        started = time.monotonic()
-        jobs = [(SEED, chunk, side) for chunk in range(n_images // CHUNK)]
-        images = np.lib.format.open_memmap(paths[0], "w+", np.uint8, (n_images, side, side, 3))
-        tokens = []
-        with get_context("spawn").Pool(os.cpu_count()) as pool:
-            for i, (drawn, said) in enumerate(pool.imap(_draw_chunk, jobs)):
-                images[i * CHUNK : (i + 1) * CHUNK] = drawn
-                tokens.append(said)
-                if i % 40 == 39:
-                    rate = (i + 1) * CHUNK / (time.monotonic() - started)
-                    print(f"drawn {(i + 1) * CHUNK}/{n_images}, {rate:.0f}/s", flush=True)
-        images.flush()
-        # Written last: the tokens say that the cache is complete.
-        unfinished = paths[1].with_suffix(".part.npy")
-        np.save(unfinished, np.concatenate(tokens))
-        unfinished.rename(paths[1])
-    return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-
-
-# 2. Training ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -162,8 +37,10 @@ class Plan:
     """How the training goes. A change of any of these starts it anew."""
 
     n_images: int = 96_000
+    """Pictures in a cache."""
+    caches: int = 2
+    epochs_per_cache: int = 3
     batch: int = 256
-    steps: int = 2_200
     rate: float = 1.5e-3
     token_rate: float = 1.5e-3
     warmup: int = 150
@@ -171,17 +48,15 @@ class Plan:
     views: float = 0.25
     """Share of a batch whose pictures are also compared with a second look at themselves."""
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every picture of a cache is seen once."""
+        return self.n_images // self.batch
 
-def register() -> str:
-    """Make the pocket's config known to open_clip and return its name there."""
-    open_clip.add_model_config(POCKET / "config.json")
-    return "config"
-
-
-@cache
-def tokenizer() -> Any:
-    """Return the standard tokenizer, with the pocket's context length."""
-    return open_clip.get_tokenizer(register())
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.steps_per_epoch * self.epochs_per_cache * self.caches
 
 
 def augmented(images: Tensor, n_unchanged: int, generator: torch.Generator) -> Tensor:
@@ -301,14 +176,12 @@ class Training:
             optimiser.load_state_dict(saved)
 
 
-def batches(plan: Plan, start: int) -> Iterator[tuple[npt.NDArray[np.intp], int]]:
-    """Yield, from step `start` on, each step's images and which of their captions it uses; twins stay together."""
-    per_epoch = plan.n_images // plan.batch
-    for step in range(start, plan.steps):
-        epoch, at = divmod(step, per_epoch)
-        order = np.random.default_rng((SEED, epoch)).permutation(plan.n_images // 2)
-        firsts = np.sort(order[at * plan.batch // 2 : (at + 1) * plan.batch // 2]) * 2
-        yield np.stack([firsts, firsts + 1], axis=1).ravel(), step
+def rows_of(plan: Plan, step: int) -> npt.NDArray[np.intp]:
+    """Return which pictures of its cache a step sees; twins stay together."""
+    epoch, at = divmod(step, plan.steps_per_epoch)
+    order = np.random.default_rng((SEED, epoch)).permutation(plan.n_images // 2)
+    firsts = np.sort(order[at * plan.batch // 2 : (at + 1) * plan.batch // 2]) * 2
+    return np.stack([firsts, firsts + 1], axis=1).ravel()
 
 
 def image_side(model: Any) -> int:
@@ -327,15 +200,19 @@ def train(plan: Plan, work: Path, *, go_on: bool = True) -> Training:
         print(f"stands at step {training.step} after {training.seconds / 60:.0f} min", flush=True)
     if not go_on:
         return training
-    images, tokens = draw_cache(work, plan.n_images, image_side(training.model))
     training.model.train()
     saved = reported = time.monotonic()
     losses: list[float] = []
-    for rows, step in batches(plan, training.step):
+    at, images, tokens = None, np.empty(0, np.uint8), np.empty(0, np.uint16)
+    while (step := training.step) < plan.steps:
+        cache = step // (plan.steps_per_epoch * plan.epochs_per_cache)
+        if cache != at:
+            at = cache
+            images, tokens = draw_cache(work, SEED + cache, plan.n_images, image_side(training.model))
+        rows = rows_of(plan, step)
         pick = np.random.default_rng((SEED, 1, step)).integers(0, CAPTIONS_PER_IMAGE, len(rows))
-        losses.append(
-            training.advance(torch.from_numpy(images[rows]), torch.from_numpy(tokens[rows, pick].astype(np.int32)))
-        )
+        said = tokens[rows, pick].astype(np.int32)
+        losses.append(training.advance(torch.from_numpy(images[rows]), torch.from_numpy(said)))
         now = time.monotonic()
         if now - reported > 20 or training.step == plan.steps:
             training.seconds += now - reported
@@ -351,9 +228,6 @@ def train(plan: Plan, work: Path, *, go_on: bool = True) -> Training:
             training.save(checkpoint)
             saved = now
     return training
-
-
-# 3. Weights -------------------------------------------------------------------------------------------------
 
 
 def export(model: nn.Module, tokens: npt.NDArray[np.uint16], path: Path) -> None:
@@ -383,8 +257,9 @@ def main() -> None:
     if not options.eval_only:
         plan = Plan()
         training = train(plan, options.work, go_on=not options.export_only)
-        _, tokens = draw_cache(options.work, plan.n_images, image_side(training.model))
-        export(training.model, tokens, options.to)
+        side = image_side(training.model)
+        caches = [draw_cache(options.work, SEED + i, plan.n_images, side) for i in range(plan.caches)]
+        export(training.model, np.concatenate([np.unique(tokens) for _, tokens in caches]), options.to)
     if not options.export_only:
         print(eval_pocket.figures(eval_pocket.Pocket(POCKET / "config.json", options.to)))
 

@@ -91,6 +91,19 @@ def test_every_key_is_documented_with_its_default():
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),
             "recipe: select.0.keep_top.fraction: Input should be less than or equal to 1",
         ),
+        (
+            with_(select=[{"drop": "a", "duplicates": {"by": "sha256"}}, {"drop": "b", "where": "width < 3"}]),
+            "recipe: select: b stands after a, which drops duplicates in favour of pairs that b may drop",
+        ),
+        (
+            with_(
+                select=[
+                    {"drop": "a", "duplicates": {"by": "sha256"}},
+                    {"drop": "b", "duplicates": {"by": "image_embedding", "above": 0.97, "prefer": "width"}},
+                ]
+            ),
+            "recipe: select: b prefers width, but a prefers clip_similarity; steps with `duplicates` are decided as",
+        ),
         (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts: mark needs two prompts at least"),
         (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
         (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),

@@ -288,13 +288,14 @@ def _stamp(image: Image.Image, text: str, rng: random.Random) -> Image.Image:
     points = 100 * rng.uniform(0.75, 0.95) * side / probe
     font = _font(max(1.0, min(points, 0.3 * side)))
     gap = side * rng.uniform(0.3, 0.4)
-    alpha = rng.randint(110, 170)
+    alpha = rng.randint(120, 180)
     for row in (-1, 0, 1):
         draw.text((side, side + row * gap), text, fill=alpha, font=font, anchor="mm")
     sheet = sheet.rotate(rng.choice((25, 30, 35)), Image.Resampling.BILINEAR)
     left, top = side - image.width // 2, side - image.height // 2
     mask = sheet.crop((left, top, left + image.width, top + image.height))
-    ink = rng.choice(((255, 255, 255), (128, 128, 128), (40, 40, 40)))
+    lightness = image.convert("L").resize((1, 1), Image.Resampling.BOX).tobytes()[0]
+    ink = (255, 255, 255) if lightness < 140 else (40, 40, 40)
     marked = image.copy()
     marked.paste(Image.new("RGB", image.size, ink), mask=mask)
     return marked

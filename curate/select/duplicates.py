@@ -4,11 +4,15 @@ A node is a digest (`sha256`), and its rank that of its best pair. In rank order
 its digest or one near it. So whether a node keeps its best pair is decided by the nodes near it that come
 earlier, and all its other pairs go. Two kept nodes are never near; a pair that goes has a kept one that ranks
 before it. Where several do, it names the most similar, of equals the best.
+
+Steps that stand together are decided as one, at the lowest of their thresholds; then each pair that goes falls to
+the first step that its similarity reaches. One after the other they would make a chain: a pair that goes as an
+exact copy of one that the next step drops as a near copy.
 """
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import duckdb
 import numpy as np
@@ -27,14 +31,14 @@ def load_near(con: duckdb.DuckDBPyConnection, near: Iterable[pa.Table], floor: f
         con.unregister("arrived")
 
 
-def drop(con: duckdb.DuckDBPyConnection, step: int, value: str, above: float | None) -> None:
+def drop(con: duckdb.DuckDBPyConnection, steps: Mapping[int, float | None], value: str) -> None:
     """Adds to `dropped` the rows of `alive` that duplicate another one.
 
     Args:
-        con: the funnel's database, with `near` where `above` is given.
-        step: the step's number.
+        con: the funnel's database, with `near` where a step has a threshold.
+        steps: the steps that are decided together, by number: the similarity from which two digests are near,
+            or None where only equal digests are duplicates.
         value: the column of `alive` whose higher value ranks first; null ranks last, ties by pair_id.
-        above: the similarity from which two digests are near; None: only equal digests are duplicates.
     """
     _do(
         con,
@@ -44,30 +48,33 @@ def drop(con: duckdb.DuckDBPyConnection, step: int, value: str, above: float | N
     )
     _do(con, "CREATE OR REPLACE TABLE nodes AS SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256")
     _do(con, "CREATE OR REPLACE TABLE lost (node BIGINT)")
-    if above is not None:
-        _lose_near(con, step, above)
+    thresholds = {step: above for step, above in steps.items() if above is not None}
+    if thresholds:
+        _lose_near(con, thresholds)
+    # Equal digests reach every step.
     _do(
         con,
         f"""INSERT INTO dropped
-        SELECT pair.id, {step}, best.high, best.low, 1.0
+        SELECT pair.id, {min(steps)}, best.high, best.low, 1.0
         FROM ranked pair JOIN nodes USING (sha256) JOIN ranked best ON best.rank = nodes.rank
         WHERE pair.rank > nodes.rank AND nodes.rank NOT IN (SELECT node FROM lost)""",
     )
 
 
-def _lose_near(con: duckdb.DuckDBPyConnection, step: int, above: float) -> None:
+def _lose_near(con: duckdb.DuckDBPyConnection, thresholds: Mapping[int, float]) -> None:
     """Decides which nodes are lost to near ones, and drops all pairs of those."""
     _do(
         con,
         f"""CREATE OR REPLACE TABLE edges AS
         SELECT least(a.rank, b.rank) AS earlier, greatest(a.rank, b.rank) AS later, similarity
         FROM near JOIN nodes a ON a.sha256 = sha256_a JOIN nodes b ON b.sha256 = sha256_b
-        WHERE similarity >= {above!r}""",
+        WHERE similarity >= {min(thresholds.values())!r}""",
     )
     for nodes in _lost(con):
         con.register("arrived", nodes)
         _do(con, "INSERT INTO lost SELECT node FROM arrived")
         con.unregister("arrived")
+    reached = " ".join(f"WHEN similarity >= {above!r} THEN {step}" for step, above in sorted(thresholds.items()))
     _do(
         con,
         f"""INSERT INTO dropped
@@ -85,7 +92,7 @@ def _lose_near(con: duckdb.DuckDBPyConnection, step: int, above: float) -> None:
             WHERE other < pair.rank
             QUALIFY row_number() OVER (PARTITION BY pair.id ORDER BY similarity DESC, other) = 1
         )
-        SELECT nearest.id, {step}, best.high, best.low, similarity
+        SELECT nearest.id, CASE {reached} END, best.high, best.low, similarity
         FROM nearest JOIN ranked best ON best.rank = other""",
     )
 

@@ -224,10 +224,26 @@ class Funnel:
         above, prefer = step["duplicates"]["above"], step["duplicates"]["prefer"]
         nothing = "sha256 IS NULL" + (" OR NOT embedded" if above is not None else "")
         nulls = self._number(f"SELECT count(*) FROM alive WHERE {nothing}")
-        duplicates.drop(self._con, number, self._value(step), above)
+        if not self._follows(number):
+            duplicates.drop(self._con, self._together(number), self._value(step))
         self._keep(f"id NOT IN (SELECT id FROM dropped WHERE step = {number})")
         by = step["duplicates"]["by"]
         return {"kind": "duplicates", "by": by, "prefer": prefer, "threshold": above, "nulls": nulls}
+
+    def _follows(self, number: int) -> bool:
+        """Whether the step above is one of duplicates that ranks by the same column."""
+        if number == 0 or self._steps[number - 1]["duplicates"] is None:
+            return False
+        return ranked_by(self._steps[number - 1]) == ranked_by(self._steps[number])
+
+    def _together(self, number: int) -> dict[int, float | None]:
+        """The steps of duplicates from this one on that are decided as one, with their thresholds."""
+        last = number
+        while (
+            last + 1 < len(self._steps) and self._steps[last + 1]["duplicates"] is not None and self._follows(last + 1)
+        ):
+            last += 1
+        return {at: self._steps[at]["duplicates"]["above"] for at in range(number, last + 1)}
 
     def _value(self, step: Step) -> str:
         return f"v{self._by.index(ranked_by(step))}"
