@@ -21,7 +21,7 @@ lint: $(READY)
 
 # What takes long: fuzzing and killing without end.
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak
 
 $(READY): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \

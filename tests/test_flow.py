@@ -1,8 +1,7 @@
 """The whole way, on a small demo web: the guarantees of docs/architecture.md, one by one."""
 
-import contextlib
 import json
-import os
+import random
 import shutil
 import signal
 import subprocess
@@ -222,27 +221,39 @@ def test_ray_gives_the_same_bytes(place, run, tmp_path):
     assert Run(Store(str(tmp_path / "run"))).files() == run.files()
 
 
-def test_killed_again_and_again_it_ends_in_the_same_bytes(place, run, tmp_path):
-    """kill -9 of the driver at seeded moments; what was done is not done again."""
+def kill_and_go_on(place, run, output, engine, moments):
+    """kill -9 of the driver at these moments, then the same command to its end; what was done is not done again."""
     folder, port = place
-    command = [sys.executable, "-m", "curate.cli", *demo(tmp_path / "run", folder / "web", port, "--engine", "local")]
+    command = [sys.executable, "-m", "curate.cli", *demo(output, folder / "web", port, "--engine", engine)]
     kept: dict[str, int] = {}
-    for seconds in (6, 9, 14):
+    for seconds in moments:
         process = subprocess.Popen(
             command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        markers = {str(p): p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("done/*.json")}
+        markers = {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}
         assert kept.items() <= markers.items(), "a finished part was done again"
         kept = markers
-        time.sleep(1.0)
+        # The demo's web ends by itself when its parent is gone.
+        time.sleep(1.5)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    markers = {str(p): p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("done/*.json")}
-    assert kept.items() <= markers.items()
-    assert Run(Store(str(tmp_path / "run"))).files() == run.files()
+    assert kept.items() <= {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}.items()
+    assert Run(Store(str(output))).files() == run.files()
+
+
+def test_killed_again_and_again_it_ends_in_the_same_bytes(place, run, tmp_path):
+    kill_and_go_on(place, run, tmp_path / "run", "local", (6, 9, 14))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(place, run, tmp_path, engine, seed):
+    moments = random.Random(f"{engine} {seed}")
+    kill_and_go_on(place, run, tmp_path / "run", engine, [moments.uniform(1, 30) for _ in range(6)])
 
 
 def test_the_whole_demo_into_a_real_s3_server(place, run, s3, monkeypatch, capsys):
@@ -372,8 +383,6 @@ def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_pat
     command = demo(tmp_path / "run", folder / "web", port, "--engine", "local")
     assert main(command) == 1
     assert "1 of 4 parts are set aside (000002)" in capsys.readouterr().err
-    with contextlib.suppress(OSError):
-        os.sync()
     recipe = write_recipe(tmp_path, folder, port)
     from curate.demo.server import serve
 
