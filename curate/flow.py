@@ -133,11 +133,16 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
     recipe, passes = prepared.recipe, layout.passes
     counts = passes["plan"].folder.marker().counts
     rows = counts["rows"] / counts["parts"]
+    fetch_settings: Json = {
+        **recipe.fetch.model_dump(mode="json"),
+        "blocked": prepared.blocked,
+        "endpoint": recipe.storage.endpoint,
+    }
     works = [
         Work(
             "fetch",
             "curate.fetch.worker:open_worker",
-            recipe.fetch.model_dump(mode="json"),
+            fetch_settings,
             {"fetch": passes["fetch"]},
             layout.inputs("plan"),
             layout.parts,

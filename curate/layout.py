@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from curate import schema
 from curate.embed.model import ModelFacts, describe
+from curate.fetch import blocklist
 from curate.plan.source import columns as source_columns
 from curate.plan.source import listing
 from curate.recipe import Recipe
@@ -34,8 +35,21 @@ VERSIONS = {
 }
 """Raised when a pass would write something else from the same inputs; scorers carry their own."""
 
-_HOW_NOT_WHAT = {"processes", "threads", "agent"}
-"""Keys of `fetch` that change how fast or under which name it works, not what it stores."""
+_HOW_NOT_WHAT = {
+    "processes",
+    "threads",
+    "agent",
+    "host_connections",
+    "host_rate",
+    "host_failures",
+    "retries",
+    "min_speed",
+    "part_timeout",
+    "waiting_bytes",
+    "min_success",
+    "min_success_window",
+}
+"""Keys of `fetch` that change how fast, how patiently or under which name it works, not what it asks for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,7 @@ class Prepared:
     store: Store
     identity: Json
     facts: Mapping[str, ModelFacts]
+    blocked: str = ""
 
     @property
     def models(self) -> list[str]:
@@ -90,11 +105,12 @@ def prepare(recipe: Recipe) -> Prepared:
         "part_size": recipe.part_size,
     }
     facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
+    blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity)
     store.check_writable()
-    return Prepared(recipe, store, identity, facts)
+    return Prepared(recipe, store, identity, facts, blocked)
 
 
 def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
@@ -143,8 +159,8 @@ def lay_out(
         passes[name] = Pass.of(store, name, version, params, [passes[other].folder for other in upstream])
 
     add("plan", VERSIONS["plan"], prepared.identity, [])
-    stored = recipe.fetch.model_dump(mode="json", exclude=_HOW_NOT_WHAT)
-    add("fetch", VERSIONS["fetch"], stored, ["plan"])
+    asked_for = recipe.fetch.model_dump(mode="json", exclude={*_HOW_NOT_WHAT, "blocklists"})
+    add("fetch", VERSIONS["fetch"], {**asked_for, "blocked": prepared.blocked}, ["plan"])
     add("pixels", VERSIONS["pixels"], {}, ["fetch"])
     for model in models:
         how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
@@ -184,7 +200,7 @@ def card_settings(prepared: Prepared) -> Json:
             "limits": True,
             "embed": True,
             "source": {"paths"},
-            "fetch": {*_HOW_NOT_WHAT, "allow"},
+            "fetch": {*_HOW_NOT_WHAT, "allow", "blocklists"},
         },
     )
     for model in recipe["models"].values():

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
-from curate.errors import BrokenResult
+from curate.errors import BrokenResult, RecipeError
+from curate.fetch import blocklist
 from curate.fetch.contract import FetchPart, Outcome
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.guard import Guard
@@ -22,33 +23,45 @@ from curate.fetch.settings import Settings
 from curate.fetch.spool import Spool
 from curate.store import Inputs, Outputs
 
+THREADS_PER_TURN = 8
+MAX_THREADS = 512
+"""Threads of a worker: so many for each of the recipe's `threads`, and in all."""
+
 
 def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     """A worker for many parts; names stay resolved from part to part.
 
     Args:
-        settings: the recipe's `fetch` section.
+        settings: the recipe's `fetch` section; `endpoint`, for blocklists on S3; `blocked`, what the blocklists
+            said when the run was laid out (`Blocklist.fingerprint`).
 
     Raises:
-        UsageError: a setting or the installed img2dataset is no good.
+        UsageError: a setting, a blocklist or the installed img2dataset is no good.
     """
     read = Settings.of(settings)
+    listed = blocklist.read(settings["blocklists"], settings["endpoint"])
+    if listed.fingerprint != settings["blocked"]:
+        raise RecipeError("fetch.blocklists: they changed during the run; start it again")
     # What is odd about a stranger's file is said in its row, not on this process's terminal.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    guard = Guard(read, Resolver())
-    fetch_part = Img2dataset(guard.get, Normaliser(read), threads=read.threads, timeout=read.timeout)
-    return FetchWorker(fetch_part, read.format)
+    guard = Guard(read, Resolver(), blocklist=listed)
+    # More threads than turns: those that wait for a host, a server or a second try hold nobody up.
+    threads = min(MAX_THREADS, THREADS_PER_TURN * read.threads)
+    fetch_part = Img2dataset(guard.get, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout)
+    return FetchWorker(guard, fetch_part, read.format)
 
 
 class FetchWorker:
     """Fetches a part's distinct images.
 
     Args:
-        fetch_part: what downloads and normalises.
+        guard: told when a part begins and ends.
+        fetch_part: what downloads, through the guard, and normalises.
         extension: of stored pictures.
     """
 
-    def __init__(self, fetch_part: FetchPart, extension: str) -> None:
+    def __init__(self, guard: Guard, fetch_part: FetchPart, extension: str) -> None:
+        self._guard = guard
         self._fetch_part = fetch_part
         self._extension = extension
 
@@ -64,7 +77,8 @@ class FetchWorker:
         with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
             scratch = Path(folder)
             with Spool(scratch / "spool") as spool:
-                outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
+                with self._guard.part():
+                    outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
                 table = self._table(images["image_id"], outcomes)
                 spool.write_tar(scratch / "images.tar", table["file"].to_pylist())
             out.put_file("images.tar", scratch / "images.tar", rows=pc.count(table["file"]).as_py())
