@@ -17,6 +17,7 @@ from curate.fetch import blocklist
 from curate.plan.source import columns as source_columns
 from curate.plan.source import listing
 from curate.recipe import Recipe
+from curate.rounds import Round, recorded
 from curate.run import Pass, check_identity
 from curate.select.predicate import check as check_steps
 from curate.signals import registry
@@ -61,6 +62,7 @@ class Prepared:
     identity: Json
     facts: Mapping[str, ModelFacts]
     blocked: str = ""
+    rounds: tuple[Round, ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -76,6 +78,13 @@ class Layout:
     n_parts: int
     parts: tuple[int, ...]
     missing: tuple[int, ...]
+    earlier: tuple[Pass, ...] = ()
+    """The fetches before the one in `passes`, in the order of their rounds."""
+
+    @property
+    def fetches(self) -> tuple[Pass, ...]:
+        """All rounds of fetching, the newest last: the one that the passes after it read."""
+        return (*self.earlier, self.passes["fetch"])
 
     def inputs(self, *names: str) -> Inputs:
         """What a pass may read: the named passes, or all of them."""
@@ -109,8 +118,9 @@ def prepare(recipe: Recipe) -> Prepared:
     store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity)
+        rounds = recorded(store)
     store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked)
+    return Prepared(recipe, store, identity, facts, blocked, rounds)
 
 
 def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
@@ -160,7 +170,14 @@ def lay_out(
 
     add("plan", VERSIONS["plan"], prepared.identity, [])
     asked_for = recipe.fetch.model_dump(mode="json", exclude={*_HOW_NOT_WHAT, "blocklists"})
-    add("fetch", VERSIONS["fetch"], {**asked_for, "blocked": prepared.blocked}, ["plan"])
+    asked_for["blocked"] = prepared.blocked
+    add("fetch", VERSIONS["fetch"], asked_for, ["plan"])
+    base, earlier = passes["fetch"].folder.path, []
+    for round_ in prepared.rounds:
+        if round_.base == base:
+            earlier.append(passes["fetch"])
+            tried = {**asked_for, "round": len(earlier), "classes": list(round_.classes)}
+            add("fetch", VERSIONS["fetch"], tried, ["plan", "fetch"])
     add("pixels", VERSIONS["pixels"], {}, ["fetch"])
     for model in models:
         how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
@@ -187,7 +204,7 @@ def lay_out(
     add("pack", VERSIONS["pack"], {"shard_size": recipe.pack.shard_size, **card_settings(prepared)}, ["select"])
     add("report", VERSIONS["report"], {"truth": truth}, ["pack"])
     parts = tuple(part for part in range(covered) if part not in set(missing))
-    return Layout(passes, n_parts, parts, tuple(missing))
+    return Layout(passes, n_parts, parts, tuple(missing), tuple(earlier))
 
 
 def card_settings(prepared: Prepared) -> Json:

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -278,13 +279,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of keys")
-    for override in overrides or []:
+    return parse(content, overrides or [])
+
+
+def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its keys and values, changed by overrides as in `load`.
+
+    Raises:
+        RecipeError: with the first thing that is wrong.
+    """
+    for override in overrides:
         _override(content, override)
-    return parse(content)
-
-
-def parse(content: dict[str, Any]) -> Recipe:
-    """A recipe from its keys and values. Raises RecipeError with the first thing that is wrong."""
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -77,11 +77,40 @@ class FetchWorker:
         with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
             scratch = Path(folder)
             with Spool(scratch / "spool") as spool:
-                with self._guard.part():
-                    outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
-                table = self._table(images["image_id"], outcomes)
-                spool.write_tar(scratch / "images.tar", table["file"].to_pylist())
-            out.put_file("images.tar", scratch / "images.tar", rows=pc.count(table["file"]).as_py())
+                table = self.fetch(images, spool, scratch)
+                self.write(out, table, spool, scratch, range(len(table)))
+
+    def fetch(self, images: pa.Table, spool: Spool, scratch: Path) -> pa.Table:
+        """Fetches images as one part.
+
+        Args:
+            images: image_id and url.
+            spool: takes each stored picture under its row's number.
+            scratch: a local folder.
+
+        Returns:
+            Their rows of `schema.IMAGES`, in the same order.
+
+        Raises:
+            OSError: the local disk does not take the pictures.
+        """
+        with self._guard.part():
+            outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
+        return self._table(images["image_id"], outcomes)
+
+    def write(self, out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions: Sequence[int]) -> None:
+        """Writes a part's files and counts.
+
+        Args:
+            out: of the part.
+            table: every image's row.
+            spool: holds the pictures.
+            scratch: a local folder.
+            positions: where each row's picture is in the spool, if there is one.
+        """
+        files = zip(table["file"].to_pylist(), positions, strict=True)
+        spool.write_tar(scratch / "images.tar", ((name, position) for name, position in files if name is not None))
+        out.put_file("images.tar", scratch / "images.tar", rows=pc.count(table["file"]).as_py())
         out.put_table("images.parquet", table)
         out.counts.update(_counts(table))
         lost = out.counts.get("error:internal", 0)
