@@ -23,9 +23,10 @@ from curate.fetch.settings import Settings
 from curate.fetch.spool import Spool
 from curate.store import Inputs, Outputs
 
-THREADS_PER_TURN = 8
-MAX_THREADS = 512
-"""Threads of a worker: so many for each of the recipe's `threads`, and in all."""
+THREADS_PER_TURN = 4
+MAX_THREADS = 256
+"""Threads of a worker: so many for each of the recipe's `threads`, and in all. It also bounds the requests that a
+server in trouble is given at once."""
 
 
 def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
