@@ -1,4 +1,4 @@
-"""The command line: `curate run | demo | status | explain | verify`.
+"""The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
 Exit codes: 0 done, 1 the run ended incomplete (or `verify` found a fault), 2 the command, the recipe or its
 input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help` and `status`
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from curate import __version__
 from curate.errors import CurateError, UsageError
 from curate.options import PASSES, Options, manifest_name
+from curate.schema import HEALING_CLASSES
 from curate.store import Store
 
 if TYPE_CHECKING:
     from curate.flow import Outcome
+    from curate.layout import Prepared
     from curate.recipe import Recipe
     from curate.run import Engine
 
@@ -77,6 +79,23 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     _add_engine(demo)
     demo.set_defaults(command=_demo)
+
+    again = commands.add_parser("retry-failed", help="fetch lost images again, as a round of its own, and go on")
+    _add_place(again)
+    again.add_argument(
+        "--class",
+        dest="classes",
+        type=lambda text: text.split(","),
+        default=list(HEALING_CLASSES),
+        metavar="CLASS,…",
+        help=f"which error classes ({','.join(HEALING_CLASSES)})",
+    )
+    again.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    again.add_argument("--until", choices=PASSES[1:], default="report", help="stop after this pass")
+    again.add_argument("--allow-missing", action="store_true", help="go on without parts that are set aside")
+    again.add_argument("--retry-parts", action="store_true", help="begin anew with parts that are set aside")
+    _add_engine(again)
+    again.set_defaults(command=_retry_failed)
 
     status = commands.add_parser("status", help="what is done, what is set aside")
     _add_place(status)
@@ -137,17 +156,38 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     if arguments.dry_run:
         return _dry_run(loaded, options)
-    return _finish(_drive(loaded, arguments, options), options)
+    from curate.layout import prepare
+
+    return _finish(_drive(prepare(loaded), arguments, options), options)
 
 
-def _drive(loaded: "Recipe", arguments: argparse.Namespace, options: Options) -> "Outcome":
+def _retry_failed(arguments: argparse.Namespace) -> int:
+    from curate.retry_failed import begin, recipe_of
+
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        loaded = recipe_of(store, arguments.set)
+    options = Options(
+        sample=arguments.sample,
+        until=arguments.until,
+        allow_missing=arguments.allow_missing,
+        retry_parts=arguments.retry_parts,
+        engine=arguments.engine,
+    )
+    prepared = begin(loaded, arguments.classes, options)
+    if prepared is None:
+        print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
+        return 0
+    return _finish(_drive(prepared, arguments, options), options)
+
+
+def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options) -> "Outcome":
     from rich.console import Console
 
     from curate import flow
-    from curate.layout import prepare
     from curate.progress import watch
 
-    prepared = prepare(loaded)
+    loaded = prepared.recipe
     console = Console()
     if loaded.fetch.allow:
         opened = ", ".join(loaded.fetch.allow)
@@ -192,6 +232,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from curate import recipe
     from curate.demo.corpus import Corpus
     from curate.demo.server import serve
+    from curate.layout import prepare
 
     if arguments.pairs < 1:
         raise UsageError(f"--pairs {arguments.pairs}: a demo needs one pair at least")
@@ -206,7 +247,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     loaded = recipe.load(Path(__file__).parent / "demo" / "recipe.yaml", overrides)
     options = Options(truth=written.truth, engine=arguments.engine)
     with serve(corpus):
-        outcome = _drive(loaded, arguments, options)
+        outcome = _drive(prepare(loaded), arguments, options)
     return _finish(outcome, options)
 
 

@@ -19,9 +19,10 @@ from curate.errors import BrokenResult, RunIncomplete
 from curate.layout import Layout, Prepared, card_settings, lay_out, scorers
 from curate.options import Options, manifest_name
 from curate.pack.worker import n_shards
-from curate.run import Engine, Watcher, Work, claim, drive, result_files
+from curate.run import RECIPE, Engine, Watcher, Work, claim, drive, result_files
 from curate.signals import registry
 from curate.store import WHOLE, Inputs, Json, Store, key
+from curate.success import MinSuccess
 
 
 @dataclass
@@ -50,15 +51,16 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
 
     Raises:
         UsageError: a pass found an input or the recipe to be wrong.
-        RunIncomplete: parts are set aside, or nothing was kept.
+        RunIncomplete: parts are set aside, hardly anything could be fetched, or nothing was kept.
     """
-    store, limits = prepared.store, prepared.recipe.limits
+    store, limits, fetch = prepared.store, prepared.recipe.limits, prepared.recipe.fetch
+    success = MinSuccess(_fetch_name(0), fetch.min_success, fetch.min_success_window)
     outcome = Outcome(store)
 
     def go(*works: Work, by_part: bool = False) -> None:
         # Parts that were set aside stay so, for the run can go on without them; without a whole it cannot.
         forget = options.retry_parts or not by_part
-        aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget)
+        aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget, check=success)
         for work in works:
             for unit, error in aside[work.name].items():
                 if not by_part or unit == WHOLE:
@@ -69,6 +71,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
                 outcome.missing = sorted({*outcome.missing, unit})
 
     claim(store, prepared.identity)
+    store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     go(_plan(prepared, lay_out(prepared, 1)))
     layout = planned(prepared, options)
     assert layout is not None
@@ -133,21 +136,37 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
     recipe, passes = prepared.recipe, layout.passes
     counts = passes["plan"].folder.marker().counts
     rows = counts["rows"] / counts["parts"]
-    works = [
-        Work(
-            "fetch",
-            "curate.fetch.worker:open_worker",
-            recipe.fetch.model_dump(mode="json"),
-            {"fetch": passes["fetch"]},
-            layout.inputs("plan"),
-            layout.parts,
-            rows,
-            processes=recipe.fetch.processes,
+    settings: Json
+    fetch_settings: Json = {
+        **recipe.fetch.model_dump(mode="json"),
+        "blocked": prepared.blocked,
+        "endpoint": recipe.storage.endpoint,
+    }
+    works: list[Work] = []
+    for number, fetch in enumerate(layout.fetches):
+        # A round holds all that the ones before it had: of those only what it still lacks is needed.
+        later = layout.fetches[number + 1 : number + 2]
+        has = later[0].folder.units() if later else set()
+        opener, folders, settings = "worker", {"plan": passes["plan"].folder}, fetch_settings
+        if number:
+            opener, folders["before"] = "round", layout.fetches[number - 1].folder
+            settings = {**fetch_settings, "classes": fetch.params["classes"]}
+        works.append(
+            Work(
+                _fetch_name(number),
+                f"curate.fetch.{opener}:open_worker",
+                settings,
+                {"fetch": fetch},
+                Inputs(folders, layout.parts),
+                [part for part in layout.parts if part not in has],
+                rows,
+                after=(_fetch_name(number - 1),) if number else (),
+                processes=recipe.fetch.processes,
+            )
         )
-    ]
     if options.reaches("embed"):
         embeddings = [name for name in passes if name.startswith("embed-")]
-        settings: Json = {
+        settings = {
             "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
             "device": recipe.embed.device,
             "endpoint": recipe.storage.endpoint,
@@ -161,7 +180,7 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
                 layout.inputs("plan", "fetch"),
                 layout.parts,
                 rows,
-                after=("fetch",),
+                after=(works[-1].name,),
                 processes=recipe.embed.processes,
                 wants_gpu=recipe.embed.device != "cpu",
             )
@@ -199,6 +218,11 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
             )
         )
     return works
+
+
+def _fetch_name(number: int) -> str:
+    """How the fetch of a round is called; 0 is the first."""
+    return f"fetch-{number}" if number else "fetch"
 
 
 def _check_missing(outcome: Outcome, layout: Layout, options: Options) -> None:
@@ -304,6 +328,7 @@ def _manifest(layout: Layout, options: Options, shards: int) -> Json:
         "parts": len(layout.parts) + len(layout.missing),
         "missing_parts": list(layout.missing),
         "folders": {name: pass_.folder.path for name, pass_ in layout.passes.items()},
+        "rounds": [fetch.folder.path for fetch in layout.earlier],
         "pack": pack.path,
         "result": result_files(pack, [*range(shards), WHOLE]),
     }

@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from curate import schema
 from curate.embed.model import ModelFacts, describe
+from curate.fetch import blocklist
 from curate.plan.source import columns as source_columns
 from curate.plan.source import listing
 from curate.recipe import Recipe
+from curate.rounds import Round, recorded
 from curate.run import Pass, check_identity
 from curate.select.predicate import check as check_steps
 from curate.signals import registry
@@ -34,8 +36,21 @@ VERSIONS = {
 }
 """Raised when a pass would write something else from the same inputs; scorers carry their own."""
 
-_HOW_NOT_WHAT = {"processes", "threads", "agent"}
-"""Keys of `fetch` that change how fast or under which name it works, not what it stores."""
+_HOW_NOT_WHAT = {
+    "processes",
+    "threads",
+    "agent",
+    "host_connections",
+    "host_rate",
+    "host_failures",
+    "retries",
+    "min_speed",
+    "part_timeout",
+    "waiting_bytes",
+    "min_success",
+    "min_success_window",
+}
+"""Keys of `fetch` that change how fast, how patiently or under which name it works, not what it asks for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ class Prepared:
     store: Store
     identity: Json
     facts: Mapping[str, ModelFacts]
+    blocked: str = ""
+    rounds: tuple[Round, ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -61,6 +78,13 @@ class Layout:
     n_parts: int
     parts: tuple[int, ...]
     missing: tuple[int, ...]
+    earlier: tuple[Pass, ...] = ()
+    """The fetches before the one in `passes`, in the order of their rounds."""
+
+    @property
+    def fetches(self) -> tuple[Pass, ...]:
+        """All rounds of fetching, the newest last: the one that the passes after it read."""
+        return (*self.earlier, self.passes["fetch"])
 
     def inputs(self, *names: str) -> Inputs:
         """What a pass may read: the named passes, or all of them."""
@@ -90,11 +114,13 @@ def prepare(recipe: Recipe) -> Prepared:
         "part_size": recipe.part_size,
     }
     facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
+    blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity)
+        rounds = recorded(store)
     store.check_writable()
-    return Prepared(recipe, store, identity, facts)
+    return Prepared(recipe, store, identity, facts, blocked, rounds)
 
 
 def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
@@ -143,8 +169,15 @@ def lay_out(
         passes[name] = Pass.of(store, name, version, params, [passes[other].folder for other in upstream])
 
     add("plan", VERSIONS["plan"], prepared.identity, [])
-    stored = recipe.fetch.model_dump(mode="json", exclude=_HOW_NOT_WHAT)
-    add("fetch", VERSIONS["fetch"], stored, ["plan"])
+    asked_for = recipe.fetch.model_dump(mode="json", exclude={*_HOW_NOT_WHAT, "blocklists"})
+    asked_for["blocked"] = prepared.blocked
+    add("fetch", VERSIONS["fetch"], asked_for, ["plan"])
+    base, earlier = passes["fetch"].folder.path, []
+    for round_ in prepared.rounds:
+        if round_.base == base:
+            earlier.append(passes["fetch"])
+            tried = {**asked_for, "round": len(earlier), "classes": list(round_.classes)}
+            add("fetch", VERSIONS["fetch"], tried, ["plan", "fetch"])
     add("pixels", VERSIONS["pixels"], {}, ["fetch"])
     for model in models:
         how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
@@ -171,7 +204,7 @@ def lay_out(
     add("pack", VERSIONS["pack"], {"shard_size": recipe.pack.shard_size, **card_settings(prepared)}, ["select"])
     add("report", VERSIONS["report"], {"truth": truth}, ["pack"])
     parts = tuple(part for part in range(covered) if part not in set(missing))
-    return Layout(passes, n_parts, parts, tuple(missing))
+    return Layout(passes, n_parts, parts, tuple(missing), tuple(earlier))
 
 
 def card_settings(prepared: Prepared) -> Json:
@@ -184,7 +217,7 @@ def card_settings(prepared: Prepared) -> Json:
             "limits": True,
             "embed": True,
             "source": {"paths"},
-            "fetch": {*_HOW_NOT_WHAT, "allow"},
+            "fetch": {*_HOW_NOT_WHAT, "allow", "blocklists"},
         },
     )
     for model in recipe["models"].values():

@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,8 +59,38 @@ class Fetch(_Model):
     )
     agent_token: Name = Field("curate", description="Our name in per-agent opt-out headers.")
     allow: list[str] = Field([], description="`address:port` pairs opened in spite of the address rules.")
+    robots: bool = Field(False, description="Ask each host for robots.txt and obey it, as `agent_token`.")
+    blocklists: list[str] = Field(
+        [],
+        description="Files of sha256 or md5 digests in hex, one a line; any fsspec path. Such bytes are never stored.",
+    )
     processes: Positive = Field(1, description="Fetch workers on one machine (local engine), or in all (Ray).")
-    threads: Positive = Field(32, description="Requests under way in one worker.")
+    threads: Positive = Field(
+        32, description="Requests under way in one worker; one that its server keeps waiting does not count."
+    )
+    host_connections: Positive = Field(16, description="Requests under way to one host, of all workers together.")
+    host_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Requests to one host in a second, of all workers together; null sets no bound."
+    )
+    host_failures: Positive = Field(
+        10, description="Refusals in a row after which a host is left alone for the rest of a part (`host_busy`)."
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2, description="Further tries, within `timeout`, where that can help: broken connections, 429, 5xx."
+    )
+    min_speed: Annotated[int, Field(ge=0)] = Field(
+        1000, description="Bytes per second, over any 5 seconds, below which an answer is given up as `timeout`."
+    )
+    part_timeout: Seconds = Field(
+        3600.0, description="Seconds for one part; what is not there by then is cut off and ends as `deadline`."
+    )
+    waiting_bytes: Positive = Field(
+        256_000_000, description="Bytes of bodies that one worker holds at a time, on the way or not decoded yet."
+    )
+    min_success: Fraction = Field(
+        0.05, description="The run stops where a smaller share of the last `min_success_window` images was fetched."
+    )
+    min_success_window: Positive = Field(1000, description="Images that `min_success` looks at, in whole parts.")
 
     @field_validator("allow")
     @classmethod
@@ -266,13 +297,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of keys")
-    for override in overrides or []:
+    return parse(content, overrides or [])
+
+
+def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its keys and values, changed by overrides as in `load`.
+
+    Raises:
+        RecipeError: with the first thing that is wrong.
+    """
+    for override in overrides:
         _override(content, override)
-    return parse(content)
-
-
-def parse(content: dict[str, Any]) -> Recipe:
-    """A recipe from its keys and values. Raises RecipeError with the first thing that is wrong."""
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

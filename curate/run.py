@@ -32,6 +32,9 @@ from curate.store import WHOLE, Folder, Inputs, Json, Outputs, Store, key
 BAD_STARTS = 2
 """Starts that may go wrong; the next one sets the unit aside."""
 
+RECIPE = "recipe.json"
+"""In the run folder: the recipe that it was last run with."""
+
 INTERRUPTED_STARTS = 9
 """Starts that may end together with their driver or machine; the next one sets the unit aside."""
 
@@ -230,6 +233,7 @@ def drive(
     *,
     max_failed: float = 0.01,
     forget_failures: bool = False,
+    check: Callable[[str, UnitResult], None] | None = None,
 ) -> dict[str, dict[int, str]]:
     """Runs every unit of every work, in chains where works say `after`.
 
@@ -239,13 +243,14 @@ def drive(
         watcher: told of progress.
         max_failed: the share of a work's units that may be set aside before the run stops (three always may).
         forget_failures: start units anew that an earlier run set aside.
+        check: is told of every unit's end, and may raise to stop the run.
 
     Returns:
         for each work the units that are set aside, with the last line of their errors.
 
     Raises:
         UsageError: a unit found the recipe or an input to be wrong.
-        RunIncomplete: too many units were set aside.
+        RunIncomplete: too many units were set aside, or `check` says so.
     """
     session = secrets.token_hex(4)
     states = {work.name: _begin(work, watcher, forget_failures) for work in works}
@@ -269,6 +274,8 @@ def drive(
             state.flying -= 1
             _take(state, result, session)
             watcher.advance(name, result)
+            if check:
+                check(name, result)
 
 
 def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:

@@ -35,6 +35,7 @@ FETCHED = "success"
 ERROR_CLASSES = (
     "dns",
     "timeout",
+    "deadline",
     "refused",
     "tls",
     "connection",
@@ -45,6 +46,8 @@ ERROR_CLASSES = (
     "bad_url",
     "blocked_address",
     "opt_out",
+    "host_busy",
+    "blocked_digest",
     "encoding",
     "too_large",
     "not_an_image",
@@ -52,6 +55,18 @@ ERROR_CLASSES = (
     "internal",
 )
 """Why an image was not fetched (`images.error_class`); the drop reason is `fetch:<error_class>`."""
+
+HEALING_CLASSES = (
+    "dns",
+    "timeout",
+    "deadline",
+    "refused",
+    "connection",
+    "http_5xx",
+    "host_busy",
+    "internal",
+)
+"""Classes that may be another one when they are tried again later; what `curate retry-failed` takes by itself."""
 
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"

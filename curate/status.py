@@ -15,7 +15,7 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
     if not store.exists("run.json"):
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")
     manifest = store.read_json(manifest_name) if store.exists(manifest_name) else {}
-    current = set(manifest.get("folders", {}).values())
+    current = {*manifest.get("folders", {}).values(), *manifest.get("rounds", [])}
     folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
     n_parts = next((_parts(folder) for folder in folders if folder.name == "plan" and folder.is_done()), None)
     yield f"run      {store.url}"

@@ -33,7 +33,7 @@ SMALL = [
     "--set",
     "fetch.timeout=10",
     "--set",
-    "fetch.threads=8",
+    "fetch.threads=2",
 ]
 
 

@@ -117,7 +117,7 @@ class RayEngine:
         work = pool.work
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         # A cluster may say which nodes a work belongs on, by a custom resource such as `curate_fetch`.
-        label = f"curate_{work.name}"
+        label = f"curate_{work.name.partition('-')[0]}"
         actor: Any = (
             ray.remote(UnitRunner)
             .options(

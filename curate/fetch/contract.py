@@ -5,12 +5,14 @@
 where an image is lost; whatever else wants to be the downloader of this program implements `FetchPart`.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from curate.fetch.budget import Lease
 from curate.fetch.spool import Spool
 from curate.schema import ERROR_CLASSES
 
@@ -26,25 +28,39 @@ class FetchError(Exception):
         message: one line; what came from outside is cleaned here.
         http_status: of the last answer, where there was one.
         host: the last host that was asked, or would have been.
+        retry_after: seconds for which the host wants to be left alone.
     """
 
     def __init__(
-        self, error_class: str, message: str, *, http_status: int | None = None, host: str | None = None
+        self,
+        error_class: str,
+        message: str,
+        *,
+        http_status: int | None = None,
+        host: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         assert error_class in ERROR_CLASSES, error_class
         super().__init__(one_line(message))
         self.error_class = error_class
         self.http_status = http_status
         self.host = host
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
 class Received:
-    """A body that arrived whole, and from where."""
+    """A body that arrived whole, and from where; its lease is released once it is decoded."""
 
     body: bytes
     http_status: int
     host: str
+    lease: Lease | None = None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the body, in hex."""
+        return hashlib.sha256(self.body).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class Outcome:
         self.http_status = received.http_status
         self.host = received.host
         self.bytes = len(received.body)
-        self.sha256 = hashlib.sha256(received.body).hexdigest()
+        self.sha256 = received.sha256
 
     def normalised(self, picture: Picture) -> None:
         """Notes what is to be stored."""

@@ -26,12 +26,13 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import UsageError
+from curate.fetch.budget import Lease
 from curate.fetch.contract import FetchError, Get, Normalise, Outcome
 from curate.fetch.spool import Spool
 from curate.fetch.urls import parse
 
 Row = tuple[int, str]
-Downloaded = tuple[int, io.BytesIO | None, str | None]
+Downloaded = tuple[int, Any, str | None]
 
 _CANARY = "http://0.0.0.0/"
 """Blocked by every guard; asked for once, to see that the guard is in its place."""
@@ -93,14 +94,15 @@ class Img2dataset:
             raise writer.error
         return [outcome.ended() for outcome in outcomes]
 
-    def _resizer(self, stream: io.BytesIO, _boxes: object = None) -> tuple[Any, ...]:
+    def _resizer(self, stream: "_Body", _boxes: object = None) -> tuple[Any, ...]:
         """A resizer as img2dataset calls it: (bytes, width, height, original width and height, error)."""
-        assert isinstance(stream, _Body)
         try:
-            picture = self._normalise(stream.getvalue())
+            picture = self._normalise(stream.data)
         except FetchError as error:
             stream.outcome.failed(error)
             return None, None, None, None, None, error.error_class
+        finally:
+            stream.release()
         stream.outcome.normalised(picture)
         size = (picture.width, picture.height, picture.original_width, picture.original_height)
         return picture.data, *size, None
@@ -127,10 +129,27 @@ class Img2dataset:
             raise UsageError("this release of img2dataset does not pass its requests to the guard; install 1.47")
 
 
-class _Body(io.BytesIO):
-    """Received bytes that know their ledger row: a resizer is given the bytes alone."""
+class _Body:
+    """Received bytes that know their ledger row and their lease, in the place of img2dataset's stream.
 
-    outcome: Outcome
+    A resizer is given nothing else.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.lease: Lease | None = None
+        self.data = b""
+
+    def seek(self, _position: int) -> None:
+        """What img2dataset calls before it hands the stream to the resizer."""
+
+    def close(self) -> None:
+        """What it calls at the end."""
+
+    def release(self) -> None:
+        """The bytes are decoded."""
+        if self.lease:
+            self.lease.release()
 
 
 class _GuardedOpener(urllib.request.OpenerDirector):
@@ -142,22 +161,23 @@ class _GuardedOpener(urllib.request.OpenerDirector):
         self._thread = threading.local()
 
     @contextlib.contextmanager
-    def noting(self, outcome: Outcome) -> Iterator[None]:
-        """Notes this thread's next request in an outcome."""
-        self._thread.outcome = outcome
+    def noting(self, body: "_Body") -> Iterator[None]:
+        """Notes this thread's next request in what its body will be."""
+        self._thread.body = body
         try:
             yield
         finally:
-            del self._thread.outcome
+            del self._thread.body
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Any:  # noqa: ARG002
-        outcome: Outcome = self._thread.outcome
+        body: _Body = self._thread.body
         try:
             received = self._get(fullurl.full_url)
         except FetchError as error:
-            outcome.failed(error)
+            body.outcome.failed(error)
             raise
-        outcome.received(received)
+        body.outcome.received(received)
+        body.lease = received.lease
         return io.BytesIO(received.body)
 
 
@@ -170,14 +190,14 @@ def _with_ledger(
         key, url = row
         outcome = outcomes[key]
         started = monotonic()
-        stream = None
+        stream, body = None, _Body(outcome)
         try:
             # urllib has its own ideas of what a URL is: it sees only those that were taken apart already.
             checked = parse(url).url
         except FetchError as error:
             outcome.failed(error)
         else:
-            with opener.noting(outcome):
+            with opener.noting(body):
                 _, stream, message = download_image((key, checked), *settings, **more)
             if stream is None and outcome.error_class is None:
                 outcome.failed(FetchError("internal", message or "no reason given"))
@@ -186,9 +206,9 @@ def _with_ledger(
                 outcome.failed(FetchError("internal", "img2dataset went around the guard"))
         outcome.milliseconds = round(1000 * (monotonic() - started))
         if stream is None:
+            body.release()
             return key, None, outcome.error_class
-        body = _Body(stream.getvalue())
-        body.outcome = outcome
+        body.data = stream.getvalue()
         return key, body, None
 
     return ledger

@@ -1,26 +1,45 @@
 """One URL to its bytes, within the rules of the open web (design.md §9).
 
     guard = Guard(settings, Resolver())
-    guard.get("https://example.org/cat.jpg").body
+    with guard.part():
+        guard.get("https://example.org/cat.jpg").body
 
 Each hop, the first and every redirect, is taken apart, resolved, checked on all of its addresses and then
 connected to by one of these very addresses, the name going into Host and TLS only. One deadline spans all of
-it. Nothing of the environment (proxies, netrc, cookies) takes part.
+it, further tries too. Nothing of the environment (proxies, netrc, cookies) takes part.
 """
 
+import contextlib
 import http.client
+import itertools
 import ssl
+import time
+from collections.abc import Callable, Iterator
+from time import monotonic
 
 from curate.fetch.addresses import Address, blocked, opened
+from curate.fetch.blocklist import Blocklist
+from curate.fetch.budget import Memory, Turns
 from curate.fetch.contract import FetchError, Received
+from curate.fetch.deadline import Deadline
+from curate.fetch.hosts import Hosts
 from curate.fetch.optout import opted_out
 from curate.fetch.resolver import Resolver
+from curate.fetch.retry import pause, retry_after
+from curate.fetch.robots import MAX_BYTES as MAX_ROBOTS
+from curate.fetch.robots import Robots
 from curate.fetch.settings import Settings
 from curate.fetch.urls import Target, join, parse
-from curate.fetch.wire import BLOCK, Deadline, Wire, typed
+from curate.fetch.watchdog import Watchdog
+from curate.fetch.wire import BLOCK, Wire, typed
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WITH_BODY = frozenset({200, 203})
+_CUT = frozenset({"dns", "timeout", "connection", "host_busy", "tls", "refused"})
+"""Classes that a request may seem to end with when its part's end is what ended it."""
+
+Read = Callable[[http.client.HTTPResponse, "_Hop"], Received]
+"""What is made of the answer that ends a chain of redirects."""
 
 
 class Guard:
@@ -30,13 +49,33 @@ class Guard:
         settings: deadline, caps, agent and opened addresses.
         resolver: names to addresses; its answers are checked here.
         tls: whom to trust; by default the system's authorities.
+        blocklist: digests of bodies that are refused.
     """
 
-    def __init__(self, settings: Settings, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: Resolver,
+        tls: ssl.SSLContext | None = None,
+        blocklist: Blocklist | None = None,
+    ) -> None:
         self._settings = settings
         self._resolver = resolver
         self._tls = tls or ssl.create_default_context()
+        self._blocklist = blocklist or Blocklist()
         self._opened = opened(settings.allow)
+        self._robots = Robots(settings.agent_token) if settings.robots else None
+        self._part = _Part(settings, None)
+
+    @contextlib.contextmanager
+    def part(self) -> Iterator[None]:
+        """For the time of the block: one part, with a watchdog; what is known of hosts' moods begins anew."""
+        before, self._part = self._part, _Part(self._settings, self._settings.part_timeout)
+        try:
+            yield
+        finally:
+            self._part.watchdog.cancel()
+            self._part = before
 
     def get(self, url: str) -> Received:
         """Fetches a URL.
@@ -44,27 +83,46 @@ class Guard:
         Raises:
             FetchError: of any class but those of decoding; with the last answer's status and the last host.
         """
-        deadline = Deadline(self._settings.timeout)
-        hop = _Hop()
+        part = self._part
+        hop = _Hop(part, Deadline(self._settings.timeout, part.watchdog.end))
         try:
-            return self._follow(parse(url), deadline, hop)
+            if part.watchdog.over:
+                raise FetchError("deadline", "the part's time was up before its turn came")
+            return self._tried(parse(url), hop)
         except FetchError as error:
+            if part.watchdog.over and error.error_class in _CUT:
+                raise FetchError(
+                    "deadline", f"the part's time was up: {error}", http_status=hop.http_status, host=hop.host
+                ) from error
             error.http_status, error.host = hop.http_status, hop.host
             raise
 
-    def _follow(self, target: Target, deadline: Deadline, hop: "_Hop") -> Received:
+    def _tried(self, target: Target, hop: "_Hop") -> Received:
+        """Follows a URL, and once more where that may end better, as long as there is time."""
+        for tries in itertools.count(1):
+            try:
+                return self._follow(target, hop, self._body, obey_robots=True)
+            except FetchError as error:
+                seconds = pause(error, tries) if tries <= self._settings.retries else None
+                if seconds is None or monotonic() + seconds >= hop.deadline.at:
+                    raise
+            hop.http_status = None
+            time.sleep(seconds)
+        raise AssertionError
+
+    def _follow(self, target: Target, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
         asked: set[Target] = set()
         while True:
             hop.host = target.host
             asked.add(target)
-            wire = Wire(target, self._checked(target, deadline), deadline, self._tls)
-            try:
+            if self._robots and obey_robots:
+                self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
+            addresses = self._checked(target, hop.deadline)
+            with hop.part.hosts.visit(target.host, hop.deadline), self._connected(target, addresses, hop) as wire:
                 response = wire.ask(self._request(target))
                 hop.http_status = response.status
                 if response.status not in _REDIRECTS:
-                    return Received(self._body(response), response.status, target.host)
-            finally:
-                wire.close()
+                    return read(response, hop)
             location = response.headers.get("Location")
             if location is None:
                 raise FetchError("redirect", f"{response.status} without a Location")
@@ -73,6 +131,32 @@ class Guard:
                 raise FetchError("redirect", "redirected in a loop")
             if len(asked) > self._settings.max_redirects:
                 raise FetchError("redirect", f"more than {self._settings.max_redirects} redirects")
+
+    @contextlib.contextmanager
+    def _connected(self, target: Target, addresses: tuple[Address, ...], hop: "_Hop") -> Iterator[Wire]:
+        turn = hop.part.turns.turn(hop.deadline)
+        try:
+            wire = Wire(target, addresses, hop.deadline, self._tls, turn, self._settings.min_speed)
+        except FetchError:
+            turn.give()
+            raise
+        hop.part.watchdog.watch(wire)
+        try:
+            yield wire
+        finally:
+            hop.part.watchdog.forget(wire)
+            wire.close()
+
+    def _robots_txt(self, origin: Target, hop: "_Hop") -> str:
+        """An origin's robots.txt as text; '' where it has none. Raises FetchError."""
+        own = _Hop(hop.part, hop.deadline)
+        try:
+            received = self._follow(origin, own, _robots_body, obey_robots=False)
+        except FetchError as error:
+            if error.error_class == "http_4xx" and error.http_status != http.client.TOO_MANY_REQUESTS:
+                return ""
+            raise
+        return received.body.decode("utf-8", "replace")
 
     def _checked(self, target: Target, deadline: Deadline) -> tuple[Address, ...]:
         """The host's addresses; a name with one bad address among good ones is up to something."""
@@ -94,9 +178,9 @@ class Guard:
         ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
+    def _body(self, response: http.client.HTTPResponse, hop: "_Hop") -> Received:
         """The body, once its head gives no reason to leave it."""
-        _refuse_status(response.status)
+        _refuse_status(response)
         no = opted_out(response.headers, self._settings.agent_token)
         if no:
             raise FetchError("opt_out", no)
@@ -104,31 +188,74 @@ class Guard:
         expected = response.length
         if expected is not None and expected > self._settings.max_bytes:
             raise FetchError("too_large", f"{expected} bytes announced")
+        lease = hop.part.memory.lease()
         blocks, size = [], 0
-        with typed():
-            while block := response.read1(BLOCK):
-                blocks.append(block)
-                size += len(block)
-                if size > self._settings.max_bytes:
-                    raise FetchError("too_large", f"more than {self._settings.max_bytes} bytes")
-        if expected is not None and size < expected:
-            raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
-        return b"".join(blocks)
+        try:
+            with typed():
+                lease.grow(expected or 0, hop.deadline)
+                while block := response.read1(BLOCK):
+                    blocks.append(block)
+                    size += len(block)
+                    if size > self._settings.max_bytes:
+                        raise FetchError("too_large", f"more than {self._settings.max_bytes} bytes")
+                    if expected is None:
+                        lease.grow(len(block), hop.deadline)
+            if expected is not None and size < expected:
+                raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
+            assert hop.host is not None
+            received = Received(b"".join(blocks), response.status, hop.host, lease)
+            if self._blocklist.names(received.body, received.sha256):
+                raise FetchError("blocked_digest", "a blocklist names it")
+        except FetchError:
+            lease.release()
+            raise
+        return received
+
+
+class _Part:
+    """What the requests of one part share."""
+
+    def __init__(self, settings: Settings, seconds: float | None) -> None:
+        share = 1 / settings.processes
+        rate = None if settings.host_rate is None else settings.host_rate * share
+        self.hosts = Hosts(settings.host_connections * share, rate, settings.host_failures)
+        self.turns = Turns(settings.threads)
+        self.memory = Memory(settings.waiting_bytes)
+        self.watchdog = Watchdog(seconds)
 
 
 class _Hop:
-    """How far a request came: what an error is told with."""
+    """A request: what it belongs to, and how far it came, which is what an error is told with."""
 
     http_status: int | None = None
     host: str | None = None
 
+    def __init__(self, part: _Part, deadline: Deadline) -> None:
+        self.part = part
+        self.deadline = deadline
 
-def _refuse_status(status: int) -> None:
+
+def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
+    """As much of a robots.txt as is read."""
+    _refuse_status(response)
+    _refuse_encoding(response)
+    blocks, size = [], 0
+    with typed():
+        while size < MAX_ROBOTS and (block := response.read1(BLOCK)):
+            blocks.append(block)
+            size += len(block)
+    assert hop.host is not None
+    return Received(b"".join(blocks), response.status, hop.host)
+
+
+def _refuse_status(response: http.client.HTTPResponse) -> None:
+    status = response.status
     if status in _WITH_BODY:
         return
     kind = {4: "http_4xx", 5: "http_5xx"}.get(status // 100, "http_other")
     phrase = http.client.responses.get(status, "unknown status")
-    raise FetchError(kind, f"{status} {phrase}")
+    wanted = retry_after(response.headers.get("Retry-After"))
+    raise FetchError(kind, f"{status} {phrase}", http_status=status, retry_after=wanted)
 
 
 def _refuse_encoding(response: http.client.HTTPResponse) -> None:

@@ -15,7 +15,7 @@ from time import monotonic
 
 from curate.fetch.addresses import Address
 from curate.fetch.contract import FetchError
-from curate.fetch.wire import Deadline
+from curate.fetch.deadline import Deadline
 
 Lookup = Callable[[str], list[str]]
 """A name to its addresses as text; raises OSError."""

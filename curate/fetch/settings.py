@@ -24,7 +24,16 @@ class Settings:
     agent: str
     agent_token: str
     allow: tuple[str, ...]
+    robots: bool
+    processes: int
     threads: int
+    host_connections: int
+    host_rate: float | None
+    host_failures: int
+    retries: int
+    min_speed: int
+    part_timeout: float
+    waiting_bytes: int
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "Settings":

@@ -4,7 +4,7 @@ Ten thousand pictures are some gigabyte: they lie in one scratch file, and memor
 """
 
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,17 +36,15 @@ class Spool:
         self._at[position] = (self._end, len(picture))
         self._end += len(picture)
 
-    def write_tar(self, path: Path, names: Sequence[str | None]) -> None:
+    def write_tar(self, path: Path, members: Iterable[tuple[str, int]]) -> None:
         """Writes the pictures as a tar whose bytes depend on names and pictures alone.
 
         Args:
             path: the tar.
-            names: the member's name for each position; None where there is no picture.
+            members: their names, with the positions of their pictures, in the tar's order.
         """
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for position, name in enumerate(names):
-                if name is None:
-                    continue
+            for name, position in members:
                 start, size = self._at[position]
                 member = tarfile.TarInfo(name)  # mtime 0, mode 644, owner 0
                 member.size = size

@@ -1,7 +1,7 @@
 """A connection to one checked address, with one deadline over connecting, TLS, sending and reading.
 
 A timeout of a socket is one of each operation: a server that sends a byte every second never meets it. Here
-every operation is given what is left of the whole.
+every operation is given what is left of the whole, and an answer that has begun must go on at some speed.
 """
 
 import contextlib
@@ -14,7 +14,9 @@ from time import monotonic
 from typing import cast
 
 from curate.fetch.addresses import Address
+from curate.fetch.budget import Turn
 from curate.fetch.contract import FetchError
+from curate.fetch.deadline import Deadline
 from curate.fetch.urls import Target
 
 MAX_HEADER_BYTES = 256 << 10
@@ -26,23 +28,11 @@ MAX_ADDRESSES = 4
 
 BLOCK = 64 << 10
 
+PATIENCE = 0.5
+"""Seconds that a server may keep a request waiting before its turn goes to another one."""
 
-class Deadline:
-    """A moment by which all must be done.
-
-    Args:
-        seconds: from now.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.at = monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left; raises TimeoutError when there are none."""
-        left = self.at - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+SPEED_WINDOW = 5.0
+"""Seconds of waiting for a server over which an answer's speed is measured."""
 
 
 class Wire:
@@ -53,17 +43,30 @@ class Wire:
         addresses: checked addresses of that host, tried in order.
         deadline: over everything done on this connection.
         tls: how https is spoken; certificates and names are verified as it says.
+        turn: taken once the connection stands, until it is closed.
+        min_speed: bytes per second of an answer that has begun; 0 for any.
 
     Raises:
         FetchError: no address could be connected to.
     """
 
-    def __init__(self, target: Target, addresses: Sequence[Address], deadline: Deadline, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        target: Target,
+        addresses: Sequence[Address],
+        deadline: Deadline,
+        tls: ssl.SSLContext,
+        turn: Turn,
+        min_speed: int = 0,
+    ) -> None:
         self._deadline = deadline
+        self._turn = turn
+        self._min_speed = min_speed
         self._socket = _connected(addresses[:MAX_ADDRESSES], target.port, deadline)
         try:
-            if target.scheme == "https":
-                with typed():
+            with typed():
+                turn.take()
+                if target.scheme == "https":
                     self._socket.settimeout(deadline.left())
                     self._socket = tls.wrap_socket(self._socket, server_hostname=target.host)
         except FetchError:
@@ -79,7 +82,7 @@ class Wire:
         with typed():
             self._socket.settimeout(self._deadline.left())
             self._socket.sendall(request)
-            reader = _Reader(self._socket, self._deadline)
+            reader = _Reader(self._socket, self._deadline, self._turn, self._min_speed)
             response = http.client.HTTPResponse(cast("socket.socket", reader), method="GET")
             response.begin()
         reader.head_left = None
@@ -87,15 +90,30 @@ class Wire:
 
     def close(self) -> None:
         """Closes it, whatever is under way."""
+        self._turn.give()
         self._socket.close()
+
+    def shut(self) -> None:
+        """Ends it from another thread: what is being read ends at once."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own, which takes the TLS state away from under the reading thread.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class _Reader(io.RawIOBase):
-    """A socket's incoming side: each read gets what is left of the deadline, the head has a cap."""
+    """A socket's incoming side: each read gets what is left of the deadline, the head has a cap.
 
-    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+    The speed is that of the server: only the time counts for which it is waited for.
+    """
+
+    def __init__(self, connection: socket.socket, deadline: Deadline, turn: Turn, min_speed: int) -> None:
         self._socket = connection
         self._deadline = deadline
+        self._turn = turn
+        self._min_speed = min_speed
+        self._begun = False
+        self._waited = 0.0
+        self._count = 0
         self.head_left: int | None = MAX_HEADER_BYTES
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -107,13 +125,55 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._socket.settimeout(self._deadline.left())
-        count = self._socket.recv_into(buffer)
+        started = monotonic()
+        count = self._receive(buffer)
+        self._note(count, monotonic() - started)
         if self.head_left is not None:
             self.head_left -= count
             if self.head_left < 0:
                 raise FetchError("connection", "the answer's head does not end")
         return count
+
+    def _receive(self, buffer: memoryview) -> int:
+        """One read; the turn goes to others while the server keeps it waiting."""
+        limit = self._deadline.left()
+        if self._begun and self._min_speed:
+            limit = min(limit, max(0.001, SPEED_WINDOW - self._waited))
+        self._socket.settimeout(min(limit, PATIENCE))
+        try:
+            return self._socket.recv_into(buffer)
+        except TimeoutError:
+            if limit > PATIENCE:
+                self._turn.give()
+                self._socket.settimeout(limit - PATIENCE)
+                with self._slow():
+                    count = self._socket.recv_into(buffer)
+                self._turn.take()
+                return count
+            with self._slow():
+                raise
+
+    @contextlib.contextmanager
+    def _slow(self) -> Iterator[None]:
+        """Tells a server that is too slow from a deadline that passed."""
+        try:
+            yield
+        except TimeoutError:
+            self._deadline.left()
+            raise self._too_slow() from None
+
+    def _note(self, count: int, seconds: float) -> None:
+        if self._begun:
+            self._waited += seconds
+            self._count += count
+        self._begun = True
+        if self._waited >= SPEED_WINDOW:
+            if count and self._count < self._min_speed * self._waited:
+                raise self._too_slow()
+            self._waited, self._count = 0.0, 0
+
+    def _too_slow(self) -> FetchError:
+        return FetchError("timeout", f"fewer than {self._min_speed} bytes per second")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,17 @@ def section(**changes: Any) -> dict[str, Any]:
         "allow": [],
         "processes": 1,
         "threads": 8,
+        "robots": False,
+        "blocklists": [],
+        "blocked": "",
+        "endpoint": None,
+        "host_connections": 64,
+        "host_rate": None,
+        "host_failures": 1000,
+        "retries": 0,
+        "min_speed": 0,
+        "part_timeout": 600.0,
+        "waiting_bytes": 100_000_000,
         **changes,
     }
 

@@ -14,6 +14,7 @@ from hostile_server import HostileServer, endless, head, never, ok, raw, redirec
 from curate import schema
 from curate.errors import BrokenResult, RecipeError, UsageError
 from curate.fetch import downloader as downloader_module
+from curate.fetch.blocklist import read
 from curate.fetch.contract import FetchError, Received
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.normalise import Normaliser
@@ -192,6 +193,42 @@ def test_a_second_fetch_gives_the_same_bytes(run):
     assert store.read(again.file("images.tar", 0)) == store.read(folder.file("images.tar", 0))
     one, other = (each.table("images.parquet", 0).drop_columns("milliseconds") for each in (folder, again))
     assert one.equals(other)
+
+
+def test_a_part_in_little_memory_and_few_turns_comes_out_the_same(run, server, tmp_path):
+    """Bodies wait for memory one by one; nothing deadlocks, and a listed one is in neither tar nor ledger."""
+    _, _, _, folder = run
+    store = Store(str(tmp_path))
+    listed = hashlib.sha256(encoded(PICTURES["/3.jpg"], quality=90)).hexdigest()
+    (tmp_path / "bad").write_text(listed)
+    changes = {"blocklists": [str(tmp_path / "bad")], "blocked": read([str(tmp_path / "bad")]).fingerprint}
+    worker = open_worker(section(allow=[server.address], timeout=20.0, waiting_bytes=1, threads=1, **changes))
+    inputs = part(store, [server.url(path) for path in PICTURES])
+    again = fetched(worker, store, inputs)
+    rows = {row["image_id"]: row for row in again.table("images.parquet", 0).to_pylist()}
+    bad = rows.pop(schema.image_id(server.url("/3.jpg")))
+    assert (bad["status"], bad["error_class"], bad["file"], bad["sha256"]) == ("failed", "blocked_digest", None, None)
+    assert {row["error_class"] for row in rows.values()} == {None}
+    assert again.marker(0).counts["error:blocked_digest"] == 1
+    assert [info.name for info, _ in members(again)] == [row["file"] for row in rows.values()]
+    before = {info.name: data for info, data in members(folder)}
+    assert all(before[info.name] == data for info, data in members(again))
+
+
+def test_a_blocklist_that_changed_during_the_run_stops_it(tmp_path):
+    (tmp_path / "bad").write_text("0" * 64)
+    with pytest.raises(RecipeError, match="changed during the run"):
+        open_worker(section(blocklists=[str(tmp_path / "bad")], blocked="0123"))
+
+
+def test_a_part_that_does_not_end_is_cut_and_completed(server, tmp_path):
+    store = Store(str(tmp_path))
+    urls = [server.url(f"/{name}.jpg?{n}") for name in ("never", "trickle", "1") for n in range(20)]
+    worker = open_worker(section(allow=[server.address], timeout=600.0, part_timeout=3.0, threads=2))
+    table = fetched(worker, store, part(store, urls)).table("images.parquet", 0)
+    assert table.num_rows == 60
+    assert set(table["error_class"].to_pylist()) == {None, "deadline"}
+    assert table["error_class"].to_pylist().count("deadline") >= 40
 
 
 def test_an_empty_part(run, tmp_path):

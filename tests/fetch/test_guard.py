@@ -274,7 +274,7 @@ def test_proxies_of_the_environment_are_not_used(server, monkeypatch):
         assert proxy.connections == 0
 
 
-@pytest.mark.parametrize("certificate", ["good.pem", "wrong_name.pem", "expired.pem"])
+@pytest.mark.parametrize("certificate", ["good.pem", "wrong_name.pem", "expired.pem", "self_signed.pem"])
 @pytest.mark.parametrize("trusted", [True, False])
 def test_certificates_are_verified(certificate, trusted):
     tls = ssl.create_default_context(cafile=TLS / "ca.pem" if trusted else None)

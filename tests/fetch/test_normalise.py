@@ -10,7 +10,7 @@ from fetch_samples import decoded, difference, drawing, encoded, settings
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import GifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin, WebPImagePlugin, features
 
 from curate.fetch import sniff
 from curate.fetch.contract import FetchError
@@ -157,6 +157,38 @@ def test_the_first_frame_is_taken(kind):
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert decoded(data).n_frames == 20
     assert difference(normalised(data), frames[0]) < 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_thousands_of_frames_cost_one(kind, monkeypatch):
+    frames = [drawing(16, 12, seed=seed).quantize(16) for seed in range(8)] * 375
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert decoded(data).n_frames > 1000
+    loads = []
+    plugin = {"GIF": GifImagePlugin.GifImageFile, "WEBP": WebPImagePlugin.WebPImageFile}[kind]
+    seek = plugin.seek
+    monkeypatch.setattr(plugin, "seek", lambda self, frame: loads.append(frame) or seek(self, frame))
+    assert normalised(data).size == (16, 12)
+    assert set(loads) <= {0}
+
+
+def interlaced_png(picture):
+    """Adam7, which Pillow reads but does not write."""
+    pixels = np.asarray(picture.convert("RGB"))
+    passes = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
+    lines = [b"\0" + row.tobytes() for y, dy, x, dx in passes for row in pixels[y::dy, x::dx]]
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, 8, 2, 0, 0, 1)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(lines))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, content) for name, content in chunks)
+
+
+def test_an_interlaced_png_comes_out_right():
+    assert difference(normalised(interlaced_png(PLAIN), format="png"), PLAIN) == 0
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read():
+    assert difference(normalised(encoded(PLAIN, "AVIF", quality=90)), PLAIN) < 4
 
 
 def test_avif_is_read_or_named():

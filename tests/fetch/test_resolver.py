@@ -6,8 +6,8 @@ import pytest
 
 from curate.fetch import resolver as module
 from curate.fetch.contract import FetchError
+from curate.fetch.deadline import Deadline
 from curate.fetch.resolver import Resolver
-from curate.fetch.wire import Deadline
 
 
 class Names:

@@ -1,0 +1,68 @@
+"""Digests of files that are known to be bad: their bytes are never stored."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from curate.errors import RecipeError
+from curate.store import Store, access_errors
+
+_DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Blocklist:
+    """Digests, as bytes: 16 are md5, 32 are sha256."""
+
+    digests: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    def names(self, body: bytes, sha256: str) -> bool:
+        """Whether a body is listed; its sha256 is known already."""
+        if bytes.fromhex(sha256) in self.digests:
+            return True
+        return self._has_md5 and hashlib.md5(body, usedforsecurity=False).digest() in self.digests
+
+    @property
+    def fingerprint(self) -> str:
+        """What the lists say, whatever files they lie in; empty where they name nothing."""
+        if not self.digests:
+            return ""
+        whole = hashlib.sha256()
+        for digest in sorted(self.digests):
+            whole.update(len(digest).to_bytes(1, "big") + digest)
+        return whole.hexdigest()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_has_md5", any(len(digest) == 16 for digest in self.digests))
+
+    _has_md5: bool = field(init=False, default=False, repr=False)
+
+
+def read(paths: Sequence[str], endpoint: str | None = None) -> Blocklist:
+    """Reads lists of digests: one a line in hex; what follows a space or a `#` is not read.
+
+    Args:
+        paths: local paths or URLs.
+        endpoint: an S3 server other than AWS.
+
+    Raises:
+        RecipeError: a list cannot be read, or a line is no digest.
+    """
+    digests: set[bytes] = set()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
+        try:
+            lines = store.read(name).decode("ascii").splitlines()
+        except access_errors(path) as error:
+            said = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise RecipeError(f"fetch.blocklists: {path} cannot be read: {said}") from error
+        for number, line in enumerate(lines, 1):
+            words = line.partition("#")[0].lower().split()
+            if not words:
+                continue
+            if not _DIGEST.fullmatch(words[0]):
+                raise RecipeError(f"fetch.blocklists: {path}, line {number}: no sha256 or md5 in hex")
+            digests.add(bytes.fromhex(words[0]))
+    return Blocklist(frozenset(digests))

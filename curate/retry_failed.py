@@ -1,0 +1,57 @@
+"""`curate retry-failed`: a further round for the images that were lost in ways that time may have healed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from curate.errors import UsageError, nearest
+from curate.flow import planned
+from curate.layout import Prepared, prepare
+from curate.options import Options
+from curate.recipe import Recipe, parse
+from curate.rounds import record, recorded
+from curate.run import RECIPE
+from curate.schema import ERROR_CLASSES
+from curate.store import Store
+
+
+def recipe_of(store: Store, overrides: Sequence[str]) -> Recipe:
+    """The recipe that a run folder was last run with.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not store.exists(RECIPE):
+        raise UsageError(f"{store.url} holds no run: there is no {RECIPE} in it")
+    return parse({**store.read_json(RECIPE), "output": store.url}, overrides)
+
+
+def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared | None:
+    """Adds a round to a run, or finds the one that was begun; None where nothing failed in these classes.
+
+    Raises:
+        UsageError: an unknown class, nothing fetched yet, or another round that is not finished.
+    """
+    for name in classes:
+        if name not in ERROR_CLASSES:
+            raise UsageError(f"--class {name}: no such class{nearest(name, ERROR_CLASSES)}")
+    prepared = prepare(loaded)
+    layout = planned(prepared, options)
+    fetches = layout.fetches if layout else ()
+    done = [fetch.folder.units() for fetch in fetches]
+    if layout is None or not any(done):
+        raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; `curate run` it first")
+    # Parts that the round before lacks are none that this one could have.
+    if len(fetches) > 1 and not done[-1].issuperset(done[-2].intersection(layout.parts)):
+        unfinished = fetches[-1].params["classes"]
+        if sorted(classes) != unfinished:
+            raise UsageError(
+                f"round {len(fetches) - 1} is not finished; go on with it first: "
+                f"curate retry-failed {prepared.store.url} --class {','.join(unfinished)}"
+            )
+        return prepared
+    newest = fetches[-1].folder
+    wanted = {f"error:{name}" for name in classes}
+    if not any(wanted.intersection(newest.marker(part).counts) for part in layout.parts if part in done[-1]):
+        return None
+    record(prepared.store, fetches[0].folder.path, classes)
+    return replace(prepared, rounds=recorded(prepared.store))
