@@ -1,4 +1,4 @@
-"""One URL to its bytes, within the rules of the open web (design.md §9).
+"""One URL to its bytes, within the rules of the open web: public addresses only, and bounds for everything.
 
     guard = Guard(settings, Resolver())
     with guard.part():
