@@ -251,7 +251,7 @@ def _watch(root: int, note: Callable[[float], None]) -> None:
             with contextlib.suppress(OSError, StopIteration):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
                 note(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
-        time.sleep(0.25)
+        time.sleep(1)
 
 
 def _children(pid: int) -> Iterator[int]:
