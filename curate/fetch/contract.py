@@ -5,10 +5,9 @@
 where an image is lost; whatever else wants to be the downloader of this program implements `FetchPart`.
 """
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -56,11 +55,11 @@ class Received:
     http_status: int
     host: str
     lease: Lease | None = None
+    sha256: str = field(init=False)
+    """Of the body, in hex."""
 
-    @functools.cached_property
-    def sha256(self) -> str:
-        """Of the body, in hex."""
-        return hashlib.sha256(self.body).hexdigest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", hashlib.sha256(self.body).hexdigest())
 
 
 @dataclass(frozen=True)
