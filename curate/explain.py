@@ -84,10 +84,12 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
     first = True
     for short, folder in folders.items():
         if short.startswith("embed-"):
-            similarity = folder.table("pairs.parquet", part, ["pair_id", "clip_similarity"])
-            value = _row_of(similarity, "pair_id", facts["pair_id"])["clip_similarity"]
-            columns[f"clip_{short.replace('embed-', 'similarity_')}"] = value
-            columns |= {"clip_similarity": value} if first else {}
+            names = (schema.SIMILARITY, schema.MIRRORED)
+            scores = [name for name in folder.columns("pairs.parquet", part) if name in names]
+            found = _row_of(folder.table("pairs.parquet", part, ["pair_id", *scores]), "pair_id", facts["pair_id"])
+            for name in scores:
+                columns[f"{name}_{short.removeprefix('embed-')}"] = found[name]
+                columns |= {name: found[name]} if first else {}
             first = False
         elif short.startswith("signals-"):
             columns |= _row_of(folder.table("pairs.parquet", part), "pair_id", facts["pair_id"])

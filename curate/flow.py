@@ -169,6 +169,7 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
         settings = {
             "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
             "device": recipe.embed.device,
+            "decode": recipe.embed.decode,
             "endpoint": recipe.storage.endpoint,
         }
         works.append(
@@ -183,6 +184,7 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
                 after=(works[-1].name,),
                 processes=recipe.embed.processes,
                 wants_gpu=recipe.embed.device != "cpu",
+                reads_ahead=True,
             )
         )
     if options.reaches("signals") and recipe.signals.concepts:

@@ -26,7 +26,7 @@ from curate.store import Inputs, Json, Store
 VERSIONS = {
     "plan": 1,
     "fetch": 1,
-    "pixels": 1,
+    "pixels": 2,
     "embed": 1,
     "prompts": 1,
     "dedup": 1,
@@ -128,8 +128,11 @@ def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.Dat
     tables = (plan_columns, schema.IMAGES, schema.PIXELS)
     found = {field.name: field.type for table in tables for field in table}
     found |= {name: pa.string() for name in ("pair_id", "image_id")}
-    found |= {f"clip_similarity_{model}": pa.float32() for model in recipe.models}
-    found["clip_similarity"] = pa.float32()
+    mirrored = [name for name, model in recipe.models.items() if model.mirror]
+    for column, models in ((schema.SIMILARITY, list(recipe.models)), (schema.MIRRORED, mirrored)):
+        found |= {f"{column}_{model}": pa.float32() for model in models}
+        if next(iter(recipe.models)) in models:
+            found[column] = pa.float32()
     for scorer in scorers(recipe):
         found |= registry.columns(scorer, {})
     return found
@@ -180,7 +183,8 @@ def lay_out(
             add("fetch", VERSIONS["fetch"], tried, ["plan", "fetch"])
     add("pixels", VERSIONS["pixels"], {}, ["fetch"])
     for model in models:
-        how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
+        how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads", "mirror"})
+        how["decode"] = recipe.embed.decode
         what = asdict(prepared.facts[model])
         add(f"embed-{model}", VERSIONS["embed"], {**how, "model": what}, ["plan", "fetch"])
     for concept, prompts in recipe.signals.concepts.items():

@@ -112,6 +112,9 @@ class Model(_Model):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
     batch_size: Positive = Field(64, description="Images, or captions, in one forward pass.")
     threads: Positive = Field(2, description="CPU threads of the forward pass and of decoding.")
+    mirror: bool = Field(
+        False, description="Also score the mirrored image: `clip_similarity_mirrored`, a second forward pass."
+    )
 
     @model_validator(mode="after")
     def _weights(self) -> "Model":
@@ -125,6 +128,10 @@ class Embed(_Model):
 
     processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
+    decode: Literal["exact", "scaled"] = Field(
+        "exact",
+        description="`scaled` decodes large JPEGs at 1/2, 1/4 or 1/8, as long as twice the model's size stays.",
+    )
 
 
 class Signals(_Model):
@@ -244,6 +251,16 @@ class Recipe(_Model):
     pack: Pack = Field(Pack(), description="The shards of the result.")
     storage: Storage = Field(Storage(), description="Where s3:// paths lie.")
     limits: Limits = Field(Limits(), description="When a run gives up.")
+
+    @field_validator("models")
+    @classmethod
+    def _columns(cls, value: dict[str, Model]) -> dict[str, Model]:
+        for name in value:
+            if name.startswith("mirrored"):
+                raise ValueError(
+                    f"{name}: clip_similarity_{name} would read as a mirrored image's; choose another name"
+                )
+        return value
 
     @model_validator(mode="after")
     def _steps(self) -> "Recipe":

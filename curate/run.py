@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from curate import errors
 from curate.errors import IdentityError, RunIncomplete, UsageError
@@ -40,6 +40,11 @@ INTERRUPTED_STARTS = 9
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 """What a room's opener returns: does one unit, filling the outputs that it is given."""
+
+AheadWorker = Callable[[int, Inputs, Mapping[str, Outputs], int | None], None]
+"""A worker that reads ahead: it is also told which unit is probably its next, as far as that is known. It may
+read that one's inputs while it works, within a bound on memory, and must not let them be the death of this one:
+nothing is decoded, computed or written ahead."""
 
 
 def canonical(content: Any) -> str:
@@ -93,6 +98,7 @@ class Work:
         processes: how many workers at most.
         cpus: what a worker books (Ray).
         wants_gpu: a worker takes a GPU where there are any.
+        reads_ahead: the worker is an `AheadWorker`.
     """
 
     name: str
@@ -106,6 +112,12 @@ class Work:
     processes: int = 1
     cpus: float = 1.0
     wants_gpu: bool = False
+    reads_ahead: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Units in an engine's hands at once: one for each worker, and the next of each that reads ahead."""
+        return self.processes * (2 if self.reads_ahead else 1)
 
     @property
     def store(self) -> Store:
@@ -138,10 +150,10 @@ class Engine(Protocol):
     """Where units are run. Workers are separate processes; a dead one is replaced at the next submit."""
 
     def start(self, work: Work, session: str) -> int:
-        """Prepares up to `work.processes` workers; returns how many units may be under way at once."""
+        """Prepares up to `work.processes` workers; returns how many units it takes at once (`work.slots`)."""
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Hands a unit of the work of that name to a worker."""
+        """Takes a unit of the work of that name, for the next worker that is free."""
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
         """Results that have arrived, with the names of their works; waits for the first one."""
@@ -174,8 +186,14 @@ class UnitRunner:
         self.session = session
         self.worker: Worker | None = None
 
-    def run(self, unit: int, start: int) -> UnitResult:
-        """Does one unit; every exception becomes a result here, and only here."""
+    def run(self, unit: int, start: int, following: int | None = None) -> UnitResult:
+        """Does one unit; every exception becomes a result here, and only here.
+
+        Args:
+            unit: which one.
+            start: how many times it was begun, this time included.
+            following: which unit will probably come next, for a worker that reads ahead.
+        """
         work = self.work
         outputs = {
             name: pass_.folder.outputs(unit) for name, pass_ in work.outputs.items() if not pass_.folder.is_done(unit)
@@ -188,7 +206,10 @@ class UnitRunner:
         try:
             if self.worker is None:
                 self.worker = open_worker(work)
-            self.worker(unit, work.inputs, outputs)
+            if work.reads_ahead:
+                cast("AheadWorker", self.worker)(unit, work.inputs, outputs, following)
+            else:
+                self.worker(unit, work.inputs, outputs)
             counts: dict[str, int] = {}
             for output in outputs.values():
                 output.commit()

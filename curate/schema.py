@@ -10,7 +10,7 @@ One *image* is one URL and is fetched once; one *pair* is an image and a caption
                                            sha256 file
     pixels      an image      embed        image_id decoded phash brightness contrast colorfulness sharpness
     image_…     an image      embed        image_id image_embedding
-    text_…      a pair        embed        pair_id text_embedding clip_similarity
+    text_…      a pair        embed        pair_id text_embedding clip_similarity [clip_similarity_mirrored]
     signals     a pair        signals      pair_id + the columns of one scorer
     near        two images    dedup        sha256_a sha256_b similarity
     decisions   a source row  select       pair_id kept reason reasons duplicate_of duplicate_similarity
@@ -68,6 +68,11 @@ HEALING_CLASSES = (
 )
 """Classes that may be another one when they are tried again later; what `curate retry-failed` takes by itself."""
 
+SIMILARITY = "clip_similarity"
+MIRRORED = "clip_similarity_mirrored"
+"""Columns of a model's text_… table: the cosine of image and caption, and, where the recipe asks for it, of the
+mirrored image and caption. Of a recipe's models they are called `<column>_<model>`; the first one's also go without."""
+
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
 RESERVED_REASONS = (REPEATED, UNDECODABLE)
@@ -119,7 +124,10 @@ PIXELS = pa.schema(
 )
 """`decoded` is null where there was nothing to decode. `phash`: 16 hex digits of a 64-bit DCT hash.
 `brightness`, `contrast`: mean and standard deviation of luma, 0 to 255. `colorfulness`: Hasler and
-Süsstrunk's M3. `sharpness`: variance of the Laplacian of luma at 224 pixels."""
+Süsstrunk's M3 at 128 pixels or a little more. `sharpness`: variance of the Laplacian of luma at 224 × 224 pixels.
+
+Measured on the stored picture, but for large ones: where the shorter side has 896 pixels or more, a JPEG is decoded at
+the smallest of 1/2, 1/4 and 1/8, and any picture then shrunk by the largest whole factor, that leave 448 or more."""
 
 NEAR = pa.schema(
     [

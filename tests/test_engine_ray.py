@@ -6,8 +6,9 @@ from pathlib import Path
 
 SCRIPT = """
 import sys
+from pathlib import Path
 import ray
-from test_run import Silent, chain, single
+from test_run import Silent, chain, reading_ahead, single, told
 from curate.engine.ray import RayEngine
 from curate.run import drive
 from curate.store import Store
@@ -23,6 +24,11 @@ aside = drive([poison], engine, Silent())["out"]
 assert sorted(aside) == [1, 2], aside
 assert "died" in aside[1] and len(aside[1]) < 400 and aside[2] == "ValueError: part 2 is bad", aside
 assert poison.done() == {0, 3}
+ahead = reading_ahead(Store(run + "-ahead"), Path(log + "-told"), range(5), 1, die=[2])
+assert sorted(drive([ahead], engine, Silent())["out"]) == [2]
+assert ahead.done() == {0, 1, 3, 4}
+units = [line for worker in told(Path(log + "-told")) for line in worker]
+assert ["0", "1"] in units and ["1", "2"] in units, units
 engine.close()
 print("all done")
 """

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter, deque
 
 import pytest
@@ -254,3 +255,40 @@ def test_a_whole_gates_every_unit_after_it(store):
     engine = InlineEngine()
     assert drive(works, engine, Silent()) == {"whole": {}, "late": {}}
     assert engine.order == [("whole", WHOLE), ("late", 0), ("late", 1), ("late", 2)]
+
+
+def told(folder):
+    """For each worker process, in order, the units that it was given and what it was told of the next."""
+    return [[line.split() for line in path.read_text().splitlines()] for path in folder.iterdir()]
+
+
+def reading_ahead(store, folder, units, processes, **settings):
+    folder.mkdir()
+    outputs = {"out": Pass.of(store, "out", 1, {})}
+    settings = {"folder": str(folder), **settings}
+    return Work("out", "workers:ahead", settings, outputs, Inputs({}, ()), units, processes=processes, reads_ahead=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_that_reads_ahead_is_told_its_next_unit(processes, store, tmp_path):
+    work = reading_ahead(store, tmp_path / "told", range(8), processes, seconds=0.02)
+    engine = LocalEngine()
+    assert drive([work], engine, Silent()) == {"out": {}}
+    engine.close()
+    assert work.done() == set(range(8))
+    workers = told(tmp_path / "told")
+    assert len(workers) == processes
+    assert sorted(int(unit) for worker in workers for unit, _ in worker) == list(range(8))
+    kept = [following == after for worker in workers for (_, following), (after, _) in itertools.pairwise(worker)]
+    # With several workers the last units go to whoever is free, whatever was told.
+    assert kept.count(False) <= processes - 1
+    assert [worker[-1][1] for worker in workers] == ["None"] * processes or processes > 1
+
+
+def test_a_unit_that_a_dead_worker_was_told_of_is_not_blamed(store, tmp_path):
+    work = reading_ahead(store, tmp_path / "told", range(4), 1, die=[1])
+    engine = LocalEngine()
+    aside = drive([work], engine, Silent())["out"]
+    engine.close()
+    assert list(aside) == [1]
+    assert work.done() == {0, 2, 3}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +40,21 @@ def trouble(settings):
             raise ValueError(f"part {unit} is bad")
         if unit in settings.get("die", []) and not (settings.get("heal") and tried > 1):
             os.kill(os.getpid(), signal.SIGKILL)
+        for output in outputs.values():
+            output.put_json("n.json", {"n": unit})
+
+    return work
+
+
+def ahead(settings):
+    """Writes down, per process, what it was given and told; dies and sleeps as `settings` say."""
+
+    def work(unit, inputs, outputs, following):
+        with (Path(settings["folder"]) / str(os.getpid())).open("a") as log:
+            log.write(f"{unit} {following}\n")
+        if unit in settings.get("die", []):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(settings.get("seconds", 0))
         for output in outputs.values():
             output.put_json("n.json", {"n": unit})
 

@@ -5,8 +5,8 @@ import struct
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 import pyarrow as pa
@@ -23,14 +23,38 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.e
 """What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
 
 
-def decode(data: bytes) -> Image.Image | None:
-    """The picture, its pixels in memory; None where the bytes cannot be decoded whole."""
+REDUCED = 448
+"""Pixels that the shorter side of a picture keeps, at least, where it is decoded reduced."""
+
+
+def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
+    """The picture, its pixels in memory; None where the bytes cannot be decoded whole.
+
+    Args:
+        data: a stored image.
+        shorter_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT), the smallest
+            that leaves its shorter side this long. By default at its full size.
+    """
+    found = decode_at(data, [shorter_side])
+    return found[0] if found else None
+
+
+def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Image] | None:
+    """The picture for each of some `shorter_side`s, decoded once where they come to the same size."""
+    found: dict[tuple[int, int], Image.Image] = {}
+    pictures = []
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        for side in shorter_sides:
+            image = Image.open(io.BytesIO(data))
+            if side:
+                image.draft(None, (side, side))
+            if image.size not in found:
+                image.load()
+                found[image.size] = image
+            pictures.append(found[image.size])
     except (*UNDECODABLE, Image.DecompressionBombError):
         return None
-    return image
+    return pictures
 
 
 def fetched_rows(images: pa.Table) -> pa.Array:
@@ -73,16 +97,15 @@ def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[i
 
 
 def map_ahead(
-    function: Callable[[bytes], T], members: Iterator[tuple[int, bytes]], threads: int, ahead: int
+    function: Callable[[bytes], T], members: Iterator[tuple[int, bytes]], pool: Executor, ahead: int
 ) -> Iterator[tuple[int, T]]:
-    """Applies a function to members in threads, up to `ahead` of them before they are asked for.
+    """Applies a function to members in a pool's threads, up to `ahead` of them before they are asked for.
 
     The first ones are begun at once, before the result is iterated.
 
     Yields:
         The row and the result, in the order of the members.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     window: deque[tuple[int, Future[T]]] = deque()
 
     def fill() -> None:
@@ -97,7 +120,8 @@ def map_ahead(
                 fill()
                 yield row, result
         finally:
-            pool.shutdown(cancel_futures=True)
+            for _, future in window:
+                future.cancel()
 
     fill()
     return results()

@@ -5,6 +5,7 @@ any model that open_clip can load is loaded here in the same way.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -117,8 +118,20 @@ class Model:
             image = transform(image)
         return np.asarray(image)
 
-    def encode_images(self, prepared: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Tensor:
+    @property
+    def image_side(self) -> int:
+        """Pixels of the longer side of what the vision tower takes."""
+        return max(_two(self.clip.visual.preprocess_cfg["size"]))
+
+    def encode_images(
+        self, prepared: Sequence[npt.NDArray[np.uint8]], batch_size: int, *, mirrored: bool = False
+    ) -> Tensor:
         """Embeds up to `batch_size` prepared images; the batch is filled up to that size with black ones.
+
+        Args:
+            prepared: as `prepare` gives them.
+            batch_size: rows of the forward pass.
+            mirrored: embed what is seen in a mirror: left and right change places.
 
         Returns:
             float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
@@ -129,6 +142,8 @@ class Model:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        if mirrored:
+            images = images.flip(-1)
         images.sub_(self._by_channel(self.mean)).div_(self._by_channel(self.std))
         with torch.inference_mode():
             features = self.clip.encode_image(images.to(self.dtype), normalize=False)
@@ -146,7 +161,7 @@ class Model:
             return encode_captions(self.clip, self.tokenize, captions, batch_size, self.device).numpy()
 
     def _by_channel(self, values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+        return _on_device(values, self.device)
 
 
 def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> ModelFacts:
@@ -259,6 +274,12 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("embed.device is cuda, but torch sees no CUDA device here")
     return torch.device(device)
+
+
+@functools.cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A value by channel; sent once, for each sending waits for the device to be done with what it is at."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 @contextlib.contextmanager

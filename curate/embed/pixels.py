@@ -1,5 +1,6 @@
 """What is measured of an image without a model: the columns of `schema.PIXELS`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,10 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from curate.embed.images import REDUCED
 from curate.schema import PIXELS
 
 _HASH_SIDE = 32
 _SHARPNESS_SIDE = 224
+
+
+_COLOUR_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,10 @@ class Measures:
         thumbnail: luma at 32 × 32, uint8, of which the hash is made.
         brightness: mean of luma, 0 to 255.
         contrast: its standard deviation.
-        colorfulness: M3 of Hasler and Süsstrunk, Measuring colourfulness in natural images (2003).
-        sharpness: variance of the Laplacian (4 neighbours) of luma at 224 × 224 pixels.
+        colorfulness: M3 of Hasler and Süsstrunk, Measuring colourfulness in natural images (2003), of the picture
+            shrunk by a whole factor to a shorter side of 128 pixels or a little more: JPEG stores colours coarser
+            than luma.
+        sharpness: variance of the Laplacian (4 neighbours) of luma at 224 × 224 pixels (bilinear).
     """
 
     thumbnail: npt.NDArray[np.uint8]
@@ -34,8 +41,13 @@ class Measures:
 
 
 def measure(image: Image.Image) -> Measures:
-    """Measures a decoded image."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    """Measures a decoded image.
+
+    What is measured is the picture as `images.decode` gives it at a shorter side of `images.REDUCED`, shrunk
+    further by a whole factor where that is still longer than twice as much (a large PNG): a function of the
+    stored image alone, at a bounded size.
+    """
+    rgb = _shrunk(image if image.mode == "RGB" else image.convert("RGB"), REDUCED)
     luma = rgb.convert("L")
     levels = np.asarray(luma.histogram(), np.float64)
     mean, deviation = _moments(np.arange(256), levels)
@@ -43,7 +55,7 @@ def measure(image: Image.Image) -> Measures:
         thumbnail=np.asarray(luma.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS)),
         brightness=mean,
         contrast=deviation,
-        colorfulness=_colorfulness(np.asarray(rgb)),
+        colorfulness=_colorfulness(_shrunk(rgb, _COLOUR_SIDE)),
         sharpness=_sharpness(luma),
     )
 
@@ -100,18 +112,30 @@ def _moments(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) ->
     return mean, float(np.sqrt((values - mean) ** 2 @ weights / weights.sum()))
 
 
-def _colorfulness(rgb: npt.NDArray[np.uint8]) -> float:
-    red, green, blue = (rgb[..., channel].astype(np.int16) for channel in range(3))
-    red_green = red - green
+def _shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
+    """The image with boxes of pixels averaged, its shorter side still at least that long where it was."""
+    factor = min(image.size) // shorter_side
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _colorfulness(rgb: Image.Image) -> float:
+    red, green, blue = (np.asarray(band).ravel() for band in rgb.split())
+    red_green = np.subtract(red, green, dtype=np.int16)
     # Twice the paper's (R + G) / 2 - B, so that it stays a whole number.
-    yellow_blue = red + green - 2 * blue
-    deviations = np.array([red_green.std(), yellow_blue.std() / 2])
-    means = np.array([red_green.mean(), yellow_blue.mean() / 2])
-    return float(np.hypot(*deviations) + 0.3 * np.hypot(*means))
+    yellow_blue = np.add(red, green, dtype=np.int16) - np.add(blue, blue, dtype=np.int16)
+    (rg_mean, rg_deviation), (yb_mean, yb_deviation) = _spread(red_green), _spread(yellow_blue)
+    return float(np.hypot(rg_deviation, yb_deviation / 2) + 0.3 * np.hypot(rg_mean, yb_mean / 2))
 
 
 def _sharpness(luma: Image.Image) -> float:
-    small = luma.resize((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BICUBIC)
+    small = luma.resize((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BILINEAR)
     y = np.asarray(small).astype(np.int16)
     laplacian = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]
-    return float(laplacian.var())
+    return _spread(laplacian.ravel())[1] ** 2
+
+
+def _spread(values: npt.NDArray[np.int16]) -> tuple[float, float]:
+    """Mean and standard deviation, from whole sums, which are exact."""
+    exact = values.astype(np.float64)
+    n, total, squares = len(exact), float(exact.sum()), float(exact @ exact)
+    return total / n, math.sqrt(max(0.0, n * squares - total * total)) / n

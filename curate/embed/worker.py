@@ -1,12 +1,18 @@
 """The embed pass: a part's images through every model whose output is missing, each image decoded once.
 
-Batches never mix parts and are always full, so that what is written is a function of the part alone.
+Batches never mix parts and are always full, so that what is written is a function of the part alone. Where memory
+does not hold a batch, it halves, and the part's marker says so (`batch.py`).
+
+While a part is computed its next images are decoded in threads, and as soon as it has been read whole the next part
+is read (`reading.py`): compressed bytes, of one part, within a bound. Nothing of the next part is decoded ahead, so
+that a file that kills its worker kills it at its own part.
 
 `clip_similarity` is the cosine of the two embeddings in float32, before they are rounded to float16 for
 storage; from the stored ones it comes back within 1e-3.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +24,19 @@ import torch
 from torch import Tensor
 
 from curate import schema
-from curate.embed.images import decode, map_ahead, read_members
+from curate.embed.batch import BatchSize
+from curate.embed.images import REDUCED, decode_at, map_ahead
 from curate.embed.model import Model, choose_device, load
 from curate.embed.pixels import Measures, measure, pixel_table
-from curate.errors import BrokenResult, ModelError
+from curate.embed.reading import Reading
+from curate.errors import ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
 """Batches of images that may be decoded before they are asked for."""
+
+_ENOUGH = 2
+"""Where images are decoded reduced, their shorter side keeps this many times the model's (benchmarks/decode.py)."""
 
 
 @dataclass(frozen=True)
@@ -37,46 +48,81 @@ class ModelSettings:
     precision: str
     batch_size: int
     threads: int
+    mirror: bool = False
 
 
 def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     """A worker of the embed pass.
 
     Args:
-        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `endpoint` (of an S3
-            server other than AWS, for weights; or None).
+        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (exact, scaled),
+            `endpoint` (of an S3 server other than AWS, for weights; or None).
 
     Raises:
         UsageError: the device is not there.
     """
     models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
-    return Embedder(models, choose_device(settings["device"]), settings["endpoint"])
+    is_exact = settings["decode"] == "exact"
+    return Embedder(models, choose_device(settings["device"]), settings["endpoint"], is_exact)
 
 
 @dataclass
 class Embedder:
-    """Embeds parts; a model is loaded when a part first needs it."""
+    """Embeds parts; a model is loaded when a part first needs it. Threads live as long as the worker does."""
 
     settings: Mapping[str, ModelSettings]
     device: torch.device
     endpoint: str | None
+    is_exact: bool = True
     _loaded: dict[str, Model] = field(default_factory=dict)
+    _sizes: dict[str, BatchSize] = field(init=False)
+    _decoders: Executor = field(init=False)
+    _reader: Executor = field(init=False)
+    _coming: Reading | None = None
 
-    def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+    def __post_init__(self) -> None:
+        threads = max(settings.threads for settings in self.settings.values())
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._sizes = {name: BatchSize(model.name, model.batch_size) for name, model in self.settings.items()}
+
+    def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs], following: int | None = None) -> None:
         """Writes those of `pixels` and `embed-<model>` that are in `outputs`, for one part.
+
+        Args:
+            part: which.
+            inputs: `plan` and `fetch`.
+            outputs: what is missing.
+            following: the part that is probably next; it is read ahead.
 
         Raises:
             BrokenResult: plan, images and tar do not belong together.
-            ModelError: a model cannot be loaded, or its embeddings are not numbers.
+            ModelError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
         """
-        images, pairs = _read_tables(part, inputs)
-        runs = [
-            _Run(self._model(name), settings) for name, settings in self.settings.items() if f"embed-{name}" in outputs
-        ]
-        prepare = _Prepare([run.model for run in runs], "pixels" in outputs)
-        threads = max(settings.threads for settings in self.settings.values())
+        reading = self._reading(part, inputs, following)
+        try:
+            self._embed(reading, outputs)
+        finally:
+            reading.close()
+
+    def _reading(self, part: int, inputs: Inputs, following: int | None) -> Reading:
+        """The reading of this part, which may be done already; the following one's begins after it."""
+        reading = self._coming
+        if reading is None or reading.part != part:
+            if reading:
+                reading.close()
+            reading = Reading(part, inputs, self._reader)
+        self._coming = None if following is None else Reading(following, inputs, self._reader)
+        reading.begin(self._coming)
+        return reading
+
+    def _embed(self, reading: Reading, outputs: Mapping[str, Outputs]) -> None:
+        images, pairs = reading.tables()
+        names = [name for name in self.settings if f"embed-{name}" in outputs]
+        runs = [_Run(self._model(name), self.settings[name], self._sizes[name]) for name in names]
+        prepare = _Prepare([run.model for run in runs], "pixels" in outputs, self.is_exact)
         ahead = _AHEAD * max(settings.batch_size for settings in self.settings.values())
-        prepared = map_ahead(prepare, read_members(inputs["fetch"], part, images), threads, ahead)
+        prepared = map_ahead(prepare, reading.members(), self._decoders, ahead)
         # The first images decode while the captions are embedded.
         for run in runs:
             run.embed_captions(pairs["caption"])
@@ -91,7 +137,6 @@ class Embedder:
             output.put_table("pixels.parquet", pixel_table(ids, measured))
             lost = sum(measures is None for measures in measured.values())
             output.counts.update(images=len(ids), undecodable=lost)
-        names = [name for name in self.settings if f"embed-{name}" in outputs]
         for name, run in zip(names, runs, strict=True):
             run.write(ids, pairs, outputs[f"embed-{name}"])
 
@@ -116,13 +161,17 @@ class _Prepare:
 
     models: Sequence[Model]
     with_measures: bool
+    is_exact: bool
 
     def __call__(self, data: bytes) -> _Prepared | None:
-        image = decode(data)
-        if image is None:
+        # A model's picture depends on that model alone, and the measures' on none: each is the same, whatever
+        # else is computed with it.
+        sides = [None if self.is_exact else max(REDUCED, _ENOUGH * model.image_side) for model in self.models]
+        pictures = decode_at(data, [*sides, REDUCED] if self.with_measures else sides)
+        if pictures is None:
             return None
-        crops = [model.prepare(image) for model in self.models]
-        return _Prepared(crops, measure(image) if self.with_measures else None)
+        measures = measure(pictures.pop()) if self.with_measures else None
+        return _Prepared([model.prepare(image) for model, image in zip(self.models, pictures, strict=True)], measures)
 
 
 @dataclass
@@ -132,16 +181,19 @@ class _Run:
     Attributes:
         rows: of the images that were added, in the order of their embeddings.
         waiting: the images of the batch that is not yet full.
-        embedded: float32[batch_size, dim] of each full batch, on the model's device.
+        embedded: float32[n, dim] of each batch, on the model's device.
+        mirrored: likewise of the mirrored images, where they are asked for.
         captions: float32[distinct captions, dim].
         caption_of: for each pair, its row in `captions`.
     """
 
     model: Model
     settings: ModelSettings
+    size: BatchSize
     rows: list[int] = field(default_factory=list)
     waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     embedded: list[Tensor] = field(default_factory=list)
+    mirrored: list[Tensor] = field(default_factory=list)
     captions: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     caption_of: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -150,7 +202,7 @@ class _Run:
         encoded = captions.fill_null("").combine_chunks().dictionary_encode()
         torch.set_num_threads(self.settings.threads)
         distinct = encoded.dictionary.to_pylist()
-        self.captions = self.model.encode_captions(distinct, self.settings.batch_size)
+        self.captions = self.size.run(lambda size: self.model.encode_captions(distinct, size))
         self.caption_of = encoded.indices.to_numpy().astype(np.int64)
 
     def add_image(self, row: int, crop: npt.NDArray[np.uint8]) -> None:
@@ -165,12 +217,7 @@ class _Run:
         if self.waiting:
             self._embed_waiting()
         dim = self.model.dim
-        embedded = torch.cat(self.embedded).cpu().numpy() if self.rows else np.zeros((0, dim), np.float32)
-        if not (np.isfinite(embedded).all() and np.isfinite(self.captions).all()):
-            raise ModelError(
-                f"model {self.settings.name} in {self.settings.precision} gives embeddings that are not numbers; "
-                "try another precision"
-            )
+        embedded, mirrored = self._numbers(self.embedded), self._numbers(self.mirrored)
         row_of = np.full(len(image_ids), -1)
         row_of[self.rows] = np.arange(len(self.rows))
         by_image = np.zeros((len(image_ids), dim), np.float16)
@@ -180,30 +227,58 @@ class _Run:
 
         image_of = row_of[pc.index_in(pairs["image_id"], value_set=image_ids).to_numpy()]
         text = self.captions[self.caption_of]
-        similarity = np.zeros(len(pairs), np.float32)
-        seen = image_of >= 0
-        similarity[seen] = np.einsum("ij,ij->i", embedded[image_of[seen]], text[seen])
         by_pair = {
             "pair_id": pairs["pair_id"],
             "text_embedding": _embeddings(text.astype(np.float16)),
-            "clip_similarity": pa.array(similarity, mask=~seen),
+            schema.SIMILARITY: _cosines(embedded, image_of, text),
         }
+        if self.settings.mirror:
+            by_pair[schema.MIRRORED] = _cosines(mirrored, image_of, text)
         output.put_table("pairs.parquet", pa.table(by_pair))
         output.counts.update(images=len(self.rows), pairs=len(pairs))
+        if self.size.note:
+            output.counts["smaller_batches"] = 1
+            output.notes.append(self.size.note)
 
     def _embed_waiting(self) -> None:
         torch.set_num_threads(self.settings.threads)
-        self.embedded.append(self.model.encode_images(self.waiting, self.settings.batch_size))
+        self.embedded += self._embed_batches(mirrored=False)
+        if self.settings.mirror:
+            self.mirrored += self._embed_batches(mirrored=True)
         self.waiting = []
 
+    def _embed_batches(self, *, mirrored: bool) -> list[Tensor]:
+        """The waiting images in one batch, or in as many as memory allows."""
+        batches: list[Tensor] = []
+        done = 0
 
-def _read_tables(part: int, inputs: Inputs) -> tuple[pa.Table, pa.Table]:
-    """A part's images, and its pairs without the repeated ones."""
-    images = inputs["fetch"].table("images.parquet", part, ["image_id", "status", "file"])
-    plan = inputs["plan"].table("pairs.parquet", part, ["pair_id", "image_id", "caption", "repeated"])
-    if not images["image_id"].equals(pa.chunked_array([plan["image_id"].unique()])):
-        raise BrokenResult(f"{inputs['fetch'].path}: the images of part {part} are not those of its plan")
-    return images, plan.filter(pc.invert(plan["repeated"]))
+        def embed(size: int) -> Tensor:
+            return self.model.encode_images(self.waiting[done : done + size], size, mirrored=mirrored)
+
+        while done < len(self.waiting):
+            batches.append(self.size.run(embed))
+            done += len(batches[-1])
+        return batches
+
+    def _numbers(self, batches: list[Tensor]) -> npt.NDArray[np.float32]:
+        """Batches as one array [n, dim], once they were found to be numbers, as the captions' have to be."""
+        found = torch.cat(batches).cpu().numpy() if batches else np.zeros((0, self.model.dim), np.float32)
+        if not (np.isfinite(found).all() and np.isfinite(self.captions).all()):
+            raise ModelError(
+                f"model {self.settings.name} in {self.settings.precision} gives embeddings that are not numbers; "
+                "try another precision"
+            )
+        return found
+
+
+def _cosines(
+    images: npt.NDArray[np.float32], image_of: npt.NDArray[np.int64], text: npt.NDArray[np.float32]
+) -> pa.Array:
+    """Of each pair's embeddings [n, dim], null where it has no image (`image_of` is negative)."""
+    similarity = np.zeros(len(text), np.float32)
+    seen = image_of >= 0
+    similarity[seen] = np.einsum("ij,ij->i", images[image_of[seen]], text[seen])
+    return pa.array(similarity, mask=~seen)
 
 
 def _embeddings(rows: npt.NDArray[np.float16], mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from curate.engine.queue import Queue
 from curate.run import UnitResult, UnitRunner, Work
 
 # Spawned, not forked: torch, Arrow and img2dataset all run threads in the driver or in a worker.
@@ -25,6 +26,7 @@ class _Pool:
     work: Work
     session: str
     workers: list[_Worker] = field(default_factory=list)
+    queue: Queue = field(default_factory=Queue)
 
 
 class LocalEngine:
@@ -36,17 +38,16 @@ class LocalEngine:
     def start(self, work: Work, session: str) -> int:
         """Remembers the work; processes start with their first unit. See `curate.run.Engine`."""
         self._pools[work.name] = _Pool(work, session)
-        return work.processes
+        return work.slots
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Hands the unit to an idle worker, or to a new one."""
-        pool = self._pools[name]
-        worker = next((worker for worker in pool.workers if worker.unit is None), None) or _spawn(pool)
-        worker.unit = unit
-        worker.pipe.send((unit, start))
+        """Queues the unit; workers are given theirs when results are waited for, as all that waits is known then."""
+        self._pools[name].queue.put(unit, start)
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
         """Results that have arrived; a worker that died has failed its unit."""
+        for pool in self._pools.values():
+            _assign(pool)
         owners = {worker.pipe: (pool, worker) for pool in self._pools.values() for worker in pool.workers}
         results: list[tuple[str, UnitResult]] = []
         for pipe in wait(list(owners), timeout=seconds):
@@ -56,6 +57,7 @@ class LocalEngine:
                 result: UnitResult = pipe.recv()
             except (EOFError, ConnectionResetError):
                 pool.workers.remove(worker)
+                pool.queue.forget(pipe)
                 worker.process.join()
                 pipe.close()
                 if worker.unit is None:
@@ -85,6 +87,19 @@ class LocalEngine:
         self._pools.clear()
 
 
+def _assign(pool: _Pool) -> None:
+    """Hands waiting units to idle workers, or to new ones."""
+    while pool.queue:
+        worker = next((worker for worker in pool.workers if worker.unit is None), None)
+        if worker is None:
+            if len(pool.workers) == pool.work.processes:
+                return
+            worker = _spawn(pool)
+        unit, start, following = pool.queue.take(worker.pipe)
+        worker.unit = unit
+        worker.pipe.send((unit, start, following))
+
+
 def _spawn(pool: _Pool) -> _Worker:
     ours, theirs = _CONTEXT.Pipe()
     name = f"curate-{pool.work.name}"
@@ -102,10 +117,10 @@ def _serve(pipe: Connection, work: Work, session: str) -> None:
     runner = UnitRunner(work, session)
     while True:
         try:
-            unit, start = pipe.recv()
+            unit, start, following = pipe.recv()
         except EOFError:
             return
-        pipe.send(runner.run(unit, start))
+        pipe.send(runner.run(unit, start, following))
 
 
 def _die_with_parent() -> None:

@@ -7,13 +7,13 @@ docs/decisions/0001-plain-actors.md.
 
 import logging
 import os
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
+from curate.engine.queue import Queue
 from curate.errors import StoreError
 from curate.run import UnitResult, UnitRunner, Work
 
@@ -24,7 +24,7 @@ class _Pool:
     session: str
     actors: list[Any] = field(default_factory=list)
     idle: list[Any] = field(default_factory=list)
-    queue: deque[tuple[int, int]] = field(default_factory=deque)
+    queue: Queue = field(default_factory=Queue)
 
 
 class RayEngine:
@@ -66,18 +66,16 @@ class RayEngine:
     def start(self, work: Work, session: str) -> int:
         """Remembers the work; actors start with their first unit. See `curate.run.Engine`."""
         self._pools[work.name] = _Pool(work, session)
-        return work.processes
+        return work.slots
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Queues the unit for an idle actor, or for a new one."""
-        pool = self._pools[name]
-        pool.queue.append((unit, start))
-        if not pool.idle and len(pool.actors) < pool.work.processes:
-            self._add_actor(pool)
-        self._assign(pool)
+        """Queues the unit; actors are given theirs when results are waited for, as all that waits is known then."""
+        self._pools[name].queue.put(unit, start)
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
         """Results that have arrived; an actor that died has failed its unit."""
+        for pool in self._pools.values():
+            self._assign(pool)
         ready, _ = ray.wait([*self._flying, *self._starting], num_returns=1, timeout=seconds)
         results = []
         for reference in ready:
@@ -89,11 +87,11 @@ class RayEngine:
                 result = _result(reference, unit)
                 if result.status in ("died", "lost"):
                     pool.actors.remove(actor)
+                    pool.queue.forget(actor)
                     ray.kill(actor)
                 else:
                     pool.idle.append(actor)
                 results.append((pool.work.name, result))
-            self._assign(pool)
         return results
 
     def finish(self, name: str) -> None:
@@ -108,10 +106,14 @@ class RayEngine:
         ray.shutdown()
 
     def _assign(self, pool: _Pool) -> None:
+        """Hands waiting units to idle actors, and starts actors for those that none will be free for."""
         while pool.queue and pool.idle:
-            unit, start = pool.queue.popleft()
             actor = pool.idle.pop()
-            self._flying[actor.run.remote(unit, start)] = (pool, actor, unit)
+            unit, start, following = pool.queue.take(actor)
+            self._flying[actor.run.remote(unit, start, following)] = (pool, actor, unit)
+        starting = sum(waited_for is pool for waited_for, _ in self._starting.values())
+        for _ in range(min(len(pool.queue) - starting, pool.work.processes - len(pool.actors))):
+            self._add_actor(pool)
 
     def _add_actor(self, pool: _Pool) -> None:
         work = pool.work

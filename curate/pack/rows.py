@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import BrokenResult
-from curate.schema import FETCHED, PIXELS
+from curate.schema import FETCHED, MIRRORED, PIXELS, SIMILARITY
 from curate.store import Folder, Inputs
 
 _SIZES = ("width", "height", "original_width", "original_height")
@@ -37,7 +37,8 @@ class PartRows:
         plan: the rows of plan.
         images: of `images.parquet`: status, sizes, sha256 and file.
         pixels: the pixel columns.
-        vectors: by model, image_embedding, text_embedding and clip_similarity.
+        vectors: by model, image_embedding, text_embedding, clip_similarity and, where there is one,
+            clip_similarity_mirrored.
         signals: by folder, its columns.
     """
 
@@ -83,7 +84,7 @@ def read(inputs: Inputs, settings: Settings, part: int, start: int, stop: int) -
     vectors = {}
     for model in settings.models:
         folder = inputs[f"embed-{model}"]
-        table = by_pair(folder, ["text_embedding", "clip_similarity"])
+        table = by_pair(folder, [name for name in folder.columns("pairs.parquet", part) if name != "pair_id"])
         of_image = by_image(folder, "images.parquet", ["image_embedding"])["image_embedding"]
         vectors[model] = table.append_column("image_embedding", of_image)
         if of_image.null_count or table["text_embedding"].null_count:
@@ -108,8 +109,8 @@ def columns(rows: PartRows, settings: Settings) -> pa.Table:
         "status": pa.array([FETCHED] * len(uid), pa.string()),
         "error_message": pa.nulls(len(uid), pa.string()),
         **{name: rows.images[name] for name in (*_SIZES, "sha256")},
-        "clip_similarity": rows.vectors[settings.models[0]]["clip_similarity"],
-        **{f"clip_similarity_{model}": rows.vectors[model]["clip_similarity"] for model in settings.models},
+        **_similarities(rows, settings.models, SIMILARITY),
+        **_similarities(rows, settings.models, MIRRORED),
     }
     others = [*rows.signals.values(), rows.pixels]
     others.append(rows.plan.select([name for name in rows.plan.column_names if name.startswith("source_")]))
@@ -119,6 +120,16 @@ def columns(rows: PartRows, settings: Settings) -> pa.Table:
                 raise BrokenResult(f"two columns of the result are named {name!r}")
             found[name] = table[name]
     return pa.table(found)
+
+
+def _similarities(rows: PartRows, models: Sequence[str], column: str) -> dict[str, pa.ChunkedArray]:
+    """A column of each model that has it, the first model's also without its suffix."""
+    found: dict[str, pa.ChunkedArray] = {}
+    for number, model in enumerate(models):
+        if column in rows.vectors[model].column_names:
+            values = rows.vectors[model][column]
+            found |= {f"{column}_{model}": values} if number else {column: values, f"{column}_{model}": values}
+    return found
 
 
 def embeddings(rows: PartRows, settings: Settings) -> pa.Table:

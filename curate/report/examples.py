@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from curate.report.survey import Place, in_order
+from curate.schema import MIRRORED, SIMILARITY
 from curate.store import Folder, Inputs
 
 THUMBNAIL = 160
@@ -89,9 +90,12 @@ def _columns(inputs: Inputs, models: list[str], part: int, rows: list[int]) -> p
         table = inputs[folder].table(role, part)
         join(table, "image_id", {name: name for name in table.column_names if name != "image_id"})
     for model in models:
-        table = inputs[f"embed-{model}"].table("pairs.parquet", part, ["pair_id", "clip_similarity"])
-        join(table, "pair_id", {"clip_similarity": f"clip_similarity_{model}"})
-    columns["clip_similarity"] = columns[f"clip_similarity_{models[0]}"]
+        embedded = inputs[f"embed-{model}"]
+        scores = [name for name in embedded.columns("pairs.parquet", part) if name in (SIMILARITY, MIRRORED)]
+        table = embedded.table("pairs.parquet", part, ["pair_id", *scores])
+        join(table, "pair_id", {name: f"{name}_{model}" for name in scores})
+        if model == models[0]:
+            join(table, "pair_id", {name: name for name in scores})
     for folder in sorted(name for name in inputs.folders if name.startswith("signals-")):
         table = inputs[folder].table("pairs.parquet", part)
         join(table, "pair_id", {name: name for name in table.column_names if name != "pair_id"})

@@ -5,7 +5,7 @@ from                   columns
 plan                   url caption source_row repeated source_*; pair_id, image_id as hex
 fetch                  status error_class … sha256 file (`schema.IMAGES`)
 pixels                 decoded phash brightness … (`schema.PIXELS`)
-embed-<model>          clip_similarity_<model>; the first model's also as clip_similarity
+embed-<model>          clip_similarity_<model>, clip_similarity_mirrored_<model>; the first model's also without suffix
 signals-<scorer>       the scorer's own
 """
 
@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate import schema
 from curate.errors import BrokenResult
+from curate.schema import MIRRORED, SIMILARITY
 from curate.store import Folder, Inputs
-
-SIMILARITY = "clip_similarity"
 
 _HEX = ("pair_id", "image_id")
 
@@ -88,20 +86,24 @@ def read(inputs: Inputs, part: int, tables: Tables, wanted: Collection[str]) -> 
     for folder, names in _by_pair(inputs, tables, wanted):
         table = _aligned(folder, "pairs.parquet", part, "pair_id", measured, list(names), ())
         found |= {shown: table[stored].take(pair_of) for stored, shown in names.items()}
-    if SIMILARITY in wanted:
-        found[SIMILARITY] = found[f"{SIMILARITY}_{tables.models[0]}"]
+    for column in (SIMILARITY, MIRRORED):
+        if column in wanted:
+            found[column] = found[f"{column}_{tables.models[0]}"]
     before = _before(repeated, images.take(image_of), pixels["decoded"].take(image_of))
     columns = pa.table({name: _without_nan(found[name]) for name in wanted}) if wanted else pa.table({})
     return PartRows(pair_ids, plan["source_row"].combine_chunks(), before, columns)
 
 
 def names(inputs: Inputs, tables: Tables, part: int) -> list[str]:
-    """The names of all columns that `read` can give; the plan's own stand in any of its parts."""
-    plan = inputs["plan"]
-    with plan.store.open(plan.file("pairs.parquet", part)) as opened:
-        ours = pq.read_schema(opened).names
-    theirs = [*schema.IMAGES.names[1:], *schema.PIXELS.names[1:], SIMILARITY]
-    measured = [f"{SIMILARITY}_{model}" for model in tables.models]
+    """The names of all columns that `read` can give; those that vary by recipe stand in any of its parts."""
+    ours = inputs["plan"].columns("pairs.parquet", part)
+    theirs = [*schema.IMAGES.names[1:], *schema.PIXELS.names[1:]]
+    measured = []
+    for number, model in enumerate(tables.models):
+        stored = inputs[f"embed-{model}"].columns("pairs.parquet", part)
+        for column in (SIMILARITY, MIRRORED):
+            if column in stored:
+                measured += [f"{column}_{model}"] if number else [column, f"{column}_{model}"]
     return [*ours, *theirs, *measured, *(name for of in tables.signals.values() for name in of)]
 
 
@@ -125,9 +127,12 @@ def from_words(high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> pa.
 def _by_pair(inputs: Inputs, tables: Tables, wanted: Collection[str]) -> list[tuple[Folder, dict[str, str]]]:
     """The tables by pair to be read: a folder, and what its wanted columns are called here."""
     named = {
-        f"embed-{model}": {SIMILARITY: f"{SIMILARITY}_{model}"}
+        f"embed-{model}": {
+            column: f"{column}_{model}"
+            for column in (SIMILARITY, MIRRORED)
+            if f"{column}_{model}" in wanted or (number == 0 and column in wanted)
+        }
         for number, model in enumerate(tables.models)
-        if f"{SIMILARITY}_{model}" in wanted or (number == 0 and SIMILARITY in wanted)
     }
     for folder, columns in tables.signals.items():
         named[folder] = {name: name for name in columns if name in wanted}

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import RecipeError
-from curate.schema import ERROR_CLASSES, REPEATED, UNDECODABLE
+from curate.schema import ERROR_CLASSES, REPEATED, SIMILARITY, UNDECODABLE
 from curate.select import duplicates
-from curate.select.columns import SIMILARITY, PartRows, words
+from curate.select.columns import PartRows, words
 from curate.select.database import one_line, quoted
 from curate.select.predicate import Step
 

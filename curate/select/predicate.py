@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from curate import schema
 from curate.errors import RecipeError, nearest
-from curate.select.columns import SIMILARITY, stored_type
+from curate.schema import SIMILARITY
+from curate.select.columns import stored_type
 from curate.select.database import connect, one_line
 
 Step = Mapping[str, Any]

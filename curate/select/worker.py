@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.errors import BrokenResult
+from curate.schema import SIMILARITY
 from curate.select import columns
-from curate.select.columns import SIMILARITY, PartRows, Tables
+from curate.select.columns import PartRows, Tables
 from curate.select.database import connect
 from curate.select.decisions import check, decisions
 from curate.select.funnel import Funnel

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from curate import schema
+from curate.embed.worker import open_worker
 from curate.store import Folder, Inputs, Store
 
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -74,6 +75,12 @@ class Tiny:
     def embed_text(self, text):
         with torch.inference_mode():
             return self.clip.encode_text(self.tokenize([text]), normalize=True)[0].numpy()
+
+
+def worker_of(device="cpu", decode="exact", mirror=False, **models):
+    """An embed worker with these tiny models, by short name."""
+    settings = {name: {**model.settings, "mirror": mirror} for name, model in models.items()}
+    return open_worker({"models": settings, "device": device, "decode": decode, "endpoint": None})
 
 
 def draw(seed: int, size: tuple[int, int] = (90, 60)) -> Image.Image:

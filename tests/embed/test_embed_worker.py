@@ -1,25 +1,21 @@
 import io
+import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
-from embed_parts import Part, Tiny, draw, encode
+from embed_parts import Part, Tiny, draw, encode, worker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from curate import schema
+from curate.embed.batch import BatchSize
 from curate.embed.weights import POCKET
-from curate.embed.worker import ModelSettings, _Run, open_worker
+from curate.embed.worker import ModelSettings, _Prepare, _Run
 from curate.errors import BrokenResult, ModelError, UsageError
-
-
-def worker_of(device="cpu", **models):
-    return open_worker(
-        {"models": {name: model.settings for name, model in models.items()}, "device": device, "endpoint": None}
-    )
 
 
 @pytest.fixture(scope="session")
@@ -214,6 +210,32 @@ def test_a_torn_tar_is_refused(kept, part, vit_worker):
         part.embed(vit_worker, "pixels")
 
 
+def test_a_member_that_is_no_file_is_refused(part, vit_worker):
+    name = part.folders["fetch"].file("images.tar", part.part)
+    data = bytearray(part.store.read(name))
+    header = tarfile.TarInfo(data[:100].rstrip(b"\0").decode())
+    header.type = tarfile.SYMTYPE
+    data[:512] = header.tobuf()
+    part.store.put(name, bytes(data))
+    with pytest.raises(BrokenResult, match=r"images\.tar"):
+        part.embed(vit_worker, "pixels")
+
+
+@settings(max_examples=25)
+@given(share=st.floats(0, 1))
+def test_a_tar_cut_anywhere_is_refused_or_whole(share, tmp_path_factory, vit_worker):
+    part = Part(tmp_path_factory.mktemp("cut"), [(encode(draw(i), "JPEG"), ["a"]) for i in range(4)])
+    whole = part.embed(vit_worker, "pixels", run="whole")
+    name = part.folders["fetch"].file("images.tar", part.part)
+    data = part.store.read(name)
+    part.store.put(name, data[: int(share * len(data))])
+    try:
+        tables = part.embed(vit_worker, "pixels", run="cut")
+    except BrokenResult:
+        return
+    assert tables == whole
+
+
 def test_images_of_another_plan_are_refused(part, vit_worker, tmp_path):
     other = Part(tmp_path / "other", [(encode(draw(0)), ["a"])])
     part.folders["fetch"] = other.folders["fetch"]
@@ -236,7 +258,148 @@ def test_a_device_that_is_not_there(tiny):
 
 
 def test_null_captions_are_embedded_as_nothing(tiny, loaded):
-    run = _Run(loaded("vit"), ModelSettings(**tiny("vit").settings))
+    run = _Run(loaded("vit"), ModelSettings(**tiny("vit").settings), BatchSize("vit", 4))
     run.embed_captions(pa.chunked_array([["a", None], [""]]))
     np.testing.assert_allclose(run.captions[run.caption_of[1]], tiny("vit").embed_text(""), atol=1e-6)
     assert run.caption_of[1] == run.caption_of[2]
+
+
+def rows_by_id(table, column):
+    return dict(zip(table.column(0).to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def test_the_mirrored_similarity_is_that_of_open_clip_on_a_mirrored_image(tmp_path, tiny):
+    model = tiny("vit")
+    # Sizes whose centre is the same from both sides.
+    rows = [(encode(draw(i, size)), [f"number {i}"]) for i, size in enumerate([(90, 60), (64, 64), (60, 90)])]
+    part = Part(tmp_path, [*rows, (None, ["lost"]), (b"torn", ["torn"])])
+    table = part.embed(worker_of(m=model, mirror=True), "embed-m")["embed-m", "pairs.parquet"]
+    found, plain = rows_by_id(table, schema.MIRRORED), rows_by_id(table, schema.SIMILARITY)
+    pictures = dict(part.images)
+    for pair_id, image_id, _, caption, _, _ in part.pairs:
+        if caption in ("lost", "torn"):
+            assert found[pair_id] is None
+            continue
+        with Image.open(io.BytesIO(pictures[image_id])) as image:
+            mirrored = model.embed_image(ImageOps.mirror(image))
+        assert found[pair_id] == pytest.approx(float(mirrored @ model.embed_text(caption)), abs=1e-4)
+        assert found[pair_id] != pytest.approx(plain[pair_id], abs=1e-4)
+    without = part.embed(worker_of(m=model), "embed-m", run="without")["embed-m", "pairs.parquet"]
+    assert without.equals(table.drop_columns([schema.MIRRORED]))
+
+
+class TooLarge:
+    """Raises, where a module is given more rows than memory holds."""
+
+    def __init__(self, module, holds, error):
+        self.seen, self.holds, self.error = [], holds, error
+        self.hook = module.register_forward_pre_hook(self)
+
+    def __call__(self, _module, args):
+        self.seen.append(len(args[0]))
+        if len(args[0]) > self.holds:
+            raise self.error
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: tried 99 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_that_memory_does_not_hold_is_halved_and_the_marker_says_so(error, part, tiny):
+    usual = part.embed(worker_of(m=tiny("vit")), "embed-m", run="usual")
+    assert part.markers["embed-m"].notes == ()
+    worker = worker_of(m=tiny("vit"))
+    memory = TooLarge(worker._model("m").clip.visual, 1, error)
+    tables = part.embed(worker, "embed-m", run="halved")
+    # Six images: a batch of four, twice halved; what follows, and the next part, stays so.
+    assert memory.seen == [4, 2, *[1] * 6]
+    counts, notes = part.markers["embed-m"].counts, part.markers["embed-m"].notes
+    assert counts == {"images": 6, "pairs": 11, "smaller_batches": 1}
+    assert notes == ("out of memory: embedded in batches of 1 instead of 4",)
+    for role in ("images.parquet", "pairs.parquet"):
+        assert tables["embed-m", role].column_names == usual["embed-m", role].column_names
+    for role, column in (("images.parquet", "image_embedding"), ("pairs.parquet", "text_embedding")):
+        found, wanted = (rows_of(of["embed-m", role][column]) for of in (tables, usual))
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+    memory.seen.clear()
+    part.embed(worker, "embed-m", run="next")
+    assert memory.seen == [1] * 6
+
+
+def test_captions_are_halved_too(part, tiny):
+    usual = part.embed(worker_of(m=tiny("vit")), "embed-m", run="usual")["embed-m", "pairs.parquet"]
+    worker = worker_of(m=tiny("vit"))
+    TooLarge(worker._model("m").clip.token_embedding, 2, OUT_OF_MEMORY[0])
+    tables = part.embed(worker, "embed-m", run="halved")["embed-m", "pairs.parquet"]
+    np.testing.assert_allclose(rows_of(tables["text_embedding"]), rows_of(usual["text_embedding"]), atol=1e-3)
+    assert part.markers["embed-m"].notes == ("out of memory: embedded in batches of 2 instead of 4",)
+
+
+def test_a_model_that_memory_does_not_hold_stops_the_run_in_one_line(part, tiny):
+    worker = worker_of(m=tiny("vit"))
+    TooLarge(worker._model("m").clip.visual, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(ModelError, match="memory does not hold a batch of one") as raised:
+        part.embed(worker, "embed-m")
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory(part, tiny):
+    worker = worker_of(m=tiny("vit"))
+    memory = TooLarge(worker._model("m").clip.visual, 0, RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        part.embed(worker, "embed-m")
+    assert memory.seen == [4]
+
+
+def large_part(root):
+    """Pictures that a reduced decode makes smaller: two JPEGs at 1/2, one at 1/4; the others stay."""
+    sizes = [(1100, 900), (900, 1400), (2000, 1800), (895, 1200), (300, 200)]
+    rows = [(encode(draw(i, size), "JPEG"), [f"number {i}"]) for i, size in enumerate(sizes)]
+    return Part(root, [*rows, (encode(draw(9, (1000, 950))), ["a large png"])])
+
+
+def test_a_reduced_decode_is_that_of_libjpeg_and_the_pixel_columns_do_not_depend_on_it(tmp_path, tiny):
+    part, model = large_part(tmp_path), tiny("vit")
+    exact = part.embed(worker_of(m=model), "pixels", "embed-m", run="exact")
+    check_against_open_clip(part, exact, "m", model)
+    scaled = part.embed(worker_of(m=model, decode="scaled"), "pixels", "embed-m", run="scaled")
+    only = part.embed(worker_of(m=tiny("resnet"), decode="scaled"), "pixels", run="only")
+    for tables in (scaled, only):
+        assert tables["pixels", "pixels.parquet"].equals(exact["pixels", "pixels.parquet"])
+    found = rows_by_id(scaled["embed-m", "images.parquet"], "image_embedding")
+    before = rows_by_id(exact["embed-m", "images.parquet"], "image_embedding")
+    changed = 0
+    for image_id, data in part.images:
+        with Image.open(io.BytesIO(data)) as image:
+            short, kind = min(image.size), image.format
+            image.draft(None, (448, 448))
+            halvings = 0 if kind == "PNG" else (short // 448 or 1).bit_length() - 1
+            assert min(image.size) == -(-short // 2**halvings)
+            np.testing.assert_allclose(found[image_id], model.embed_image(image), atol=1e-3)
+        changed += found[image_id] != before[image_id]
+        assert (found[image_id] == before[image_id]) or halvings
+    assert changed == 3
+
+
+def test_a_reduced_decode_keeps_what_the_largest_model_needs():
+    side = 400
+    prepare = _Prepare([FakeModel(side), FakeModel(32)], with_measures=False, is_exact=False)
+    sizes = [min(size) for size in prepare(encode(draw(0, (1700, 1600)), "JPEG")).crops]
+    # 1600 / 2 is twice 400; the small one's 448 allow no more than 1/2 either. 1600 / 4 is less.
+    assert sizes == [800, 800]
+    prepare = _Prepare([FakeModel(side), FakeModel(32)], with_measures=False, is_exact=False)
+    assert [min(size) for size in prepare(encode(draw(0, (1200, 1200)), "JPEG")).crops] == [1200, 600]
+
+
+class FakeModel:
+    """Says how large a picture it is given."""
+
+    def __init__(self, side):
+        self.image_side = side
+
+    def prepare(self, image):
+        return image.size
