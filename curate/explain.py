@@ -67,7 +67,8 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
     yield f"pair        {facts['pair_id'].hex()}"
     yield f"url         {plain(facts['url'])}"
     yield f"caption     {plain(facts['caption'])}"
-    yield f"from        row {facts['source_row']} of the lists, part {key(part)}"
+    of = "samples" if "sample_place" in facts else "lists"
+    yield f"from        row {facts['source_row']} of the {of}, part {key(part)}"
     if "sample_place" in facts:
         place = folders["plan"].store.read_json("run.json")["source"][facts["sample_place"]]["path"]
         yield f"sample      {plain(facts['sample_member'] or 'no image')} in {plain(place)}"

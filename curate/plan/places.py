@@ -132,7 +132,9 @@ def _match(path: str, endpoint: str | None) -> Iterator[Place]:
 
 
 def _in_folder(fs: Any, folder: str, endpoint: str | None) -> Iterator[Place]:
-    tars, files = [], []
+    tars: list[str] = []
+    packed: list[str] = []
+    files: list[LooseFile] = []
     fixed = folder.rstrip("/").count("/") + 1
     root = _spelt(fs, folder, fs._strip_protocol(folder)).rstrip("/")
     for name, info in fs.find(folder, detail=True).items():
@@ -142,10 +144,14 @@ def _in_folder(fs: Any, folder: str, endpoint: str | None) -> Iterator[Place]:
         suffix = spelt.rpartition(".")[2].lower()
         if suffix == "tar":
             tars.append(spelt)
+        elif spelt.lower().endswith(_PACKED):
+            packed.append(spelt)
         elif suffix in IMAGES or suffix in ("txt", "json"):
             stamp = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "").strip('"')
             files.append(LooseFile(_below(root, spelt), int(info["size"] or 0), stamp))
     images = any(file.name.rpartition(".")[2].lower() in IMAGES for file in files)
+    if packed and not tars and not images:
+        _tar(min(packed), endpoint)
     if not tars and not images:
         raise SourceError(f"{folder} holds neither .tar files nor images")
     for tar in sorted(tars):
