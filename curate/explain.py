@@ -67,7 +67,11 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
     yield f"pair        {facts['pair_id'].hex()}"
     yield f"url         {plain(facts['url'])}"
     yield f"caption     {plain(facts['caption'])}"
-    yield f"from        row {facts['source_row']} of the lists, part {key(part)}"
+    of = "samples" if "sample_place" in facts else "lists"
+    yield f"from        row {facts['source_row']} of the {of}, part {key(part)}"
+    if "sample_place" in facts:
+        place = folders["plan"].store.read_json("run.json")["source"][facts["sample_place"]]["path"]
+        yield f"sample      {plain(facts['sample_member'] or 'no image')} in {plain(place)}"
     if part in missing:
         yield "decision    none: its part is missing from this result"
         return
@@ -111,8 +115,9 @@ def _verdict(decision: dict[str, Any]) -> Iterator[str]:
 
 def _fetched(image: dict[str, Any]) -> Iterator[str]:
     if image["status"] == schema.FETCHED:
+        where = "" if image["host"] is None else f" in {image['milliseconds']} ms from {plain(str(image['host']))}"
         yield (
-            f"fetched     {image['bytes']:,} bytes in {image['milliseconds']} ms from {plain(str(image['host']))}, "
+            f"fetched     {image['bytes']:,} bytes{where}, "
             f"{image['original_width']}×{image['original_height']}, stored {image['width']}×{image['height']}"
         )
         yield f"sha256      {image['sha256']}"

@@ -148,6 +148,9 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
         later = layout.fetches[number + 1 : number + 2]
         has = later[0].folder.units() if later else set()
         opener, folders, settings = "worker", {"plan": passes["plan"].folder}, fetch_settings
+        if recipe.source.kind == "samples":
+            opener = "members"
+            settings = {**fetch_settings, "places": [place["path"] for place in prepared.identity["source"]]}
         if number:
             opener, folders["before"] = "round", layout.fetches[number - 1].folder
             settings = {**fetch_settings, "classes": fetch.params["classes"]}

@@ -14,8 +14,8 @@ import pyarrow as pa
 from curate import schema
 from curate.embed.model import ModelFacts, describe
 from curate.fetch import blocklist
-from curate.plan.source import columns as source_columns
-from curate.plan.source import listing
+from curate.plan import places, samples
+from curate.plan import source as lists
 from curate.recipe import Recipe
 from curate.rounds import Round, recorded
 from curate.run import Pass, check_identity
@@ -51,6 +51,9 @@ _HOW_NOT_WHAT = {
     "min_success_window",
 }
 """Keys of `fetch` that change how fast, how patiently or under which name it works, not what it asks for."""
+
+_OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels"}
+"""Keys of `fetch` that matter to images that are not downloaded."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,12 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     source = recipe.source.model_dump(mode="json")
     endpoint = recipe.storage.endpoint
-    plan_columns = source_columns(source, endpoint)
+    of_samples = recipe.source.kind == "samples"
+    plan_columns = (samples if of_samples else lists).columns(source, endpoint)
     check_steps([step.model_dump(mode="json") for step in recipe.select], visible_columns(recipe, plan_columns))
     identity = {
-        "source": listing(recipe.source.paths, endpoint),
-        "columns": {name: value for name, value in source.items() if name != "paths"},
+        "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
+        "columns": recipe.source.model_dump(mode="json", exclude=_not_said(recipe)),
         "seed": recipe.seed,
         "part_size": recipe.part_size,
     }
@@ -172,7 +176,12 @@ def lay_out(
         passes[name] = Pass.of(store, name, version, params, [passes[other].folder for other in upstream])
 
     add("plan", VERSIONS["plan"], prepared.identity, [])
-    asked_for = recipe.fetch.model_dump(mode="json", exclude={*_HOW_NOT_WHAT, "blocklists"})
+    of_samples = recipe.source.kind == "samples"
+    asked_for = recipe.fetch.model_dump(
+        mode="json",
+        include=_OF_PICTURES if of_samples else None,
+        exclude=None if of_samples else {*_HOW_NOT_WHAT, "blocklists"},
+    )
     asked_for["blocked"] = prepared.blocked
     add("fetch", VERSIONS["fetch"], asked_for, ["plan"])
     base, earlier = passes["fetch"].folder.path, []
@@ -211,6 +220,11 @@ def lay_out(
     return Layout(passes, n_parts, parts, tuple(missing), tuple(earlier))
 
 
+def _not_said(recipe: Recipe) -> set[str]:
+    """Keys of `source` that are no part of what a run is: places, and the kind of all but samples."""
+    return {"paths"} if recipe.source.kind == "samples" else {"paths", "kind"}
+
+
 def card_settings(prepared: Prepared) -> Json:
     """What the result says of its own making: the recipe without places and machine sizes."""
     recipe = prepared.recipe.model_dump(
@@ -220,7 +234,7 @@ def card_settings(prepared: Prepared) -> Json:
             "storage": True,
             "limits": True,
             "embed": True,
-            "source": {"paths"},
+            "source": _not_said(prepared.recipe),
             "fetch": {*_HOW_NOT_WHAT, "allow", "blocklists"},
         },
     )

@@ -25,8 +25,11 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """The url lists."""
+    """Lists of URLs, or images that are there already."""
 
+    kind: Literal["urls", "samples"] = Field(
+        "urls", description="`samples`: WebDataset tars and folders of images, which are read and not downloaded."
+    )
     paths: list[str] = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
     url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
     caption: str | int = Field("caption", description="The column that holds the caption; likewise.")
@@ -35,6 +38,12 @@ class Source(_Model):
     keep_columns: list[str] | None = Field(
         None, description="Columns to pass through as `source_<name>`; by default all of them."
     )
+
+    @model_validator(mode="after")
+    def _keys_of_samples(self) -> "Source":
+        if self.kind == "samples" and (isinstance(self.url, int) or isinstance(self.caption, int)):
+            raise ValueError("url and caption are keys of the samples' json; a number goes with kind: urls")
+        return self
 
 
 class Fetch(_Model):
@@ -234,7 +243,7 @@ class Recipe(_Model):
     """A run, whole."""
 
     version: Literal[1] = Field(description="The recipe format.")
-    source: Source = Field(description="The url lists.")
+    source: Source = Field(description="Lists of URLs, or images that are there already.")
     output: str = Field(description="The run's folder: a local path or s3://bucket/prefix.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Decides which part an image falls into.")
     part_size: Positive = Field(10_000, description="Rows of one part, on average: the unit of work and of loss.")

@@ -34,6 +34,11 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
     for name in classes:
         if name not in ERROR_CLASSES:
             raise UsageError(f"--class {name}: no such class{nearest(name, ERROR_CLASSES)}")
+    if loaded.source.kind == "samples":
+        raise UsageError(
+            f"{loaded.output}: its images were read from samples, not downloaded, and would be lost again the same "
+            "way; mend the tars or folders and run them into another output"
+        )
     prepared = prepare(loaded)
     layout = planned(prepared, options)
     fetches = layout.fetches if layout else ()

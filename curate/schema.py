@@ -5,6 +5,7 @@ One *image* is one URL and is fetched once; one *pair* is an image and a caption
     table       a row is      written by   columns
     ---------   -----------   ----------   -------------------------------------------------------------
     plan        a source row  plan         pair_id image_id url caption source_row repeated source_*
+                                           (of samples also sample_*)
     images      an image      fetch        image_id status error_class error http_status host bytes
                                            milliseconds width height original_width original_height
                                            sha256 file
@@ -52,9 +53,12 @@ ERROR_CLASSES = (
     "too_large",
     "not_an_image",
     "undecodable",
+    "no_image",
+    "ambiguous",
     "internal",
 )
-"""Why an image was not fetched (`images.error_class`); the drop reason is `fetch:<error_class>`."""
+"""Why an image was not fetched (`images.error_class`); the drop reason is `fetch:<error_class>`. `no_image` and
+`ambiguous` are of samples alone: one without an image, and one of which it is not clear what its image is."""
 
 HEALING_CLASSES = (
     "dns",
@@ -89,6 +93,20 @@ PLAN = pa.schema(
     ]
 )
 """Without the passed-through columns, which follow as `source_<name>` with the types they came with."""
+
+SAMPLE = pa.schema(
+    [
+        pa.field("sample_place", pa.int32(), nullable=False),
+        ("sample_member", pa.string()),
+        ("sample_offset", pa.int64()),
+        ("sample_bytes", pa.int64()),
+        ("sample_fault", pa.string()),
+    ]
+)
+"""Where the image of a sample lies; the last columns of plan where `source.kind` is samples. `sample_place` counts
+the places of the run's identity from 0; `sample_member` is the tar member, or the file below the folder,
+percent-encoded; `sample_offset` counts from the tar's first byte. `sample_fault`: an error class, a colon and words,
+where the image cannot be told; the three before it are null then."""
 
 IMAGES = pa.schema(
     [

@@ -179,12 +179,25 @@ class Store:
             return []
         return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in listed if entry["type"] == "directory")
 
-    def open(self, name: str) -> IO[bytes]:
-        """A file for reading, seekable."""
+    def open(self, name: str, block: int | None = None) -> IO[bytes]:
+        """A file for reading, seekable.
+
+        Args:
+            name: the file; '' where the root is one.
+            block: bytes that are asked for at once where the store is remote; by default what fsspec takes.
+        """
         if root := self.local_root:
             return (root / name).open("rb")
-        opened: IO[bytes] = self.fs.open(self.path(name), "rb")
+        opened: IO[bytes] = self.fs.open(self.path(name), "rb", **({"block_size": block} if block else {}))
         return opened
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes of a file from `start` up to `stop`; fewer where it ends before. Raises FileNotFoundError."""
+        if root := self.local_root:
+            with (root / name).open("rb") as opened:
+                opened.seek(start)
+                return opened.read(stop - start)
+        return bytes(self.fs.cat_file(self.path(name), start=start, end=stop))
 
     @contextlib.contextmanager
     def as_local(self, name: str) -> Iterator[Path]:

@@ -1,6 +1,8 @@
 """Fetching: URLs of strangers in, normalised pictures out, one row for every image.
 
 worker.py           the stage: a part's plan in, images.tar and images.parquet out
+members.py          the same from samples: images that lie in tars and folders; opens no connection
+part.py             a part's images as its files
 contract.py         what the pieces below hand each other; the place to put another one in
 settings.py         the recipe's `fetch` section
 downloader.py       img2dataset's Downloader, driven for one part, on top of the guard

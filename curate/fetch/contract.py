@@ -49,11 +49,14 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Received:
-    """A body that arrived whole, and from where; its lease is released once it is decoded."""
+    """A body that arrived whole, and from where; its lease is released once it is decoded.
+
+    One that was not downloaded has no status and no host.
+    """
 
     body: bytes
-    http_status: int
-    host: str
+    http_status: int | None = None
+    host: str | None = None
     lease: Lease | None = None
     sha256: str = field(init=False)
     """Of the body, in hex."""

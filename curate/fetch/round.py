@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import BrokenResult
+from curate.fetch.part import distinct_images, write
 from curate.fetch.spool import Spool
-from curate.fetch.worker import FetchWorker, distinct_images
+from curate.fetch.worker import FetchWorker
 from curate.fetch.worker import open_worker as open_fetch
 from curate.store import Folder, Inputs, Outputs
 
@@ -65,7 +66,7 @@ class RoundWorker:
                 _take_over(before, unit, table, spool, first=len(fresh))
                 order = _replaced(len(table), again)
                 whole = pa.concat_tables([fresh, table]).take(order)
-                self._fetch.write(out, whole, spool, scratch, order.to_pylist())
+                write(out, whole, spool, scratch, order.to_pylist())
         recovered = pc.count(fresh["file"]).as_py()
         out.counts.update({"retried": len(fresh), "recovered": recovered})
 

@@ -62,10 +62,7 @@ def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, J
                 f"{planned:,} planned ones ({_share(kept, planned)}).{left_out} Made by Curate."
             ),
             "",
-            (
-                "Images and captions were collected from public URLs and belong to their owners; each sample "
-                "carries its URL."
-            ),
+            _origin(recipe.get("source", {})),
             "",
             "## How pairs were chosen",
             "",
@@ -84,6 +81,17 @@ def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, J
             *_reading(len(sizes)),
             "",
         ]
+    )
+
+
+def _origin(source: Mapping[str, Any]) -> str:
+    if source.get("kind") == "samples":
+        return (
+            "Images and captions were read from samples that were there already and belong to their owners; each "
+            "sample carries the URL that it had, or else the name of its place (`sample:…`)."
+        )
+    return (
+        "Images and captions were collected from public URLs and belong to their owners; each sample carries its URL."
     )
 
 

@@ -52,6 +52,8 @@ class ListFile:
         """
         kind, compression = _suffixes(path)
         if not is_list(path):
+            if kind == "tar":
+                raise SourceError(f"{path} is no list; for tars of samples say source.kind: samples")
             known = [f".{name}" for name in FORMATS]
             hint = nearest(f".{kind}", known)
             raise SourceError(

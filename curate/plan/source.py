@@ -139,7 +139,7 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     ]
     for file, types in with_columns:
         _check_named(asked, file, types)
-    kept = _kept(asked, with_columns)
+    kept = passed_through(asked, with_columns)
     return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, asked.header, kept)
 
 
@@ -238,7 +238,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
             raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
 
 
-def _kept(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.Schema:
+def passed_through(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.Schema:
     """The columns passed through: the union over the files, each with one type."""
     there = {name for _, types in heads for name in types}
     named = {str(asked.url), str(asked.caption), asked.uid}

@@ -1,13 +1,13 @@
 """Plan: every row of the source, once, in the part that its URL's hash names.
 
-The lists are read twice, once to count them and once to take them, and never held: rows go through buckets on
-the local disk (`curate.plan.buckets`), whose order by (image_id, pair_id, source_row) is then a part's.
+Lists are read twice, once to count them and once to take them, samples once; neither is ever held: rows go through
+buckets on the local disk (`curate.plan.buckets`), whose order by (image_id, pair_id, source_row) is then a part's.
 """
 
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan import formats
+from curate.plan import formats, samples
 from curate.plan.buckets import Buckets
 from curate.plan.rows import rows
-from curate.plan.source import Layout, look
+from curate.plan.samples import Scan
+from curate.plan.source import look
 from curate.store import Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -36,29 +37,45 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """
 
     def work(_unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
-        layout = look(settings["source"], settings["endpoint"])
-        plan(layout, settings["seed"], settings["part_size"], outputs["plan"])
+        source, endpoint, out = settings["source"], settings["endpoint"], outputs["plan"]
+        how = (settings["seed"], settings["part_size"], out)
+        notes: Counter[str] = Counter()
+        if source["kind"] == "samples":
+            with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
+                scan = Scan(samples.look(source, endpoint), Path(scratch), notes)
+                plan(scan.layout.plan, scan.rows, scan.tables(), *how)
+        else:
+            layout = look(source, endpoint)
+            total = sum(formats.count(file, layout.header) for file in layout.files)
+            plan(layout.plan, total, rows(layout, notes), *how)
+        out.notes.extend(f"{note} ({times:,})" for note, times in sorted(notes.items()))
 
     return work
 
 
-def plan(layout: Layout, seed: int, part_size: int, out: Outputs) -> None:
+def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, part_size: int, out: Outputs) -> None:
     """Writes the parts, commits each, and fills the whole's summary and counts.
 
+    Args:
+        shape: the plan table's.
+        total: rows of all tables.
+        tables: the source's rows in order, with the columns of `shape` but `repeated`.
+        seed: decides on the part of an image.
+        part_size: rows of a part, on average.
+        out: of the pass.
+
     Raises:
-        SourceError: a list is broken, empty, or changed while it was read.
+        SourceError: there are no rows, or not as many as were counted.
     """
-    total = sum(formats.count(file, layout.header) for file in layout.files)
     if not total:
-        raise SourceError(f"the list is empty: no rows in {len(layout.files)} file(s)")
+        raise SourceError("the source is empty: no rows in any of its files")
     n_parts = math.ceil(total / part_size)
-    notes: Counter[str] = Counter()
     counts: Counter[str] = Counter(parts=n_parts)
     with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
-        stored = pa.schema([("part", pa.int64()), *(field for field in layout.plan if field.name != "repeated")])
+        stored = pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
         buckets = Buckets(Path(scratch), stored, n_parts, part_size)
         taken = 0
-        for table in rows(layout, notes):
+        for table in tables:
             images = table["image_id"].to_pylist()
             parts = np.array([schema.part_of(image, seed, n_parts) for image in images], np.int64)
             buckets.add(table.add_column(0, "part", pa.array(parts)).cast(stored), parts)
@@ -69,7 +86,7 @@ def plan(layout: Layout, seed: int, part_size: int, out: Outputs) -> None:
             table = mark_repeated(table.sort_by(_ORDER))
             bounds = np.searchsorted(table["part"].to_numpy(), [*parts_here, parts_here.stop])
             for part, start, end in zip(parts_here, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                pairs = table.slice(start, end - start).select(layout.plan.names).cast(layout.plan)
+                pairs = table.slice(start, end - start).select(shape.names).cast(shape)
                 unit = out.part(part)
                 unit.put_table("pairs.parquet", pairs)
                 unit.counts.update(
@@ -80,7 +97,6 @@ def plan(layout: Layout, seed: int, part_size: int, out: Outputs) -> None:
                 unit.commit()
                 counts.update(unit.counts)
     out.counts.update(counts)
-    out.notes.extend(f"{note} ({times:,})" for note, times in sorted(notes.items()))
     out.put_json("summary.json", {name: counts[name] for name in ("parts", "rows", "images", "repeated")})
 
 

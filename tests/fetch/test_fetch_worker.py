@@ -18,8 +18,9 @@ from curate.fetch.blocklist import read
 from curate.fetch.contract import FetchError, Received
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.normalise import Normaliser
+from curate.fetch.part import distinct_images
 from curate.fetch.settings import Settings
-from curate.fetch.worker import distinct_images, open_worker
+from curate.fetch.worker import open_worker
 from curate.store import Folder, Inputs, Store
 
 PICTURES = {f"/{n}.jpg": drawing(60 + n, 40 + 2 * n, seed=n) for n in range(20)}

@@ -11,7 +11,7 @@ from curate.store import WHOLE, Folder, Inputs, Outputs, Store
 
 def source(*paths: Path | str, **more: Any) -> dict[str, Any]:
     """A recipe's source, dumped."""
-    defaults = {"url": "url", "caption": "caption", "uid": None, "header": True, "keep_columns": None}
+    defaults = {"kind": "urls", "url": "url", "caption": "caption", "uid": None, "header": True, "keep_columns": None}
     return {"paths": [str(path) for path in paths], **defaults, **more}
 
 

@@ -1,0 +1,234 @@
+"""Where samples lie: the tars and folders that a recipe's `source.paths` name."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from curate.errors import SourceError
+from curate.plan.formats import readable
+from curate.plan.shards import IMAGES
+from curate.store import Store
+
+AT_ONCE = 8
+"""Places that are looked at side by side; remote ones wait for the network."""
+
+_SPOTS = 16
+_SPOT_BYTES = 16 << 10
+"""A local tar is told from others by its size and what stands in so many spots of so many bytes."""
+
+_PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True)
+class LooseFile:
+    """A file of a folder: its name below it, its size, and what changes when it does."""
+
+    name: str
+    bytes: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tar, or a folder of images.
+
+    Args:
+        path: as the user would have written it.
+        endpoint: the S3 server, as for `Store`.
+        files: of a folder, the images, captions and jsons in it and below it, by name; of a tar None.
+        name: the last words of the path, as few as tell it from the other places, percent-encoded.
+    """
+
+    path: str
+    endpoint: str | None
+    files: tuple[LooseFile, ...] | None = None
+    name: str = ""
+
+    @property
+    def store(self) -> Store:
+        """The place as a store's root."""
+        return Store(self.path, self.endpoint)
+
+    def sample_name(self, key: str) -> str:
+        """The name of a sample that has no URL of its own."""
+        key = key.removeprefix("./")
+        return f"sample:{self.name}/{encoded(key)}"
+
+
+def encoded(name: str) -> str:
+    """A file's name as text that holds all of it, even bytes that are no UTF-8: percent-encoded as in a URL."""
+    return quote(name, safe="/ ,;=@+()!'&", errors="surrogateescape")
+
+
+def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
+    """The tars, and the folders with images, that files, folders and globs name, each once.
+
+    In the paths' order and sorted within one; of a folder first the tars in it and below it, then its images as
+    one place. Names that begin with `.` are left out.
+
+    Raises:
+        SourceError: a path matches nothing, cannot be read, or holds neither.
+    """
+    found: dict[str, Place] = {}
+    for path in paths:
+        for place in _match(path, endpoint):
+            found.setdefault(_plain_path(place.path), place)
+    folders = [path for path, place in found.items() if place.files is not None]
+    for inner in folders:
+        outer = next((path for path in folders if inner.startswith(f"{path}/")), None)
+        if outer:
+            raise SourceError(f"{found[inner].path} lies in {found[outer].path}; source.paths names its images twice")
+    return _named(list(found.values()))
+
+
+def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
+    """The places as a run's identity holds them: `path`, `size` (bytes) and `etag`, in order.
+
+    `etag` is the store's own where a tar has one, else blake2b-128 of spots all over it; of a folder it is
+    blake2b-128 of its files' names, sizes and etags or times.
+
+    Raises:
+        SourceError: as `find`.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(_identity, find(paths, endpoint)))
+
+
+def _match(path: str, endpoint: str | None) -> Iterator[Place]:
+    try:
+        fs = Store(path, endpoint).fs
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+    with readable(path):
+        if fs.isfile(path):
+            yield _tar(path, endpoint)
+            return
+        if fs.isdir(path):
+            yield from _in_folder(fs, path, endpoint)
+            return
+        if re.search(r"\{\w+\.\.\w+\}", path):
+            raise SourceError(f"{path} does not exist; ranges in braces are not read, write a glob such as *.tar")
+        if not re.search(r"[*?\[]", path):
+            raise SourceError(f"{path} does not exist")
+        matched = sorted((_spelt(fs, path, name), info["type"]) for name, info in fs.glob(path, detail=True).items())
+    fixed = _fixed(path)
+    matched = [(name, kind) for name, kind in matched if _shown(name, fixed)]
+    taken = [(name, kind) for name, kind in matched if kind == "directory" or name.lower().endswith((".tar", *_PACKED))]
+    if not taken:
+        hint = "; of images in a folder, name the folder" if matched else ""
+        raise SourceError(f"{path}: no tar or folder matches{hint}")
+    for name, kind in taken:
+        if kind == "directory":
+            with readable(name):
+                yield from _in_folder(fs, name, endpoint)
+        else:
+            yield _tar(name, endpoint)
+
+
+def _in_folder(fs: Any, folder: str, endpoint: str | None) -> Iterator[Place]:
+    tars: list[str] = []
+    packed: list[str] = []
+    files: list[LooseFile] = []
+    fixed = folder.rstrip("/").count("/") + 1
+    root = _spelt(fs, folder, fs._strip_protocol(folder)).rstrip("/")
+    for name, info in fs.find(folder, detail=True).items():
+        spelt = _spelt(fs, folder, name)
+        if info["type"] != "file" or not _shown(spelt, fixed):
+            continue
+        suffix = spelt.rpartition(".")[2].lower()
+        if suffix == "tar":
+            tars.append(spelt)
+        elif spelt.lower().endswith(_PACKED):
+            packed.append(spelt)
+        elif suffix in IMAGES or suffix in ("txt", "json"):
+            stamp = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "").strip('"')
+            files.append(LooseFile(_below(root, spelt), int(info["size"] or 0), stamp))
+    images = any(file.name.rpartition(".")[2].lower() in IMAGES for file in files)
+    if packed and not tars and not images:
+        _tar(min(packed), endpoint)
+    if not tars and not images:
+        raise SourceError(f"{folder} holds neither .tar files nor images")
+    for tar in sorted(tars):
+        yield _tar(tar, endpoint)
+    if images:
+        yield Place(folder, endpoint, tuple(sorted(files, key=lambda file: file.name)))
+
+
+def _below(folder: str, name: str) -> str:
+    """A file's name below its folder."""
+    return name.removeprefix(f"{folder}/") if "://" in name else os.path.relpath(name, folder)
+
+
+def _tar(path: str, endpoint: str | None) -> Place:
+    lower = path.lower()
+    if lower.endswith(_PACKED):
+        raise SourceError(f"{path} is compressed, and images are read out of a tar's middle: unpack it to .tar first")
+    if not lower.endswith(".tar"):
+        raise SourceError(f"{path} is neither a .tar nor a folder; with source.kind: samples, paths name those")
+    return Place(path, endpoint)
+
+
+def _spelt(fs: Any, asked: str, found: str) -> str:
+    """A found name as the user would have written it: relative where the path was, with its protocol."""
+    if "://" in asked:
+        return str(fs.unstrip_protocol(found))
+    return found if os.path.isabs(asked) else os.path.relpath(found)  # noqa: PTH117
+
+
+def _fixed(path: str) -> int:
+    """How many words of a glob stand fast."""
+    return re.split(r"[*?\[]", path)[0].rstrip("/").count("/")
+
+
+def _shown(name: str, fixed: int) -> bool:
+    return not any(word.startswith(".") and word not in (".", "..") for word in name.split("/")[fixed:])
+
+
+def _named(places: Sequence[Place]) -> list[Place]:
+    """Places with names: as many of the last words of each path as tell it from the others."""
+    words = [[encoded(word) for word in _plain_path(place.path).split("/") if word] for place in places]
+    length = [1] * len(places)
+    while True:
+        names = ["/".join(of[-count:]) for of, count in zip(words, length, strict=True)]
+        times = Counter(names)
+        longer = [n for n, name in enumerate(names) if times[name] > 1 and length[n] < len(words[n])]
+        if not longer:
+            break
+        for n in longer:
+            length[n] += 1
+    assert len(times) == len(places), "two places have one path"
+    return [Place(place.path, place.endpoint, place.files, name) for place, name in zip(places, names, strict=True)]
+
+
+def _plain_path(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.abspath(path)  # noqa: PTH100
+
+
+def _identity(place: Place) -> dict[str, Any]:
+    if place.files is not None:
+        digest = hashlib.blake2b(digest_size=16)
+        for file in place.files:
+            digest.update(f"{encoded(file.name)}\0{file.bytes}\0{file.stamp}\0".encode())
+        size = sum(file.bytes for file in place.files)
+        return {"path": place.path, "size": size, "etag": f"files:{digest.hexdigest()}"}
+    with readable(place.path):
+        info = place.store.fs.info(place.path)
+        size, etag = int(info["size"]), str(info.get("ETag") or info.get("etag") or "").strip('"')
+        return {"path": place.path, "size": size, "etag": etag or f"spots:{_spots(place, size)}"}
+
+
+def _spots(place: Place, size: int) -> str:
+    """A digest of what stands at even distances, the first and the last bytes among it; of a small tar, of all."""
+    digest = hashlib.blake2b(digest_size=16)
+    with place.store.open("") as opened:
+        last = max(0, size - _SPOT_BYTES)
+        for spot in range(_SPOTS):
+            opened.seek(last * spot // (_SPOTS - 1))
+            digest.update(opened.read(_SPOT_BYTES))
+    return digest.hexdigest()

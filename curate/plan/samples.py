@@ -1,0 +1,262 @@
+"""Samples as the plan has them: where they lie, which columns they have, and their rows.
+
+A sample is an image with its caption and what a json says of it, in a tar (`curate.plan.shards`) or a folder
+(`curate.plan.folders`). The places are read once, side by side, each to a file on the local disk: only at its end
+is it known which keys a tar holds twice.
+"""
+
+import contextlib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema
+from curate.errors import SourceError
+from curate.plan import cells, folders, shards
+from curate.plan.formats import ListFile, readable
+from curate.plan.places import AT_ONCE, Place, encoded, find
+from curate.plan.shards import Sample
+from curate.plan.source import Source, passed_through
+
+_LOOKED_AT = 32
+_HEAD = 100
+"""Columns and their types are taken from so many samples of so many places, spread evenly over all."""
+
+_MAX_COLUMNS = 1000
+_CHUNK = 2048
+_READ_AHEAD = 1 << 20
+_AGAIN = "ambiguous: its key comes again elsewhere in the tar"
+
+
+@dataclass(frozen=True)
+class SampleLayout:
+    """A source of samples looked at.
+
+    Args:
+        places: tars and folders, in the order in which their samples are numbered.
+        url: the json's key of the URL.
+        caption: the json's key of the caption, for samples without a txt.
+        uid: the json's key of the pair id.
+        kept: the json's keys passed through, with the types they get.
+    """
+
+    places: tuple[Place, ...]
+    url: str
+    caption: str
+    uid: str
+    kept: pa.Schema
+
+    @property
+    def plan(self) -> pa.Schema:
+        """The plan table's schema."""
+        passed = [pa.field(f"source_{column.name}", column.type) for column in self.kept]
+        return pa.schema([*schema.PLAN, *passed, *schema.SAMPLE])
+
+
+def columns(source: Mapping[str, Any], endpoint: str | None = None) -> pa.Schema:
+    """The plan table's schema; only the first samples of some places are read.
+
+    Raises:
+        SourceError: a place cannot be read, is torn where it was read, or there are no samples.
+    """
+    return look(source, endpoint).plan
+
+
+def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout:
+    """Finds the places and decides on the columns; errors as for `columns`."""
+    asked = Source.of(source)
+    # DataComp's key is taken unless the recipe names another.
+    asked = Source(asked.paths, asked.url, asked.caption, asked.uid or "uid", asked.header, asked.keep_columns)
+    places = find(asked.paths, endpoint)
+    step = max(1, -(-len(places) // _LOOKED_AT))
+    looked_at = places[::step]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        heads = list(pool.map(_head, looked_at))
+    if not any(heads) and len(looked_at) == len(places):
+        raise SourceError(f"there are no samples in {_named(places)}")
+    typed = []
+    for place, head in zip(looked_at, heads, strict=True):
+        about = [_about(sample) for sample in head]
+        names = list(dict.fromkeys(name for json in about for name in json))
+        # As a list the jsons of a place are one object a line.
+        types = {name: cells.inferred([json.get(name) for json in about], "jsonl") for name in names}
+        typed.append((ListFile(place.path, "jsonl", None, endpoint), types))
+    kept = passed_through(asked, typed)
+    if len(kept) > _MAX_COLUMNS:
+        raise SourceError(
+            f"the jsons of {_named(places)} have more than {_MAX_COLUMNS:,} different keys; "
+            "name those to pass through with source.keep_columns"
+        )
+    return SampleLayout(tuple(places), str(asked.url), str(asked.caption), str(asked.uid), kept)
+
+
+@dataclass
+class Scan:
+    """The samples of all places, on the local disk.
+
+    Args:
+        layout: of the source.
+        folder: an empty local folder.
+    """
+
+    layout: SampleLayout
+    folder: Path
+    notes: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        """Reads every place.
+
+        Raises:
+            SourceError: a place cannot be read, is torn, or its samples lie in pieces.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            read = list(pool.map(self._read, range(len(self.layout.places))))
+        self._again = [again for _, again, _ in read]
+        for count, _, notes in read:
+            self.rows += count
+            self.notes.update(notes)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows in order, with the columns of `SampleLayout.plan` but `repeated`."""
+        names = [name for name in self.layout.plan.names if name != "repeated"]
+        start = 0
+        for number, again in enumerate(self._again):
+            path, in_place = self._file(number), 0
+            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    table = pa.Table.from_batches([batch])
+                    if again:
+                        table = _marked(table, [row + in_place in again for row in range(table.num_rows)])
+                    ids = pa.array(range(start, start + table.num_rows), pa.int64())
+                    yield table.append_column("source_row", ids).select(names)
+                    start += table.num_rows
+                    in_place += table.num_rows
+            path.unlink()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number}.arrow"
+
+    def _read(self, number: int) -> tuple[int, set[int], Counter[str]]:
+        """Writes a place's rows; returns how many, which of them have a key that comes again, and notes."""
+        place, notes = self.layout.places[number], Counter[str]()
+        shape = pa.schema([column for column in self.layout.plan if column.name not in ("source_row", "repeated")])
+        first: dict[bytes, int] = {}
+        again: set[int] = set()
+        rows = 0
+        found = _samples(place)
+        with pa.OSFile(str(self._file(number)), "wb") as sink, pa.ipc.new_stream(sink, shape) as stream:
+            while chunk := list(islice(found, _CHUNK)):
+                for sample in chunk:
+                    digest = hashlib.blake2b(encoded(sample.key).encode(), digest_size=16).digest()
+                    if (before := first.setdefault(digest, rows)) != rows:
+                        again |= {before, rows}
+                    rows += 1
+                stream.write_table(self._table(number, chunk, notes).cast(shape))
+        if 2 * len(again) > rows > 2:
+            raise SourceError(
+                f"{place.path}: its samples lie in pieces, {len(again):,} of {rows:,} have a key that comes again; "
+                "pack it anew with its members sorted by name (tar --sort=name)"
+            )
+        if again:
+            notes[f"{place.path}: samples whose key comes again are ambiguous"] += len(again)
+        if not rows:
+            notes[f"{place.path}: holds no samples"] += 1
+        if place.files is not None and (alone := folders.left_out(place)):
+            notes[f"{place.path}: txt and json files without an image beside them were left out"] += alone
+        return rows, again, notes
+
+    def _table(self, number: int, chunk: Sequence[Sample], notes: Counter[str]) -> pa.Table:
+        layout, place = self.layout, self.layout.places[number]
+        about = [_about(sample) for sample in chunk]
+        urls = [self._url(place, sample, json) for sample, json in zip(chunk, about, strict=True)]
+        captions = [
+            sample.texts[0] if sample.texts else json.get(layout.caption)
+            for sample, json in zip(chunk, about, strict=True)
+        ]
+        url = cells.json_text(urls, strings_only=True)
+        caption = cells.json_text(captions, strings_only=False)
+        named = zip(about, url.to_pylist(), caption.to_pylist(), strict=True)
+        pairs = [_uid(json.get(layout.uid)) or schema.pair_id(of, said) for json, of, said in named]
+        table: dict[str, Any] = {
+            "pair_id": pa.array(pairs, schema.ID),
+            "image_id": pa.array([schema.image_id(text) for text in url.to_pylist()], schema.ID),
+            "url": url,
+            "caption": caption,
+        }
+        for column in layout.kept:
+            values = [json.get(column.name) for json in about]
+            passed = cells.typed(values, column.type, "jsonl")
+            if misfits := cells.misfits(values, passed, "jsonl"):
+                notes[f"source_{column.name}: values that are no {column.type} became null"] += misfits
+            table[f"source_{column.name}"] = passed
+        if unreadable := sum(sample.unreadable for sample in chunk):
+            notes[f"{place.path}: txt and json members that cannot be read count as none"] += unreadable
+        faults = [sample.fault() for sample in chunk]
+        images = [
+            (None, None, None) if fault else sample.images[0] for sample, fault in zip(chunk, faults, strict=True)
+        ]
+        member = [None if name is None else encoded(name) for name, _, _ in images]
+        where = (
+            pa.array([number] * len(chunk), pa.int32()),
+            pa.array(member, pa.string()),
+            pa.array([offset for _, offset, _ in images], pa.int64()),
+            pa.array([size for _, _, size in images], pa.int64()),
+            pa.array(faults, pa.string()),
+        )
+        return pa.table({**table, **dict(zip(schema.SAMPLE.names, where, strict=True))})
+
+    def _url(self, place: Place, sample: Sample, json: Mapping[str, Any]) -> str:
+        url = json.get(self.layout.url)
+        return url if isinstance(url, str) and url.strip() else place.sample_name(sample.key)
+
+
+def _samples(place: Place) -> Generator[Sample, None, None]:
+    if place.files is not None:
+        yield from folders.samples(place)
+        return
+    with readable(place.path), place.store.open("", _READ_AHEAD) as opened:
+        yield from shards.samples(opened, place.path)
+
+
+def _head(place: Place) -> list[Sample]:
+    with contextlib.closing(_samples(place)) as found:
+        return list(islice(found, _HEAD))
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    return sample.about[0] if sample.about else {}
+
+
+def _uid(value: Any) -> bytes | None:
+    """A pair id of the source's own, where it is one."""
+    fits = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{32}", value)
+    return bytes.fromhex(value) if fits else None
+
+
+def _marked(table: pa.Table, again: Sequence[bool]) -> pa.Table:
+    """The rows with a fault where their key comes again."""
+    blank = {"sample_member", "sample_offset", "sample_bytes"}
+    rows = pa.array(again)
+    for number, column in enumerate(table.schema):
+        if column.name in blank:
+            value = pa.scalar(None, column.type)
+        elif column.name == "sample_fault":
+            value = pa.scalar(_AGAIN)
+        else:
+            continue
+        table = table.set_column(number, column, pc.if_else(rows, value, table[column.name]))
+    return table
+
+
+def _named(places: Sequence[Place]) -> str:
+    return places[0].path if len(places) == 1 else f"{len(places):,} places, {places[0].path} the first"

@@ -1,0 +1,64 @@
+"""Score what you already have: WebDataset tars and folders of images, from embed onwards.
+
+    python pipelines/rescore.py shards/ --output rescored
+    python pipelines/rescore.py "s3://bucket/cc12m/*.tar" --output s3://bucket/cc12m-l14 --recipe l14.yaml
+    python pipelines/rescore.py photos/ --output rescored --until signals
+
+Any tar that img2dataset, DataComp or open_clip users have will do, and any folder with `a.jpg` beside `a.txt` or
+`a.json`. Nothing is downloaded: where `curate run` fetches, images are read out of the tars. All that follows is the
+same: embeddings and scores, signals, duplicates, the funnel of the recipe, shards and a report. Kill it at any time;
+the same command goes on.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from curate.cli import main as curate
+from curate.options import PASSES
+
+RECIPE = Path(__file__).parent / "recipes" / "rescore.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the recipe over the paths."""
+    parser = argparse.ArgumentParser(
+        description="Score image-text samples that you have: tars and folders, no download.",
+        epilog="exit codes: 0 done, 1 the run ended incomplete, 2 the command, the recipe or a tar is wrong (one line)",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a .tar, a folder of tars or of images with captions beside them, or a glob in quotes; local or s3://",
+    )
+    parser.add_argument("--output", required=True, metavar="RUN", help="the run's folder or s3:// prefix")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        default=RECIPE,
+        help="models, signals and steps (docs/recipes.md); its source and output are not read. The default scores "
+        "with the pocket model, which knows drawn shapes alone, keeps images as they are and drops nothing",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    parser.add_argument("--until", choices=PASSES, default="report", help="stop after this pass (report)")
+    parser.add_argument("--sample", metavar="SHARE", help="only this share of the samples, to its own result")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and what is reused, run nothing")
+    parser.add_argument("--engine", choices=("ray", "local"), default="local", help="where parts are run (local)")
+    parser.add_argument("--address", help="a Ray cluster, with --engine ray")
+    given = parser.parse_args(argv)
+
+    source = {"kind": "samples", "paths": given.paths}
+    changed = [f"source={json.dumps(source)}", f"output={json.dumps(given.output)}", *given.set]
+    command = ["run", str(given.recipe), "--until", given.until, "--engine", given.engine]
+    command += [word for change in changed for word in ("--set", change)]
+    command += ["--sample", given.sample] if given.sample else []
+    command += ["--address", given.address] if given.address else []
+    command += ["--dry-run"] if given.dry_run else []
+    return curate(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
