@@ -16,7 +16,17 @@ import pyarrow.parquet as pq
 
 from curate.demo import truth
 from curate.errors import BrokenResult, RunIncomplete
-from curate.layout import Layout, Prepared, card_settings, lay_out, scorers
+from curate.layout import (
+    SET_FOLDERS,
+    Layout,
+    Prepared,
+    card_settings,
+    head_params,
+    lay_out,
+    prompt_sets,
+    scorers,
+    target_sets,
+)
 from curate.options import Options, manifest_name
 from curate.pack.worker import n_shards
 from curate.run import RECIPE, Engine, Watcher, Work, claim, drive, result_files
@@ -167,14 +177,14 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
                 processes=recipe.fetch.processes,
             )
         )
+    embed_settings: Json = {
+        "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
+        "device": recipe.embed.device,
+        "endpoint": recipe.storage.endpoint,
+    }
     if options.reaches("embed"):
         embeddings = [name for name in passes if name.startswith("embed-")]
-        settings = {
-            "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
-            "device": recipe.embed.device,
-            "decode": recipe.embed.decode,
-            "endpoint": recipe.storage.endpoint,
-        }
+        settings = {**embed_settings, "decode": recipe.embed.decode}
         works.append(
             Work(
                 "embed",
@@ -190,39 +200,45 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
                 reads_ahead=True,
             )
         )
-    if options.reaches("signals") and recipe.signals.concepts:
-        settings = {
-            "model": recipe.models[prepared.models[0]].model_dump(mode="json"),
-            "concepts": recipe.signals.concepts,
-            "device": recipe.embed.device,
-            "endpoint": recipe.storage.endpoint,
-        }
-        works.append(
+    sets = {"prompts": prompt_sets(recipe), "targets": target_sets(prepared)}
+    if options.reaches("signals"):
+        works += [
             Work(
-                "prompts",
-                "curate.embed.prompts:open_worker",
-                settings,
-                {name: pass_ for name, pass_ in passes.items() if name.startswith("prompts-")},
+                name,
+                f"curate.embed.{name}:open_worker",
+                {**embed_settings, "sets": asked},
+                {folder: passes[folder] for folder in asked},
                 Inputs({}, ()),
                 (WHOLE,),
                 wants_gpu=recipe.embed.device != "cpu",
             )
-        )
-    if options.reaches("signals"):
+            for name, asked in sets.items()
+            if asked
+        ]
         columns = [name for name in passes if name.startswith("signals-")]
         works.append(
             Work(
                 "signals",
                 "curate.signals.worker:open_worker",
-                {"scorers": scorers(recipe)},
+                {"scorers": _scorers(prepared)},
                 {name: passes[name] for name in columns},
-                layout.inputs(*(name for name in passes if name.startswith(("plan", "embed-", "prompts-")))),
+                layout.inputs(*(name for name in passes if name.startswith(("plan", "embed-", *SET_FOLDERS)))),
                 layout.parts,
                 rows,
-                after=("embed", "prompts"),
+                after=("embed", *(name for name, asked in sets.items() if asked)),
             )
         )
     return works
+
+
+def _scorers(prepared: Prepared) -> Json:
+    """Every scorer with what it is given: folders, and for a head its file."""
+    recipe, own = prepared.recipe, head_params(prepared)
+    found = scorers(recipe)
+    for name, asked in recipe.signals.heads.items():
+        place = {"path": asked.path, "endpoint": recipe.storage.endpoint}
+        found[f"head_{name}"] |= {**own[f"head_{name}"], **place}
+    return found
 
 
 def _fetch_name(number: int) -> str:

@@ -6,13 +6,15 @@ the fingerprint of all that its content depends on. Never part of it: paths, the
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 
 import pyarrow as pa
 
 from curate import schema
 from curate.embed.model import ModelFacts, describe
+from curate.embed.targets import TargetImage
+from curate.embed.targets import find as find_targets
 from curate.fetch import blocklist
 from curate.plan import places, samples
 from curate.plan import source as lists
@@ -20,7 +22,7 @@ from curate.recipe import Recipe
 from curate.rounds import Round, recorded
 from curate.run import Pass, check_identity
 from curate.select.predicate import check as check_steps
-from curate.signals import registry
+from curate.signals import head, registry
 from curate.store import Inputs, Json, Store
 
 VERSIONS = {
@@ -28,7 +30,8 @@ VERSIONS = {
     "fetch": 1,
     "pixels": 2,
     "embed": 1,
-    "prompts": 1,
+    "prompts": 2,
+    "targets": 1,
     "dedup": 1,
     "select": 1,
     "pack": 1,
@@ -52,6 +55,9 @@ _HOW_NOT_WHAT = {
 }
 """Keys of `fetch` that change how fast, how patiently or under which name it works, not what it asks for."""
 
+SET_FOLDERS = ("prompts-", "labels-", "targets-")
+"""Folders of directions that signals hold images against; they are of no part."""
+
 _OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels"}
 """Keys of `fetch` that matter to images that are not downloaded."""
 
@@ -66,6 +72,9 @@ class Prepared:
     facts: Mapping[str, ModelFacts]
     blocked: str = ""
     rounds: tuple[Round, ...] = ()
+    heads: Mapping[str, Json] = field(default_factory=dict)
+    """By name: the digest of the file, and which of its outputs is the column."""
+    targets: Mapping[str, Sequence[TargetImage]] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -96,7 +105,7 @@ class Layout:
     @property
     def measured(self) -> list[str]:
         """The passes whose columns `select` decides on."""
-        others = ("prompts-", "select", "pack", "report")
+        others = (*SET_FOLDERS, "select", "pack", "report")
         return [name for name in self.passes if not name.startswith(others)]
 
 
@@ -124,7 +133,17 @@ def prepare(recipe: Recipe) -> Prepared:
         check_identity(store, identity)
         rounds = recorded(store)
     store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked, rounds)
+    heads = {name: _head(recipe, name, facts) for name in recipe.signals.heads}
+    targets = {name: find_targets(name, of.images, endpoint) for name, of in recipe.signals.targets.items()}
+    return Prepared(recipe, store, identity, facts, blocked, rounds, heads, targets)
+
+
+def _head(recipe: Recipe, name: str, facts: Mapping[str, ModelFacts]) -> Json:
+    asked = recipe.signals.heads[name]
+    model = asked.model or next(iter(recipe.models))
+    found = head.read(asked.path, recipe.storage.endpoint)
+    index = head.check(name, found, asked.model_dump(), model, facts[model].embed_dim)
+    return {"sha256": found.sha256, "index": index}
 
 
 def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
@@ -143,12 +162,50 @@ def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.Dat
 
 
 def scorers(recipe: Recipe) -> dict[str, Json]:
-    """Every scorer of a recipe with its parameters: the caption rules, and one per concept."""
-    first = next(iter(recipe.models))
+    """Every scorer of a recipe with the folders that it reads: `embed` and `prompts`."""
+    signals, first = recipe.signals, next(iter(recipe.models))
     found: dict[str, Json] = {"caption": {}}
-    for concept in recipe.signals.concepts:
-        found[f"concept_{concept}"] = {"prompts": f"prompts-{concept}", "embed": f"embed-{first}"}
+    for name, concept in signals.concepts.items():
+        found[f"concept_{name}"] = {"prompts": f"prompts-{name}", "embed": f"embed-{concept.model or first}"}
+    for name, classes in signals.classes.items():
+        found[f"class_{name}"] = {"prompts": f"labels-{name}", "embed": f"embed-{classes.model or first}"}
+    for name, head_ in signals.heads.items():
+        found[f"head_{name}"] = {"embed": f"embed-{head_.model or first}"}
+    for name, target in signals.targets.items():
+        found[f"target_{name}"] = {"prompts": f"targets-{name}", "embed": f"embed-{target.model or first}"}
     return found
+
+
+def prompt_sets(recipe: Recipe) -> dict[str, Json]:
+    """By folder: the model, the names and the prompts of each zero-shot signal (`embed.prompts.PromptSet`)."""
+    signals, first = recipe.signals, next(iter(recipe.models))
+    found: dict[str, Json] = {}
+    for name, concept in signals.concepts.items():
+        ensembles = [[prompt] if isinstance(prompt, str) else prompt for prompt in concept.prompts]
+        names = [" / ".join(ensemble) for ensemble in ensembles]
+        found[f"prompts-{name}"] = {"model": concept.model or first, "names": names, "prompts": ensembles}
+    for name, classes in signals.classes.items():
+        labels, prompts = list(classes.prompts), list(classes.prompts.values())
+        found[f"labels-{name}"] = {"model": classes.model or first, "names": labels, "prompts": prompts}
+    return found
+
+
+def target_sets(prepared: Prepared) -> dict[str, Json]:
+    """By folder: the model and the images of each set of targets."""
+    models = {name: target.model or prepared.models[0] for name, target in prepared.recipe.signals.targets.items()}
+    return {
+        f"targets-{name}": {"model": models[name], "images": [asdict(image) for image in images]}
+        for name, images in prepared.targets.items()
+    }
+
+
+def head_params(prepared: Prepared) -> dict[str, Json]:
+    """By scorer: what a head's column depends on besides its embeddings."""
+    heads = prepared.recipe.signals.heads
+    return {
+        f"head_{name}": {**heads[name].model_dump(mode="json", include={"activation", "output"}), **found}
+        for name, found in prepared.heads.items()
+    }
 
 
 def lay_out(
@@ -196,12 +253,16 @@ def lay_out(
         how["decode"] = recipe.embed.decode
         what = asdict(prepared.facts[model])
         add(f"embed-{model}", VERSIONS["embed"], {**how, "model": what}, ["plan", "fetch"])
-    for concept, prompts in recipe.signals.concepts.items():
-        what = {"model": asdict(prepared.facts[first]), "prompts": prompts}
-        add(f"prompts-{concept}", VERSIONS["prompts"], what, [])
+    for folder, asked in prompt_sets(recipe).items():
+        what = {**asked, "model": asdict(prepared.facts[asked["model"]]), **_how_prompts(recipe, asked["model"])}
+        add(folder, VERSIONS["prompts"], what, [])
+    for folder, asked in target_sets(prepared).items():
+        digests = [image["sha256"] for image in asked["images"]]
+        what = {"images": digests, "model": asdict(prepared.facts[asked["model"]])}
+        add(folder, VERSIONS["targets"], {**what, **_how_prompts(recipe, asked["model"])}, [])
+    own = head_params(prepared)
     for scorer, needs in scorers(recipe).items():
-        upstream = ["plan", *needs.values()]
-        add(f"signals-{scorer}", registry.version(scorer), {}, upstream)
+        add(f"signals-{scorer}", registry.version(scorer), own.get(scorer, {}), ["plan", *needs.values()])
 
     covered = n_parts if sample is None else max(1, math.ceil(n_parts * sample))
     scope = {"parts": covered, "missing": list(missing)}
@@ -218,6 +279,11 @@ def lay_out(
     add("report", VERSIONS["report"], {"truth": truth}, ["pack"])
     parts = tuple(part for part in range(covered) if part not in set(missing))
     return Layout(passes, n_parts, parts, tuple(missing), tuple(earlier))
+
+
+def _how_prompts(recipe: Recipe, model: str) -> Json:
+    """Settings of a model that change the last digits of prompts and targets."""
+    return recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
 
 
 def _not_said(recipe: Recipe) -> set[str]:
@@ -241,4 +307,8 @@ def card_settings(prepared: Prepared) -> Json:
     for model in recipe["models"].values():
         # Of a path only its last word: the same files elsewhere are the same model.
         model |= {key: PurePath(model[key]).name for key in ("name", "pretrained") if model[key]}
+    for of in recipe["signals"]["heads"].values():
+        of["path"] = PurePath(of["path"]).name
+    for of in recipe["signals"]["targets"].values():
+        of["images"] = [PurePath(path).name for path in of["images"]]
     return {"recipe": recipe, "facts": {name: asdict(facts) for name, facts in prepared.facts.items()}}

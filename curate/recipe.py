@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,22 +143,119 @@ class Embed(_Model):
     )
 
 
+class _OfModel(_Model):
+    model: Name | None = Field(None, description="Whose embeddings, by the model's short name; by default the first's.")
+
+
+Prompt = (
+    Annotated[str, Field(pattern=r"\S")] | Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
+)
+"""A prompt, or an ensemble of some, whose embeddings are averaged."""
+
+
+class Concept(_OfModel):
+    """A zero-shot concept."""
+
+    prompts: list[Prompt] = Field(
+        description="Two or more, the first the concept; a list in the place of one is an ensemble."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"prompts": value} if isinstance(value, list) else value
+
+    @field_validator("prompts")
+    @classmethod
+    def _two(cls, value: list[str | list[str]]) -> list[str | list[str]]:
+        if len(value) < 2:
+            raise ValueError("two prompts at least: the concept, and what it is told from")
+        return value
+
+
+class Classes(_OfModel):
+    """Zero-shot classes."""
+
+    labels: list[str] | dict[str, list[str]] = Field(
+        description="The labels, or for each of them its own prompts.", min_length=2
+    )
+    templates: list[str] = Field(
+        ["a photo of a {}."], description="Prompts of a label without its own; `{}` is the label.", min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _texts(self) -> "Classes":
+        labels = list(self.labels)
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice")
+        texts = list(self.labels.values()) if isinstance(self.labels, dict) else []
+        if not all(label.strip() for label in labels) or not all(of and all(map(str.strip, of)) for of in texts):
+            raise ValueError("a label or its list of prompts is empty")
+        if any(template.count("{}") != 1 for template in self.templates):
+            raise ValueError("a template has exactly one {}, for the label")
+        return self
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """The prompts of each label."""
+        if isinstance(self.labels, dict):
+            return self.labels
+        return {label: [template.replace("{}", label) for template in self.templates] for label in self.labels}
+
+
+class Head(_OfModel):
+    """A small network on image embeddings."""
+
+    path: str = Field(
+        description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
+    )
+    activation: Literal["none", "relu", "gelu", "tanh"] = Field("none", description="Between its layers.")
+    output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="What becomes of its last layer's numbers.")
+    index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of its numbers, where it gives several.")
+
+
+class Target(_OfModel):
+    """A set of images to be near to."""
+
+    images: list[str] = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
+
+
 class Signals(_Model):
     """Columns computed from captions and embeddings; never from images."""
 
-    concepts: dict[Name, list[str]] = Field(
+    concepts: dict[Name, Concept] = Field(
         {},
         description="Zero-shot concepts: two prompts or more, the first the concept; the column `concept_<name>` is "
         "its share of the softmax.",
     )
+    classes: dict[Name, Classes] = Field(
+        {},
+        description="Zero-shot classes: `class_<name>` is the best label, `class_<name>_probability` its share.",
+    )
+    heads: dict[Name, Head] = Field(
+        {}, description="Networks from files: `head_<name>` is what one says of the image's embedding."
+    )
+    targets: dict[Name, Target] = Field(
+        {}, description="Sets of images: `target_<name>` is the highest cosine of the image to one of them."
+    )
 
-    @field_validator("concepts")
-    @classmethod
-    def _prompts(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        for name, prompts in value.items():
-            if len(prompts) < 2:
-                raise ValueError(f"{name} needs two prompts at least: the concept, and what it is told from")
-        return value
+    @model_validator(mode="after")
+    def _columns(self) -> "Signals":
+        for name in self.classes:
+            if name.endswith("_probability") and name.removesuffix("_probability") in self.classes:
+                raise ValueError(f"classes: {name} is what the probability of another one is called; rename it")
+        return self
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """The model that each signal names, by its key in the recipe."""
+        kinds: dict[str, Mapping[str, _OfModel]] = {
+            "concepts": self.concepts,
+            "classes": self.classes,
+            "heads": self.heads,
+            "targets": self.targets,
+        }
+        return {f"{kind}.{name}": signal.model for kind, of in kinds.items() for name, signal in of.items()}
 
 
 class Dedup(_Model):
@@ -284,6 +381,9 @@ class Recipe(_Model):
                     f"{self.dedup.floor}; lower dedup.floor"
                 )
         self._check_duplicates_last()
+        for where, model in self.signals.models.items():
+            if model is not None and model not in self.models:
+                raise ValueError(f"signals.{where}: there is no model {model!r}{nearest(model, self.models)}")
         return self
 
     def _check_duplicates_last(self) -> None:

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from curate.embed.model import ModelFacts
+from curate.embed.targets import TargetImage
 from curate.errors import RecipeError
 from curate.layout import Prepared, lay_out, visible_columns
 from curate.recipe import parse
@@ -12,7 +13,7 @@ from curate.store import Store
 FACTS = ModelFacts("w", "c", 8, 77, (224, 224), 100.0, None, {})
 
 
-def folders(tmp_path, embed=None, **model):
+def folders(tmp_path, embed=None, signals=None, **model):
     recipe = parse(
         {
             "version": 1,
@@ -20,9 +21,12 @@ def folders(tmp_path, embed=None, **model):
             "output": str(tmp_path),
             "models": {"a": {"name": "pocket", **model}, "b": {"name": "pocket"}},
             "embed": embed or {},
+            "signals": signals or {},
         }
     )
-    prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS})
+    heads = {name: {"sha256": "h", "index": 0} for name in recipe.signals.heads}
+    targets = {name: [TargetImage("x.jpg", "t")] for name in recipe.signals.targets}
+    prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS}, heads=heads, targets=targets)
     return {name: pass_.folder.fingerprint for name, pass_ in lay_out(prepared, 1).passes.items()}
 
 
@@ -39,6 +43,41 @@ def test_what_changes_an_embedding_changes_its_folder_and_what_follows(tmp_path)
     assert "embed-a" in mirrored
     assert not mirrored & {"embed-b", "pixels", "fetch"}
     assert changed(usual, folders(tmp_path, {"processes": 4, "device": "cpu"})) == set()
+
+
+SIGNALS = {
+    "concepts": {"mark": ["a watermark", "a photo"]},
+    "classes": {"kind": {"labels": ["cat", "dog"]}},
+    "heads": {"taste": {"path": "one.pth"}},
+    "targets": {"good": {"images": ["x.jpg"]}},
+}
+
+
+def test_a_signal_is_a_column_by_itself(tmp_path):
+    whole = folders(tmp_path, signals=SIGNALS)
+    downstream = {"select", "pack", "report"}
+    for left_out in SIGNALS:
+        fewer = folders(tmp_path, signals={kind: of for kind, of in SIGNALS.items() if kind != left_out})
+        assert {name for name in fewer if fewer[name] != whole[name]} <= downstream
+    for kind, signal, scorer in (
+        ("concepts", {"mark": [["a watermark", "a logo"], "a photo"]}, "concept_mark"),
+        ("concepts", {"mark": {"prompts": ["a watermark", "a photo"], "model": "b"}}, "concept_mark"),
+        ("classes", {"kind": {"labels": ["cat", "dog"], "templates": ["the {}"]}}, "class_kind"),
+        ("heads", {"taste": {"path": "one.pth", "activation": "relu"}}, "head_taste"),
+        ("targets", {"good": {"images": ["x.jpg"], "model": "b"}}, "target_good"),
+    ):
+        other = changed(whole, folders(tmp_path, signals={**SIGNALS, kind: signal}))
+        assert {name for name in other if name.startswith("signals-")} == {f"signals-{scorer}"}
+    # Where a head lies is not what it says.
+    moved = {**SIGNALS, "heads": {"taste": {"path": "elsewhere/one.pth"}}}
+    assert not {name for name in changed(whole, folders(tmp_path, signals=moved)) if name.startswith("signals-")}
+
+
+def test_columns_of_signals_may_be_named_in_steps():
+    recipe = parse({"version": 1, "source": {"paths": ["x"]}, "output": "o", "signals": SIGNALS})
+    columns = visible_columns(recipe, pa.schema([]))
+    wanted = {"concept_mark": pa.float32(), "class_kind": pa.string(), "class_kind_probability": pa.float32()}
+    assert {**wanted, "head_taste": pa.float32(), "target_good": pa.float32()}.items() <= columns.items()
 
 
 def test_mirrored_columns_are_there_where_they_are_asked_for():

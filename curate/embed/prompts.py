@@ -1,52 +1,85 @@
-"""The prompts of zero-shot concepts through a model's text tower: once per run, for every part's signals."""
+"""Prompts through a model's text tower: once per run, for every part's zero-shot signals."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
-from curate.embed.model import Model, ModelFacts, choose_device, describe, load
+from curate.embed.model import Model, choose_device, describe, load
 from curate.embed.worker import ModelSettings
 from curate.store import Inputs, Outputs
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """What one folder is to hold.
+
+    Attributes:
+        model: the short name of the model.
+        names: of the directions: a prompt, or a label.
+        prompts: of each direction, one or an ensemble.
+    """
+
+    model: str
+    names: Sequence[str]
+    prompts: Sequence[Sequence[str]]
 
 
 def open_worker(settings: Mapping[str, Any]) -> "PromptEmbedder":
     """A worker that embeds prompts.
 
     Args:
-        settings: `model` (the recipe's), `concepts` (prompts by concept, the concept itself first), `device`,
+        settings: `models` (the recipe's, by short name), `sets` (a `PromptSet` as keys, by folder), `device`,
             `endpoint`.
 
     Raises:
-        UsageError: the device is not there, or the model cannot be loaded.
+        UsageError: the device is not there.
     """
-    chosen = ModelSettings(**settings["model"])
-    device = choose_device(settings["device"])
-    torch.set_num_threads(chosen.threads)
-    model = load(chosen.name, chosen.pretrained, chosen.precision, device, settings["endpoint"])
-    # The scale is taken from the weights: low precision rounds the model's own.
-    facts = describe(chosen.name, chosen.pretrained, settings["endpoint"])
-    return PromptEmbedder(model, facts, chosen.batch_size, settings["concepts"])
+    models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
+    sets = {folder: PromptSet(**asked) for folder, asked in settings["sets"].items()}
+    return PromptEmbedder(models, sets, choose_device(settings["device"]), settings["endpoint"])
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptEmbedder:
-    """Embeds the prompts of concepts."""
+    """Embeds sets of prompts; a model is loaded when a set first needs it."""
 
-    model: Model
-    facts: ModelFacts
-    batch_size: int
-    concepts: Mapping[str, list[str]]
+    models: Mapping[str, ModelSettings]
+    sets: Mapping[str, PromptSet]
+    device: torch.device
+    endpoint: str | None
+    _loaded: dict[str, Model] = field(default_factory=dict)
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
-        """Writes `prompts-<concept>`: `prompts.parquet` (prompt, embedding) and `model.json` (scale, bias)."""
+        """Writes `prompts.parquet` (prompt, embedding) and `model.json` (scale, bias) of each set.
+
+        An ensemble is one direction: the mean of its prompts' normalised embeddings, normalised again, as in
+        CLIP's zero-shot classification (Radford et al. 2021, 3.1.4).
+
+        Raises:
+            UsageError: a model cannot be loaded.
+        """
         for folder, output in outputs.items():
-            prompts = self.concepts[folder.removeprefix("prompts-")]
-            embedded = self.model.encode_captions(prompts, self.batch_size)
-            column = pa.array(list(embedded), pa.list_(pa.float32(), self.model.dim))
-            output.put_table("prompts.parquet", pa.table({"prompt": prompts, "embedding": column}))
-            scale = {"logit_scale": self.facts.logit_scale, "logit_bias": self.facts.logit_bias}
+            asked = self.sets[folder]
+            chosen = self.models[asked.model]
+            torch.set_num_threads(chosen.threads)
+            if asked.model not in self._loaded:
+                self._loaded[asked.model] = load(
+                    chosen.name, chosen.pretrained, chosen.precision, self.device, self.endpoint
+                )
+            model = self._loaded[asked.model]
+            texts = [text for ensemble in asked.prompts for text in ensemble]
+            embedded = model.encode_captions(texts, chosen.batch_size)
+            ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
+            means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
+            means /= np.linalg.norm(means, axis=1, keepdims=True)
+            column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
+            output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
+            # The scale is taken from the weights: low precision rounds the model's own.
+            facts = describe(chosen.name, chosen.pretrained, self.endpoint)
+            scale = {"logit_scale": facts.logit_scale, "logit_bias": facts.logit_bias}
             output.put_json("model.json", scale)
-            output.counts.update(prompts=len(prompts))
+            output.counts.update(prompts=len(texts))

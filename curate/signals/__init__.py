@@ -2,7 +2,11 @@
 
     registry.py   the scorers: which there are, their versions and columns
     caption.py    rules over captions
-    concept.py    zero-shot concepts from image embeddings
+    vectors.py    what the following share: a part's image embeddings, measured
+    concept.py    zero-shot concepts
+    classes.py    zero-shot classes
+    head.py       linear and MLP heads from a file
+    target.py     similarity to a set of images
     task.py       what a scorer is asked to do
     worker.py      a part: the pass itself
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import RecipeError, nearest
-from curate.signals import caption, concept
+from curate.signals import caption, classes, concept, head, target
 from curate.signals.task import Task
 
 Columns = Mapping[str, pa.DataType]
@@ -31,6 +31,9 @@ class Scorer:
 SCORERS: Mapping[str, Scorer] = {
     "caption": Scorer(caption.VERSION, lambda _name, _params: caption.COLUMNS, caption.score),
     "concept_": Scorer(concept.VERSION, concept.columns, concept.score),
+    "class_": Scorer(classes.VERSION, classes.columns, classes.score),
+    "head_": Scorer(head.VERSION, head.columns, head.score),
+    "target_": Scorer(target.VERSION, target.columns, target.score),
 }
 """By name; one that ends in `_` stands for all names that begin so."""
 

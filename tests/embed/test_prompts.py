@@ -10,8 +10,11 @@ def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp
     made = tiny("sigmoid")
     concepts = {"watermark": ["a photo with a watermark", "a photo"], "other": ["a", "b", "c"]}
     settings = {
-        "model": {**made.settings, "precision": precision},
-        "concepts": concepts,
+        "models": {"m": {**made.settings, "precision": precision}},
+        "sets": {
+            f"prompts-{name}": {"model": "m", "names": prompts, "prompts": [[prompt] for prompt in prompts]}
+            for name, prompts in concepts.items()
+        },
         "device": "cpu",
         "endpoint": None,
     }

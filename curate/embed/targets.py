@@ -1,0 +1,151 @@
+"""Target images through a model's image tower: once per run, for the signals that ask how near a pair is to them."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from PIL import Image, ImageOps
+
+from curate.embed.images import decode
+from curate.embed.model import Model, choose_device, load
+from curate.embed.worker import ModelSettings
+from curate.errors import RecipeError
+from curate.store import Inputs, Outputs, Store, access_errors
+
+MOST = 10_000
+"""Images in one set: every image of the run is held against each of them."""
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class TargetImage:
+    """A target image: where it lies, and the sha256 of its bytes."""
+
+    path: str
+    sha256: str
+
+
+def find(name: str, paths: Sequence[str], endpoint: str | None = None) -> list[TargetImage]:
+    """The images that files, folders and globs name, each content once, by digest.
+
+    Args:
+        name: of the set, for errors.
+        paths: as in the recipe.
+        endpoint: of an S3 server other than AWS.
+
+    Raises:
+        RecipeError: a path names no image or cannot be read, or there are more than `MOST`.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        try:
+            matched = _match(path, endpoint)
+        except FileNotFoundError as error:
+            raise RecipeError(f"signals.targets.{name}: {path} does not exist") from error
+        except access_errors(path) as error:
+            raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {error}") from error
+        if not matched:
+            raise RecipeError(f"signals.targets.{name}: {path} names no image ({', '.join(_IMAGES)})")
+        found |= dict.fromkeys(matched)
+    if len(found) > MOST:
+        raise RecipeError(f"signals.targets.{name}: {len(found):,} images; a set holds {MOST:,} at most")
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        digests = pool.map(lambda path: hashlib.sha256(_read(name, path, endpoint)).hexdigest(), found)
+        by_digest = {digest: path for path, digest in zip(found, digests, strict=True)}
+    return [TargetImage(path, digest) for digest, path in sorted(by_digest.items())]
+
+
+def open_worker(settings: Mapping[str, Any]) -> "TargetEmbedder":
+    """A worker that embeds target images.
+
+    Args:
+        settings: `models` (the recipe's, by short name), `sets` (by folder: `model` and `images`, as `find` gave
+            them), `device`, `endpoint`.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
+    return TargetEmbedder(models, settings["sets"], choose_device(settings["device"]), settings["endpoint"])
+
+
+@dataclass
+class TargetEmbedder:
+    """Embeds sets of images; a model is loaded when a set first needs it."""
+
+    models: Mapping[str, ModelSettings]
+    sets: Mapping[str, Any]
+    device: torch.device
+    endpoint: str | None
+    _loaded: dict[str, Model] = field(default_factory=dict)
+
+    def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        """Writes `prompts.parquet` (prompt: an image's digest, embedding) of each set.
+
+        Raises:
+            RecipeError: an image cannot be read or decoded, or is another one by now.
+        """
+        for folder, output in outputs.items():
+            name, asked = folder.removeprefix("targets-"), self.sets[folder]
+            chosen = self.models[asked["model"]]
+            torch.set_num_threads(chosen.threads)
+            if asked["model"] not in self._loaded:
+                self._loaded[asked["model"]] = load(
+                    chosen.name, chosen.pretrained, chosen.precision, self.device, self.endpoint
+                )
+            model = self._loaded[asked["model"]]
+            images = [TargetImage(**image) for image in asked["images"]]
+            embedded = []
+            for start in range(0, len(images), chosen.batch_size):
+                crops = [self._prepared(name, model, image) for image in images[start : start + chosen.batch_size]]
+                embedded.append(model.encode_images(crops, chosen.batch_size).cpu())
+            column = pa.array(list(torch.cat(embedded).numpy()), pa.list_(pa.float32(), model.dim))
+            digests = [image.sha256 for image in images]
+            output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))
+            output.counts.update(images=len(images))
+
+    def _prepared(self, name: str, model: Model, image: TargetImage) -> Any:
+        """An image as fetch would have stored it, upright and without transparency, as the model takes it."""
+        data = _read(name, image.path, self.endpoint)
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise RecipeError(f"signals.targets.{name}: {image.path} changed during the run; start it again")
+        decoded = decode(data)
+        if decoded is None:
+            raise RecipeError(f"signals.targets.{name}: {image.path} cannot be decoded; leave it out")
+        upright = ImageOps.exif_transpose(decoded)
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+        return model.prepare(upright)
+
+
+def _match(path: str, endpoint: str | None) -> list[str]:
+    fs = Store(path, endpoint).fs
+    names = (
+        [path]
+        if fs.isfile(path)
+        else fs.glob(path)
+        if re.search(r"[*?\[]", path)
+        else fs.find(path)
+        if fs.isdir(path)
+        else None
+    )
+    if names is None:
+        raise FileNotFoundError(path)
+    spelt = [str(fs.unstrip_protocol(name)) if "://" in path else str(name) for name in names]
+    return sorted(name for name in spelt if name.lower().endswith(_IMAGES))
+
+
+def _read(name: str, path: str, endpoint: str | None) -> bytes:
+    folder, _, file = path.rpartition("/")
+    try:
+        return Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file)
+    except access_errors(path) as error:
+        raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {error}") from error

@@ -1,0 +1,244 @@
+"""Heads: small networks on image embeddings, from a file of weights; `head_<name>` is what one gives.
+
+A file is a torch or safetensors state dict whose matrices make a chain: one `weight` (LAION's linear aesthetic
+predictors), `layers.0.weight`, `layers.2.weight`, … (its improved one), `linear_1.weight`, … with `norm.mean` and
+`norm.variance` before them (ports of its safety heads). What stands between the matrices is not in such a file; the
+recipe says it.
+"""
+
+import functools
+import hashlib
+import io
+import itertools
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate.errors import RecipeError
+from curate.signals.task import Task
+from curate.signals.vectors import Vectors, per_pair
+from curate.store import Store, access_errors
+
+VERSION = 1
+
+FILES = (".safetensors", ".pt", ".pth", ".bin")
+
+_MEAN, _VARIANCE = "norm.mean", "norm.variance"
+_BESIDE = (_MEAN, _VARIANCE)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A chain of matrices.
+
+    Attributes:
+        sha256: of its file.
+        layers: (weight [out, in], bias [out]) in their order.
+        mean: [in], taken from an embedding before all.
+        deviation: [in], which it is then divided by.
+    """
+
+    sha256: str
+    layers: tuple[tuple[Vectors, Vectors], ...]
+    mean: Vectors
+    deviation: Vectors
+
+    @property
+    def width(self) -> int:
+        """The length of the embeddings that it takes."""
+        return int(self.layers[0][0].shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers it gives."""
+        return int(self.layers[-1][0].shape[0])
+
+    def __call__(self, images: Vectors, activation: str, output: str) -> Vectors:
+        """Applies it.
+
+        Args:
+            images: float32[n, width], L2-normalised.
+            activation: none, relu, gelu or tanh, after each layer but the last.
+            output: raw, sigmoid or softmax, after the last.
+
+        Returns:
+            float32[n, outputs].
+        """
+        x: Vectors = (images - self.mean) / self.deviation
+        for weight, bias in self.layers[:-1]:
+            x = _activated(x @ weight.T + bias, activation)
+        weight, bias = self.layers[-1]
+        return _activated(x @ weight.T + bias, "none" if output == "raw" else output)
+
+
+def columns(scorer: str, _params: Mapping[str, Any]) -> Mapping[str, pa.DataType]:
+    """The column of this scorer, which has its name."""
+    return {scorer: pa.float32()}
+
+
+def score(task: Task) -> Mapping[str, pa.Array]:
+    """The column for a part's pairs.
+
+    Its parameters: `embed`, the short name of the folder with the embeddings; `path`, `endpoint` and `sha256` of the
+    head's file, `activation`, `output` and `index`.
+
+    Raises:
+        RecipeError: the file cannot be read any more, or is another one by now.
+        BrokenResult: the embeddings are not those of the pairs' images.
+    """
+    params = task.params
+    head = _expected(params["path"], params["endpoint"], params["sha256"])
+
+    def measure(images: Vectors) -> Vectors:
+        return head(images, params["activation"], params["output"])[:, params["index"]][:, None]
+
+    (found,) = per_pair(task, head.width, params["path"], 1, measure)
+    return {task.scorer: found}
+
+
+@functools.lru_cache(maxsize=16)
+def _expected(path: str, endpoint: str | None, sha256: str) -> Head:
+    """Reads a head once in a worker, and sees to it that it is the one that the run began with."""
+    head = read(path, endpoint)
+    if head.sha256 != sha256:
+        raise RecipeError(f"head {path} changed during the run; start it again")
+    return head
+
+
+def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int) -> int:
+    """Whether a head fits a model and the recipe.
+
+    Args:
+        name: of the head, for errors.
+        head: what was read.
+        params: the recipe's `path` and `index`.
+        model: the model's short name.
+        dim: the length of its embeddings.
+
+    Returns:
+        which of its outputs is the column.
+
+    Raises:
+        RecipeError: it takes embeddings of another length, or gives more numbers than the recipe tells apart.
+    """
+    if head.width != dim:
+        raise RecipeError(
+            f"signals.heads.{name}: {params['path']} takes embeddings of {head.width} numbers, "
+            f"but those of model {model} have {dim}; name the model that it was trained on with `model`"
+        )
+    index: int | None = params["index"]
+    if index is None and head.outputs > 1:
+        raise RecipeError(f"signals.heads.{name}: {params['path']} gives {head.outputs} numbers; name one with `index`")
+    if index is not None and index >= head.outputs:
+        raise RecipeError(
+            f"signals.heads.{name}: index {index}, but {params['path']} gives {head.outputs} numbers, from 0 on"
+        )
+    return index or 0
+
+
+def read(path: str, endpoint: str | None = None) -> Head:
+    """Reads a head.
+
+    Args:
+        path: a local path or URL of a torch or safetensors file; of a pickle only tensors are taken.
+        endpoint: of an S3 server other than AWS.
+
+    Raises:
+        RecipeError: it cannot be read, or holds no chain of matrices.
+    """
+    folder, _, file = path.rpartition("/")
+    if not file.endswith(FILES):
+        raise RecipeError(f"head {path}: a file of weights ends in {', '.join(FILES)}")
+    try:
+        data = Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file)
+    except FileNotFoundError as error:
+        raise RecipeError(f"head {path} does not exist") from error
+    except access_errors(path) as error:
+        raise RecipeError(f"head {path} cannot be read: {' '.join(str(error).split())}") from error
+    return _chain(path, _state(path, data), hashlib.sha256(data).hexdigest())
+
+
+def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors of a file by their names."""
+    import torch  # the scorers of captions and concepts do without
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        content = load(data) if path.endswith(".safetensors") else torch.load(io.BytesIO(data), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RecipeError(f"head {path} is refused: a pickle that holds more than weights") from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise RecipeError(f"head {path} holds no weights: {said or type(error).__name__}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise RecipeError(f"head {path} is no state dict of tensors")
+    return {str(name): value.detach().float().numpy() for name, value in content.items()}
+
+
+def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
+    weights = sorted((name for name in state if re.search(r"(^|\.)weight$", name)), key=_natural)
+    biases = {name: f"{name.removesuffix('weight')}bias" for name in weights}
+    unknown = sorted(set(state) - set(weights) - set(biases.values()) - set(_BESIDE))
+    if unknown:
+        raise RecipeError(f"head {path}: {', '.join(map(repr, unknown[:3]))}: no part of a chain of linear layers")
+    if not weights:
+        raise RecipeError(f"head {path} holds no linear layer")
+    layers = []
+    for name in weights:
+        weight = state[name]
+        bias = state.get(biases[name])
+        if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+            raise RecipeError(f"head {path}: {name!r} of shape {list(weight.shape)} is no linear layer's")
+        layers.append((weight, np.zeros(len(weight), np.float32) if bias is None else bias))
+    for (before, after), name in zip(itertools.pairwise(layers), weights[1:], strict=True):
+        if after[0].shape[1] != before[0].shape[0]:
+            wanted, found = after[0].shape[1], before[0].shape[0]
+            raise RecipeError(f"head {path}: {name!r} takes {wanted} numbers, the layer before it gives {found}")
+    if not all(np.isfinite(values).all() for values in state.values()):
+        raise RecipeError(f"head {path} holds weights that are not numbers")
+    width = layers[0][0].shape[1]
+    if (_MEAN in state) != (_VARIANCE in state) or any(state[name].size != width for name in _BESIDE if name in state):
+        raise RecipeError(f"head {path}: {_MEAN} and {_VARIANCE} have to be two of {width} numbers")
+    mean = state.get(_MEAN, np.zeros(width, np.float32)).reshape(width)
+    variance = state.get(_VARIANCE, np.ones(width, np.float32)).reshape(width)
+    if not (variance > 0).all():
+        raise RecipeError(f"head {path}: {_VARIANCE} has to be above 0")
+    return Head(sha256, tuple(layers), mean, np.sqrt(variance))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layers.2 before layers.10."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", name)]
+
+
+def _activated(x: Vectors, by: str) -> Vectors:
+    if by == "none":
+        return x
+    if by == "relu":
+        return np.maximum(x, np.float32(0))
+    if by == "tanh":
+        return np.tanh(x)
+    if by == "sigmoid":
+        # By tanh, which does not overflow.
+        halves: Vectors = np.tanh(x * np.float32(0.5))
+        halves += 1
+        halves *= np.float32(0.5)
+        return halves
+    if by == "softmax":
+        weights: Vectors = np.exp(x - x.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        return weights
+    import torch
+
+    # The exact form, with the error function, as torch's GELU by default.
+    activated: Vectors = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    return activated

@@ -1,0 +1,82 @@
+"""Columns from stored image embeddings: one walk over a part's images, a few at a time, then to its pairs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.errors import BrokenResult
+from curate.signals.task import Task
+from curate.store import Folder
+
+_BLOCK = 4096
+"""Images that are held in float32 at a time."""
+
+Vectors = npt.NDArray[np.float32]
+Measure = Callable[[Vectors], npt.NDArray[Any]]
+"""Embeddings [n, dim], L2-normalised, to values [n, columns]."""
+
+
+def per_pair(task: Task, dim: int, of: str, columns: int, measure: Measure) -> list[pa.Array]:
+    """Measures the images of a part, and gives each pair the values of its image.
+
+    Args:
+        task: with the parameter `embed`, the short name of the folder with the embeddings.
+        dim: of what they are held against.
+        of: what that is, for an error.
+        columns: how many values `measure` gives for each image.
+        measure: what is computed.
+
+    Returns:
+        float32 arrays, row for row with the task's pairs; null where an image has no embedding.
+
+    Raises:
+        BrokenResult: the embeddings are not those of the pairs' images, or of another length.
+    """
+    embed = task.inputs[task.params["embed"]]
+    images = embed.table("images.parquet", task.part)
+    image_of = pc.index_in(task.pairs["image_id"].combine_chunks(), value_set=images["image_id"])
+    if image_of.null_count:
+        raise BrokenResult(f"{embed.path}: part {task.part} lacks images of its plan")
+    column = images["image_embedding"]
+    if column.type.list_size != dim:
+        raise BrokenResult(f"{embed.path} and {of} hold embeddings of different models")
+    values = np.zeros((len(column), columns), np.float32)
+    is_there = column.is_valid().to_numpy()
+    values[is_there] = in_blocks(rows(column.drop_null()), columns, measure)
+    return [pa.array(values[:, n], mask=~is_there).take(image_of) for n in range(columns)]
+
+
+def in_blocks(images: npt.NDArray[np.floating[Any]], columns: int, measure: Measure) -> Vectors:
+    """Measures images of any float type [n, dim]; their rounding is undone by normalising them again."""
+    values = np.empty((len(images), columns), np.float32)
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK].astype(np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        values[start : start + _BLOCK] = measure(block)
+    return values
+
+
+def directions(folder: Folder) -> Vectors:
+    """The embeddings that a folder of prompts or targets holds, float32[n, dim], L2-normalised."""
+    return rows(folder.table("prompts.parquet")["embedding"])
+
+
+def shares(images: Vectors, prompts: Vectors, scale: float) -> Vectors:
+    """CLIP's zero-shot classification: softmax(scale × cosine), [n, prompts].
+
+    A SigLIP-type model's bias is the same for all prompts and so changes nothing.
+    """
+    logits = scale * (images @ prompts.T)
+    weights: Vectors = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
+def rows(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A column of embeddings without nulls as [n, dim]."""
+    found: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return found.reshape(-1, column.type.list_size)

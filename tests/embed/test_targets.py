@@ -1,0 +1,112 @@
+"""Target images and prompt ensembles through a model, against open_clip's own."""
+
+import io
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from embed_parts import draw, encode
+from PIL import Image
+
+from curate.embed import targets
+from curate.embed.prompts import open_worker as open_prompts
+from curate.errors import RecipeError
+from curate.store import WHOLE, Folder, Inputs, Store
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "good"
+    (place / "inner").mkdir(parents=True)
+    (place / "a.png").write_bytes(encode(draw(0)))
+    (place / "inner" / "b.JPG").write_bytes(encode(draw(1), "JPEG"))
+    (place / "copy.png").write_bytes(encode(draw(0)))
+    (place / "notes.txt").write_text("no image")
+    return place
+
+
+def test_files_folders_and_globs(folder):
+    assert len(targets.find("x", [str(folder)])) == 2  # a and its copy are one
+    assert len(targets.find("x", [str(folder / "*.png")])) == 1
+    assert len(targets.find("x", [str(folder / "a.png"), str(folder / "inner" / "b.JPG")])) == 2
+    assert targets.find("x", [str(folder), str(folder)]) == targets.find("x", [str(folder)])
+
+
+def test_what_is_no_target(folder, monkeypatch):
+    for path, said in (("none", "does not exist"), ("*.gif", "names no image"), ("notes.txt", "names no image")):
+        with pytest.raises(RecipeError, match=said) as caught:
+            targets.find("good", [str(folder / path)])
+        assert "signals.targets.good" in str(caught.value)
+    monkeypatch.setattr(targets, "MOST", 1)
+    with pytest.raises(RecipeError, match="1 at most"):
+        targets.find("good", [str(folder)])
+
+
+def test_targets_on_s3(s3, folder):
+    Store("s3://bucket/good").put("a.png", (folder / "a.png").read_bytes())
+    (found,) = targets.find("x", ["s3://bucket/good"])
+    assert found.sha256 == targets.find("x", [str(folder / "a.png")])[0].sha256
+    assert targets.find("x", ["s3://bucket/good/*.png"]) == [found]
+
+
+def run(opener, made, sets, root):
+    settings = {"models": {"m": made.settings}, "sets": sets, "device": "cpu", "endpoint": None}
+    folders = {name: Folder(Store(str(root)), name, "x") for name in sets}
+    outputs = {name: of.outputs() for name, of in folders.items()}
+    opener(settings)(WHOLE, Inputs({}, []), outputs)
+    for output in outputs.values():
+        output.commit()
+    return {name: of.table("prompts.parquet") for name, of in folders.items()}
+
+
+def embeddings(table):
+    return np.array(table["embedding"].to_pylist())
+
+
+def test_targets_are_embedded_upright_and_on_white(tiny, folder, tmp_path):
+    made = tiny("vit")
+    turned, clear = draw(2, (60, 40)), draw(3).convert("RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sink = io.BytesIO()
+    turned.save(sink, "PNG", exif=exif)
+    (folder / "turned.png").write_bytes(sink.getvalue())
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    (folder / "clear.png").write_bytes(encode(clear))
+    images = targets.find("good", [str(folder)])
+    asked = {"model": "m", "images": [vars(image) for image in images]}
+    table = run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "out")["targets-good"]
+    white = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    as_seen = {"a.png": draw(0), "turned.png": turned.transpose(Image.Transpose.ROTATE_270), "clear.png": white}
+    of = dict(zip(table["prompt"].to_pylist(), embeddings(table), strict=True))
+    for name, picture in as_seen.items():
+        (image,) = targets.find("x", [str(folder / name)])
+        np.testing.assert_allclose(of[image.sha256], made.embed_image(picture.convert("RGB")), atol=1e-5)
+
+
+def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
+    made = tiny("vit")
+    (folder / "torn.png").write_bytes(encode(draw(2))[:-100])
+    images = targets.find("good", [str(folder)])
+    asked = {"model": "m", "images": [vars(image) for image in images]}
+    with pytest.raises(RecipeError, match=r"torn\.png cannot be decoded"):
+        run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "one")
+    (folder / "torn.png").write_bytes(encode(draw(5)))
+    with pytest.raises(RecipeError, match="changed during the run"):
+        run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "two")
+
+
+def test_ensembles_are_open_clips(tiny, tmp_path):
+    made = tiny("vit")
+    templates = ["a photo of a {}.", "a drawing of the {}.", "many {}s, seen from afar"]
+    labels = ["cat", "dog", "house"]
+    prompts = [[template.format(label) for template in templates] for label in labels]
+    asked = {"model": "m", "names": labels, "prompts": prompts}
+    table = run(open_prompts, made, {"labels-kind": asked}, tmp_path)["labels-kind"]
+    with torch.no_grad():
+        expected = open_clip.build_zero_shot_classifier(
+            made.clip, made.tokenize, labels, [lambda label, t=template: t.format(label) for template in templates]
+        )
+    assert table["prompt"].to_pylist() == labels
+    np.testing.assert_allclose(embeddings(table), expected.T.numpy(), atol=1e-5)

@@ -1,0 +1,171 @@
+"""Heads against the torch modules whose weights they read."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from curate.errors import RecipeError
+from curate.signals import head
+
+
+class Aesthetic(nn.Module):
+    """The shape of LAION's improved aesthetic predictor."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, 64),
+            nn.Dropout(0.2),
+            nn.Linear(64, 32),
+            nn.Dropout(0.2),
+            nn.Linear(32, 8),
+            nn.Linear(8, 1),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Normalization(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.register_buffer("mean", torch.randn(width) / 10)
+        self.register_buffer("variance", torch.rand(width) + 0.1)
+
+    def forward(self, x):
+        return (x - self.mean) / self.variance.sqrt()
+
+
+class Safety(nn.Module):
+    """The shape of ports of LAION's safety head to torch."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = Normalization(width)
+        self.linear_1 = nn.Linear(width, 64)
+        self.linear_2 = nn.Linear(64, 128)
+        self.linear_3 = nn.Linear(128, 32)
+        self.linear_4 = nn.Linear(32, 1)
+
+    def forward(self, x):
+        x = self.norm(x)
+        for layer in (self.linear_1, self.linear_2, self.linear_3):
+            x = layer(x).relu()
+        return self.linear_4(x).sigmoid()
+
+
+def images(count, width):
+    found = torch.nn.functional.normalize(torch.randn(count, width), dim=-1)
+    return found, found.numpy()
+
+
+def stored(module, path):
+    state = module.state_dict() if isinstance(module, nn.Module) else module
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    else:
+        torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["head.pth", "head.pt", "head.bin", "head.safetensors"])
+@pytest.mark.parametrize("width", [512, 768])
+@pytest.mark.parametrize(
+    ("make", "activation", "output"),
+    [
+        (lambda width: nn.Linear(width, 1), "none", "raw"),
+        (Aesthetic, "none", "raw"),
+        (Safety, "relu", "sigmoid"),
+        (lambda width: nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Linear(16, 1)), "gelu", "raw"),
+        (lambda w: nn.Sequential(nn.Linear(w, 9), nn.Tanh(), nn.Linear(9, 3), nn.Softmax(1)), "tanh", "softmax"),
+        (lambda width: nn.Linear(width, 1, bias=False), "none", "raw"),
+    ],
+    ids=["linear", "aesthetic", "safety", "gelu", "softmax", "no bias"],
+)  # fmt: skip
+def test_a_head_says_what_its_module_says(make, activation, output, width, name, tmp_path):
+    torch.manual_seed(width)
+    module = make(width).eval()
+    read = head.read(stored(module, tmp_path / name))
+    given_, ours = images(50, width)
+    with torch.no_grad():
+        expected = module(given_).numpy()
+    assert (read.width, read.outputs) == (width, expected.shape[1])
+    np.testing.assert_allclose(read(ours, activation, output), expected, atol=1e-5)
+
+
+def test_layers_stand_in_the_order_of_their_numbers(tmp_path):
+    module = nn.Sequential(
+        *itertools.chain.from_iterable((nn.Linear(8, 8), nn.ReLU()) for _ in range(7)), nn.Linear(8, 1)
+    )
+    read = head.read(stored(module, tmp_path / "deep.pth"))
+    given_, ours = images(20, 8)
+    np.testing.assert_allclose(read(ours, "relu", "raw"), module(given_).detach().numpy(), atol=1e-5)
+
+
+@given(st.integers(-200, 200))
+def test_no_output_overflows(value):
+    one = np.full((1, 1), value, np.float32)
+    assert head._activated(one, "sigmoid")[0, 0] == pytest.approx(torch.tensor(float(value)).sigmoid().item(), abs=1e-6)
+    both = np.array([[value, 0]], np.float32)
+    assert head._activated(both, "softmax").sum() == pytest.approx(1, abs=1e-6)
+
+
+class Other:
+    """Something that a pickle of weights does not hold."""
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "holds no weights"),
+        (lambda path: path.write_bytes(b"<html>not found</html>"), "refused|holds no weights"),
+        (lambda path: torch.save(Other(), path), "more than weights"),
+        (lambda path: torch.save([1, 2], path), "no state dict"),
+        (lambda path: torch.save({}, path), "no linear layer"),
+        (lambda path: torch.save({"weight": torch.zeros(3, 3, 3)}, path), "is no linear layer's"),
+        (lambda path: torch.save({"weight": torch.zeros(3, 4), "bias": torch.zeros(4)}, path), "is no linear layer's"),
+        (lambda path: torch.save({"0.weight": torch.zeros(3, 4), "1.weight": torch.zeros(1, 5)}, path), "takes 5"),
+        (lambda path: torch.save(nn.BatchNorm1d(4).state_dict(), path), "running_mean"),
+        (lambda path: torch.save({"weight": torch.full((1, 4), float("nan"))}, path), "not numbers"),
+        (lambda path: torch.save({"weight": torch.zeros(1, 4), "norm.mean": torch.zeros(4)}, path), "norm.variance"),
+    ],
+)  # fmt: skip
+def test_what_is_no_head(make, said, tmp_path):
+    path = tmp_path / "head.pth"
+    make(path)
+    with pytest.raises(RecipeError, match=said) as caught:
+        head.read(str(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_of_another_kind(tmp_path):
+    with pytest.raises(RecipeError, match="does not exist"):
+        head.read(str(tmp_path / "none.pt"))
+    with pytest.raises(RecipeError, match="ends in"):
+        head.read(str(tmp_path / "head.onnx"))
+
+
+def test_a_head_of_another_width_or_of_several_outputs(tmp_path):
+    wide = head.read(stored(nn.Linear(768, 1), tmp_path / "wide.pth"))
+    with pytest.raises(RecipeError, match=r"takes embeddings of 768 numbers, but those of model b32 have 512"):
+        head.check("aesthetic", wide, {"path": "wide.pth", "index": None}, "b32", 512)
+    assert head.check("aesthetic", wide, {"path": "wide.pth", "index": None}, "l14", 768) == 0
+    two = head.read(stored(nn.Linear(8, 2), tmp_path / "two.pth"))
+    with pytest.raises(RecipeError, match="gives 2 numbers; name one with `index`"):
+        head.check("x", two, {"path": "two.pth", "index": None}, "m", 8)
+    with pytest.raises(RecipeError, match="index 2, but"):
+        head.check("x", two, {"path": "two.pth", "index": 2}, "m", 8)
+    assert head.check("x", two, {"path": "two.pth", "index": 1}, "m", 8) == 1
+
+
+def test_a_head_that_changed_during_the_run(tmp_path):
+    path = stored(nn.Linear(8, 1), tmp_path / "head.pth")
+    with pytest.raises(RecipeError, match="changed during the run"):
+        head._expected(path, None, "0" * 64)
