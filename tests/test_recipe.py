@@ -104,6 +104,10 @@ def test_every_key_is_documented_with_its_default():
             ),
             "recipe: select: b prefers width, but a prefers clip_similarity; steps with `duplicates` are decided as",
         ),
+        (
+            with_(source={"kind": "samples", "paths": ["a.tar"], "url": 0}),
+            "recipe: source: url and caption are keys of the samples' json; a number goes with kind: urls",
+        ),
         (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts: mark needs two prompts at least"),
         (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
         (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),
