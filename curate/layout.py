@@ -127,14 +127,14 @@ def prepare(recipe: Recipe) -> Prepared:
         "part_size": recipe.part_size,
     }
     facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
+    heads = {name: _head(recipe, name, facts) for name in recipe.signals.heads}
+    targets = {name: find_targets(name, of.images, endpoint) for name, of in recipe.signals.targets.items()}
     blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity)
         rounds = recorded(store)
     store.check_writable()
-    heads = {name: _head(recipe, name, facts) for name in recipe.signals.heads}
-    targets = {name: find_targets(name, of.images, endpoint) for name, of in recipe.signals.targets.items()}
     return Prepared(recipe, store, identity, facts, blocked, rounds, heads, targets)
 
 

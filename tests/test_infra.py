@@ -55,4 +55,7 @@ def test_no_keys_stand_in_infra():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_hold(path):
-    assert recipe.load(path).select
+    if path.stem == "rescore":  # pipelines/rescore.py adds the places, and every pair is kept
+        assert recipe.load(path, ["source={paths: [a.tar], kind: samples}", "output=scored"]).select == []
+    else:
+        assert recipe.load(path).select

@@ -107,19 +107,41 @@ def test_every_key_is_documented_with_its_default():
         (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts.mark.prompts: two prompts at least"),
         (with_(signals={"concepts": {"mark": ["one", []]}}), "recipe: signals.concepts.mark.prompts.1"),
         (with_(signals={"concepts": {"mark": ["one", " "]}}), "recipe: signals.concepts.mark.prompts.1"),
-        (with_(signals={"concepts": {"m": {"prompts": ["a", "b"], "model": "l14"}}}), "there is no model 'l14'"),
-        (with_(signals={"concepts": {"m": {"prompt": ["a", "b"]}}}), "did you mean 'prompts'?"),
+        (
+            with_(signals={"concepts": {"m": {"prompts": ["a", "b"], "model": "l14"}}}),
+            "recipe: signals.concepts.m: there is no model 'l14'",
+        ),
+        (
+            with_(signals={"concepts": {"m": {"prompt": ["a", "b"]}}}),
+            "unknown key 'signals.concepts.m.prompt' in the recipe; did you mean 'prompts'?",
+        ),
         (with_(signals={"classes": {"kind": {"labels": ["a"]}}}), "recipe: signals.classes.kind.labels"),
-        (with_(signals={"classes": {"kind": {"labels": ["a", "a"]}}}), "a label stands twice"),
-        (with_(signals={"classes": {"kind": {"labels": ["a", ""]}}}), "is empty"),
-        (with_(signals={"classes": {"kind": {"labels": {"a": ["x"], "b": []}}}}), "is empty"),
-        (with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}), "exactly one {}"),
+        (
+            with_(signals={"classes": {"kind": {"labels": ["a", "a"]}}}),
+            "recipe: signals.classes.kind: a label stands twice",
+        ),
+        (
+            with_(signals={"classes": {"kind": {"labels": ["a", ""]}}}),
+            "recipe: signals.classes.kind: a label or its list",
+        ),
+        (
+            with_(signals={"classes": {"kind": {"labels": {"a": ["x"], "b": []}}}}),
+            "recipe: signals.classes.kind: a label or its list",
+        ),
+        (
+            with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}),
+            "recipe: signals.classes.kind: a template has exactly one {}",
+        ),
         (
             with_(signals={"classes": {n: {"labels": ["a", "b"]} for n in ("kind", "kind_probability")}}),
-            "classes: kind_probability is what the probability",
+            "recipe: signals: classes: kind_probability is what the probability",
         ),
         (with_(signals={"heads": {"taste": {"path": "x.pt", "index": -1}}}), "recipe: signals.heads.taste.index"),
         (with_(signals={"targets": {"good": {"images": []}}}), "recipe: signals.targets.good.images"),
+        (
+            with_(source={"kind": "samples", "paths": ["a.tar"], "url": 0}),
+            "recipe: source: url and caption are keys of the samples' json; a number goes with kind: urls",
+        ),
         (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
         (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),
         (with_(models={}), "recipe: models: Dictionary should have at least 1 item"),

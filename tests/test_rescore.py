@@ -351,15 +351,23 @@ def test_long_and_odd_names(tmp_path, form):
     assert len({row["url"] for row in rows}) == len(keys)
 
 
-def test_a_tar_that_changed_after_it_was_planned_is_one_line(tmp_path, monkeypatch):
-    tar = write_tar(tmp_path / "a.tar", GOOD)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (GOOD, [("new.jpg", jpeg(77)), *GOOD]),
+        (GOOD, GOOD[:-2]),
+        ([("a.jpg", jpeg(1)), ("b.jpg", jpeg(1))], [("b.jpg", jpeg(1)), ("a.jpg", jpeg(1))]),
+    ],
+)
+def test_a_tar_that_changed_after_it_was_planned_is_one_line(tmp_path, monkeypatch, before, after):
+    tar = write_tar(tmp_path / "a.tar", before)
     scan = places.find
     from curate.fetch import members
 
     opened = members.open_worker
 
     def change_first(settings):
-        write_tar(tar, [("new.jpg", jpeg(77)), *GOOD])
+        write_tar(tar, after)
         return opened(settings)
 
     monkeypatch.setattr(members, "open_worker", change_first)

@@ -24,7 +24,7 @@ from curate.fetch.normalise import Normaliser
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.settings import Settings
 from curate.fetch.spool import Spool
-from curate.store import Inputs, Outputs, Store, access_errors
+from curate.store import Inputs, Outputs, Store
 
 GAP = 64 << 10
 """Two images of one tar are read at once where no more than so many bytes lie between them."""
@@ -165,12 +165,13 @@ class MembersWorker:
                 return
             start = first.offset - _HEADER
             data = store.read_range("", start, last.offset + last.size)
-        except access_errors(store.url) as error:
-            said = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise SourceError(f"{store.url} cannot be read: {said}") from error
+        except (FileNotFoundError, PermissionError) as error:
+            # Of everything else, such as a broken connection, another start of the part may know better.
+            said = error.strerror or " ".join(str(error).split())
+            raise SourceError(f"{store.url}: {first.name} cannot be read: {said}") from error
         for member in members:
             at = member.offset - start
-            if not _is_header(data[at - _HEADER : at], member.size) or at + member.size > len(data):
+            if not _is_header(data[at - _HEADER : at], member) or at + member.size > len(data):
                 raise self._changed(member)
             yield data[at : at + member.size]
 
@@ -240,9 +241,13 @@ def _ranges(members: Sequence[Member]) -> Iterator[list[Member]]:
         yield ranged
 
 
-def _is_header(block: bytes, size: int) -> bool:
-    """Whether a block is a tar header of a file of this size."""
+def _is_header(block: bytes, member: Member) -> bool:
+    """Whether a block is the tar header of this member."""
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size == size
+        said = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.TarError:
         return False
+    name = unquote(member.name, errors="surrogateescape")
+    # Longer and other names stand in headers of their own, before this one.
+    plain = name.isascii() and len(name) <= tarfile.LENGTH_NAME
+    return said.size == member.size and (said.name == name or not plain)
