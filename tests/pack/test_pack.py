@@ -91,7 +91,7 @@ def test_json_holds_any_source_value(run: MadeRun, result: Path) -> None:
         assert (found["width"], found["height"]) == (20, 10)
         assert (found["original_width"], found["original_height"]) == (40, 20)
         assert found["clip_similarity"] == found["clip_similarity_small"] == 2.0
-        assert found["clip_similarity_big"] == 3.0
+        assert found["clip_similarity_big"] == found["clip_similarity_mirrored_big"] == 3.0
         assert found["source_when"] == row["source_when"].isoformat()
         assert found["source_raw"] == "00ff"
         assert found["source_tags"] == ["a", None]
@@ -124,6 +124,7 @@ def test_tables_have_img2dataset_columns_scores_and_source(run: MadeRun, result:
         "clip_similarity",
         "clip_similarity_small",
         "clip_similarity_big",
+        "clip_similarity_mirrored_big",
     ]
     assert table.column_names[: len(first)] == first
     rest = {

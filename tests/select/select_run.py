@@ -111,7 +111,12 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
         similarity = pa.array([row.similarity for row in pairs], pa.float32())
         put("embed-a", "pairs.parquet", part, pa.table({"pair_id": ids, "clip_similarity": similarity}))
         opposite = pa.array([None if row.similarity is None else -row.similarity for row in pairs], pa.float32())
-        put("embed-b", "pairs.parquet", part, pa.table({"pair_id": ids, "clip_similarity": opposite}))
+        put(
+            "embed-b",
+            "pairs.parquet",
+            part,
+            pa.table({"pair_id": ids, "clip_similarity": opposite, "clip_similarity_mirrored": similarity}),
+        )
         words = pa.array([row.words for row in pairs], pa.int32())
         put("signals-caption", "pairs.parquet", part, pa.table({"pair_id": ids, "caption_words": words}))
         cats = pa.array([row.cat for row in pairs], pa.float32())

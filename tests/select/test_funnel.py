@@ -16,6 +16,7 @@ from select_run import Image, Row, planned, run_select, step, write_inputs
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError
+from curate.select import columns
 from curate.select.funnel import top
 from curate.store import WHOLE, Folder, Store
 
@@ -361,3 +362,16 @@ def test_decisions_have_the_schema_and_an_empty_part_has_none(tmp_path: Path):
         assert folder.table("decisions.parquet", part).schema == schema.DECISIONS
     assert isinstance(folder.table("parts.parquet"), pa.Table)
     assert Folder(Store(str(tmp_path / "run")), "select", "0").units() == {0, 1, 2, WHOLE}
+
+
+def test_the_mirrored_similarity_is_a_column_of_the_models_that_have_it(tmp_path: Path):
+    rows = [Row(Image(f"http://a/{n}"), "", similarity=n / 100) for n in range(10)]
+    inputs = write_inputs(tmp_path, rows, 1)
+    steps = [step("fooled", where="clip_similarity_mirrored_b - clip_similarity_b > 0.105")]
+    funnel, _, _ = run_select(inputs, steps, tmp_path / "run")
+    # The other model's is the negative: 2n / 100 is more than 0.105 from the sixth on.
+    assert funnel["steps"][-1]["dropped"] == 4
+    known = columns.names(inputs, columns.Tables(["a", "b"], {}), 0)
+    assert [name for name in known if "mirrored" in name] == ["clip_similarity_mirrored_b"]
+    known = columns.names(inputs, columns.Tables(["b", "a"], {}), 0)
+    assert [name for name in known if "mirrored" in name] == ["clip_similarity_mirrored", "clip_similarity_mirrored_b"]
