@@ -305,13 +305,13 @@ def _write_photos(folder: Path, low: int, high: int, source: Path | None) -> Non
     sources = sorted(source.glob("*.jpg")) if source else []
     for number in range(50):
         side = low + (high - low) * number // 49
-        picture = Image.open(sources[number % len(sources)]).convert("RGB") if sources else _drawn(number)
+        picture = Image.open(sources[number % len(sources)]).convert("RGB") if sources else drawn(number)
         scale = side / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
         picture.resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.jpg", quality=rng.randint(80, 95))
 
 
-def _drawn(seed: int) -> Image.Image:
+def drawn(seed: int) -> Image.Image:
     """Noise of many scales, about as hard to compress as a photograph."""
     rng = np.random.default_rng(seed)
     pixels = np.full((600, 800, 3), 128.0)

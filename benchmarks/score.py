@@ -1,0 +1,331 @@
+"""How fast pairs are embedded and scored, and how near that is to the models' forward passes alone.
+
+    python benchmarks/score.py                                    # ViT-B-32, some minutes on two cores
+    python benchmarks/score.py --model ViT-L-14 --pairs 64        # a larger one
+    python benchmarks/score.py --precision bf16 --pairs 20000 --batch 512 --threads 16      # on a GPU
+
+One run, four ways that take turns; of each the median of `--rounds` counts, after one that does not:
+
+    forward      both towers, inputs resident on the device, captions padded to the model's context (77)
+    forward_cut  the same, captions sorted by length and cut to the longest of their batch
+    score        curate's embedding worker: from a part's tar and tables to its Parquet files, pixel columns too
+    plain        a script as one writes it: webdataset, open_clip's preprocessing and tokenizer in a DataLoader, its
+                 encode_image and encode_text, the cosine; the best of 0 to `--threads` loader workers
+
+Weights are random (speed does not depend on them), precision and batch size the same for all. Pictures are drawn
+noise of many scales with a longer side of 512 pixels, JPEG at quality 95, as fetch stores them by default. Captions
+are distinct words of the demo's, 3 to 40 of them, 11 in the median. `matrix_share` is the arithmetic that `score`
+did, as counted by torch, as a share of what a large matrix product of that precision reaches in this run. The last
+line is one JSON object.
+
+clip-retrieval 2.45 does not install beside this program: it wants open_clip_torch < 3, numpy < 2 and pyarrow < 16.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pyarrow as pa
+import torch
+import webdataset as wds
+from fetch import drawn
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from curate import schema
+from curate.demo.captions import caption
+from curate.demo.scenes import sample_scene
+from curate.embed.model import Model, choose_device, load
+from curate.embed.text import CausalTower
+from curate.embed.worker import open_worker
+from curate.store import Folder, Inputs, Store
+
+SIDE = 512
+DISTINCT = 64
+MATRIX = 4096
+NAME = "m"
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="ViT-B-32", help="of open_clip (ViT-B-32)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="fp32 on a CPU, else bf16")
+    parser.add_argument("--pairs", type=int, default=256, help="of the part (256)")
+    parser.add_argument("--batch", type=int, default=64, help="rows of a forward pass (64)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of decoding, and of a CPU's forward pass"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of each way (3)")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs in the place of drawn pictures")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory of a worker over 100 parts")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    precision = arguments.precision or ("fp32" if device.type == "cpu" else "bf16")
+    with tempfile.TemporaryDirectory(prefix="curate-benchmark-") as scratch:
+        weights = Path(scratch) / "weights.pt"
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(arguments.model).state_dict(), weights)
+        settings = {
+            "name": arguments.model,
+            "pretrained": str(weights),
+            "precision": precision,
+            "batch_size": arguments.batch,
+            "threads": arguments.threads,
+        }
+        bench = Bench(settings, device, Path(scratch), arguments.pairs, arguments.photos)
+        _measure(bench, arguments, device, precision)
+
+
+def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device, precision: str) -> None:
+    workers = min(range(arguments.threads + 1), key=lambda count: bench.seconds(lambda: bench.plain(count)))
+    ways: dict[str, Callable[[], None]] = {
+        "forward": bench.forward,
+        "forward_cut": bench.forward_cut,
+        "score": bench.score,
+        "plain": lambda: bench.plain(workers),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(1 + arguments.rounds):
+        for name, way in ways.items():
+            seconds[name].append(bench.seconds(way))
+    rates = {name: arguments.pairs / statistics.median(its[1:]) for name, its in seconds.items()}
+    peak = bench.peak()
+    share = bench.operations() * rates["score"] / arguments.pairs / peak
+    growth = None if arguments.no_memory else _memory_growth()
+    named = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+    print(f"{platform.platform()}, {named}, {os.cpu_count()} cores, torch {torch.__version__}")
+    print(f"{arguments.pairs} pairs, batch {arguments.batch}, {precision}, {arguments.threads} threads; ", end="")
+    print(f"plain: {workers} loader workers; matrix product: {peak / 1e9:,.0f} GFLOP/s")
+    print("| model | forward, 77 tokens | forward, cut | score | plain | score / cut | score / plain | matrix share |")
+    print("|---|---|---|---|---|---|---|---|")
+    ratios = rates["score"] / rates["forward_cut"], rates["score"] / rates["plain"]
+    cells = [f"{rate:.1f}" for rate in rates.values()] + [f"{ratio:.2f}" for ratio in ratios] + [f"{share:.2f}"]
+    print(f"| {arguments.model} {precision} | {' | '.join(cells)} |")
+    rounded = {name: round(rate, 2) for name, rate in rates.items()}
+    result = {"device": named, "model": arguments.model, **rounded}
+    result |= {"score_over_forward_cut": round(ratios[0], 3), "score_over_plain": round(ratios[1], 3)}
+    result |= {"matrix_share": round(share, 3), "memory_growth": growth, "precision": precision}
+    print(json.dumps({**result, "plain_workers": workers, "matrix_gflops": round(peak / 1e9, 1)}))
+
+
+@dataclass
+class _Forward:
+    """Batches that lie on the device."""
+
+    images: list[torch.Tensor]
+    tokens: list[torch.Tensor]
+    cut: list[torch.Tensor]
+
+
+class Bench:
+    """One part, and the ways through it."""
+
+    def __init__(
+        self, settings: dict[str, Any], device: torch.device, scratch: Path, pairs: int, photos: Path | None
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._batch = settings["batch_size"]
+        self._threads = settings["threads"]
+        self._pairs = pairs
+        self._store = Store(str(scratch / "run"))
+        self._tar = scratch / "pairs.tar"
+        self._attempts = 0
+        pictures = _pictures(photos)
+        captions = _captions(pairs)
+        self._inputs = _part(self._store, [pictures[n % len(pictures)] for n in range(pairs)], captions)
+        _webdataset(self._tar, [pictures[n % len(pictures)] for n in range(pairs)], captions)
+        self._model = load(settings["name"], settings["pretrained"], settings["precision"], device)
+        self._worker = open_worker(
+            {"models": {NAME: settings}, "device": device.type, "decode": "exact", "endpoint": None}
+        )
+        self._forward = _resident(self._model, captions, self._batch)
+        self._preprocess = image_transform_v2(PreprocessCfg(**self._model.clip.visual.preprocess_cfg), is_train=False)
+
+    def seconds(self, way: Callable[[], None]) -> float:
+        """How long a way takes; a GPU is waited for."""
+        torch.set_num_threads(self._threads)
+        started = time.perf_counter()
+        way()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def forward(self) -> None:
+        """Both towers, captions padded."""
+        clip = self._model.clip
+        with torch.inference_mode():
+            for images, tokens in zip(self._forward.images, self._forward.tokens, strict=True):
+                clip.encode_image(images)
+                clip.encode_text(tokens)
+
+    def forward_cut(self) -> None:
+        """Both towers, captions cut."""
+        clip, tower = self._model.clip, CausalTower.of(self._model.clip)
+        assert tower, "this model's captions cannot be cut"
+        with torch.inference_mode():
+            for images, tokens in zip(self._forward.images, self._forward.cut, strict=True):
+                clip.encode_image(images)
+                tower.encode(tokens)
+
+    def score(self) -> None:
+        """The worker, from tar to Parquet."""
+        self._attempts += 1
+        outputs = {n: Folder(self._store, n, f"x{self._attempts}").outputs(0) for n in ("pixels", f"embed-{NAME}")}
+        self._worker(0, self._inputs, outputs)
+        for output in outputs.values():
+            output.commit()
+
+    def plain(self, workers: int) -> None:
+        """As one writes it."""
+        tokenize, preprocess = self._model.tokenize, self._preprocess
+        dataset = (
+            wds.WebDataset(str(self._tar), shardshuffle=False, workersplitter=None, empty_check=False)
+            .decode("pil")
+            .to_tuple("jpg", "txt")
+            .map(lambda sample: (preprocess(sample[0]), tokenize([sample[1]])[0]))
+        )
+        if workers > 1:
+            dataset = dataset.compose(lambda source: _every(source, workers))
+        similarity, clip = [], self._model.clip
+        with torch.inference_mode():
+            for images, tokens in DataLoader(dataset, batch_size=self._batch, num_workers=workers):
+                seen = clip.encode_image(images.to(self._device, self._model.dtype), normalize=True)
+                said = clip.encode_text(tokens.to(self._device), normalize=True)
+                similarity.append((seen * said).sum(-1).float().cpu())
+        assert len(torch.cat(similarity)) == self._pairs
+
+    def operations(self) -> float:
+        """Floating-point operations of `forward_cut`: two for each product and sum."""
+        with FlopCounterMode(display=False) as counter:
+            self.forward_cut()
+        return float(counter.get_total_flops())
+
+    def peak(self) -> float:
+        """Operations per second of a large matrix product."""
+        one = torch.randn(MATRIX, MATRIX, device=self._device, dtype=self._model.dtype)
+
+        def product() -> None:
+            torch.mm(one, one)
+
+        return 2.0 * MATRIX**3 / min(self.seconds(product) for _ in range(5))
+
+
+def _every(source: Any, workers: int) -> Any:
+    """What one of some loader workers takes of a single tar."""
+    info = torch.utils.data.get_worker_info()
+    return (sample for n, sample in enumerate(source) if info is None or n % workers == info.id)
+
+
+def _resident(model: Model, captions: list[str], batch: int) -> _Forward:
+    size = (model.image_side, model.image_side)
+    tokens = model.tokenize(captions).to(model.device)
+    tower = CausalTower.of(model.clip)
+    assert tower, "this model's captions cannot be cut"
+    lengths = tower.lengths(tokens)
+    order = torch.sort(lengths, stable=True).indices
+    rows = torch.split(order, batch)
+    found = _Forward([], list(torch.split(tokens, batch)), [])
+    for group in rows:
+        found.images.append(torch.randn(len(group), 3, *size, device=model.device).to(model.dtype))
+        found.cut.append(tokens[group, : int(lengths[group[-1]])].contiguous())
+    return found
+
+
+def _pictures(photos: Path | None) -> list[bytes]:
+    """JPEGs as fetch stores them."""
+    found = []
+    paths = sorted(photos.glob("*.jpg")) if photos else []
+    for number in range(DISTINCT):
+        image = Image.open(paths[number % len(paths)]).convert("RGB") if paths else drawn(number)
+        image.thumbnail((SIDE, SIDE))
+        sink = io.BytesIO()
+        image.save(sink, "JPEG", quality=95)
+        found.append(sink.getvalue())
+    return found
+
+
+def _captions(count: int) -> list[str]:
+    """Distinct captions of 3 to 40 words, 11 in the median."""
+    rng = random.Random(0)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        length = min(40, max(3, round(rng.lognormvariate(2.4, 0.6))))
+        words: list[str] = []
+        while len(words) < length:
+            words += caption(sample_scene(rng), rng).split()
+        found[" ".join(words[:length])] = None
+    return list(found)
+
+
+def _part(store: Store, pictures: list[bytes], captions: list[str]) -> Inputs:
+    """A part's plan and images, as their passes commit them."""
+    count = len(pictures)
+    urls = {schema.image_id(url): url for url in (f"https://example.com/{n}.jpg" for n in range(count))}
+    ids = sorted(urls)
+    pairs = [schema.pair_id(urls[image_id], said) for image_id, said in zip(ids, captions, strict=True)]
+    columns = [pairs, ids, [urls[image_id] for image_id in ids], captions, list(range(count)), [False] * count]
+    plan = pa.table([pa.array(c, t) for c, t in zip(columns, schema.PLAN.types, strict=True)], schema=schema.PLAN)
+    files = [f"{image_id.hex()}.jpg" for image_id in ids]
+    known: dict[str, list[Any]] = {"image_id": ids, "status": [schema.FETCHED] * count, "file": files}
+    images = {f.name: pa.array(known.get(f.name, [None] * count), f.type) for f in schema.IMAGES}
+    folders = {name: Folder(store, name, "x") for name in ("plan", "fetch")}
+    output = folders["plan"].outputs(0)
+    output.put_table("pairs.parquet", plan)
+    output.commit()
+    output = folders["fetch"].outputs(0)
+    output.put("images.tar", _tar(zip(files, pictures, strict=True)))
+    output.put_table("images.parquet", pa.table(images))
+    output.commit()
+    return Inputs(folders, [0])
+
+
+def _webdataset(path: Path, pictures: list[bytes], captions: list[str]) -> None:
+    members = []
+    for number, (picture, said) in enumerate(zip(pictures, captions, strict=True)):
+        members += [(f"{number:08d}.jpg", picture), (f"{number:08d}.txt", said.encode())]
+    path.write_bytes(_tar(members))
+
+
+def _tar(members: Any) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def _memory_growth() -> float:
+    """Of the resident memory of a worker, from 10 parts to 100."""
+    script = str(Path(__file__).with_name("embed_memory.py"))
+    done = subprocess.run([sys.executable, script, "--images", "20"], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["memory_growth"])
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
+
+
+if __name__ == "__main__":
+    main()
