@@ -5,6 +5,7 @@ any model that open_clip can load is loaded here in the same way.
 """
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -65,6 +66,7 @@ class ModelFacts:
         logit_scale: what cosines are multiplied by before a softmax or sigmoid (already exponentiated).
         logit_bias: what SigLIP-type models then add; None for the others.
         preprocess: open_clip's preprocessing settings (size, mean, std, interpolation, resize_mode, fill_color).
+        tokenizer_sha256: of a Hugging Face tokenizer, vocabulary, rules and all; None for open_clip's own.
     """
 
     weights_sha256: str
@@ -75,6 +77,7 @@ class ModelFacts:
     logit_scale: float
     logit_bias: float | None
     preprocess: dict[str, Any]
+    tokenizer_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,10 +197,10 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
             device="meta",
             force_preprocess_cfg=origin.preprocess or None,
         )
-    if getattr(tokenizer, "vocab_size", 0) > clip.vocab_size:
-        raise ModelError(
-            f"model {origin.label}: its tokenizer has {tokenizer.vocab_size} tokens, its text tower {clip.vocab_size}"
-        )
+    inner = getattr(tokenizer, "tokenizer", None)
+    tokens = getattr(tokenizer, "vocab_size", 0) if inner is None else len(inner)
+    if tokens > clip.vocab_size:
+        raise ModelError(f"model {origin.label}: its tokenizer has {tokens} tokens, its text tower {clip.vocab_size}")
     # These two get storage, so that loading leaves their values there.
     clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
     if clip.logit_bias is not None:
@@ -206,7 +209,11 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
         load_checkpoint(clip, str(file), weights_only=True)
     preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
     height, width = _two(preprocess["size"])
-    canonical = json.dumps({"model": origin.config, "preprocess": preprocess}, sort_keys=True)
+    config = copy.deepcopy(origin.config)
+    if origin.tokenizer:
+        # What it is stands in its digest; where it lies is no part of a model.
+        del config["text_cfg"]["hf_tokenizer_name"]
+    canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return ModelFacts(
@@ -218,7 +225,16 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
         logit_scale=float(clip.logit_scale.detach().exp()),
         logit_bias=None if clip.logit_bias is None else float(clip.logit_bias.detach()),
         preprocess=preprocess,
+        tokenizer_sha256=None if inner is None else _tokenizer_digest(inner),
     )
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Of all that decides how a Hugging Face tokenizer splits a text."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    says = fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = json.dumps({name: str(token) for name, token in tokenizer.special_tokens_map.items()}, sort_keys=True)
+    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{says}".encode()).hexdigest()
 
 
 def load(name: str, pretrained: str | None, precision: str, device: torch.device, endpoint: str | None = None) -> Model:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Origin:
         name: the name under which open_clip knows the architecture.
         config: the architecture, as in open_clip's config files.
         preprocess: settings of the preprocessing that a config file gave beside it.
+        tokenizer: the folder of a tokenizer that lies beside the config file or where it says, or None.
         pretrained: a tag of open_clip's, or the path of a local file.
         is_tag: which of the two.
     """
@@ -47,6 +49,7 @@ class Origin:
     preprocess: dict[str, Any]
     pretrained: str
     is_tag: bool
+    tokenizer: Path | None = None
 
     def weights_file(self) -> Path:
         """The local file of the weights; a tag's is downloaded by open_clip, once.
@@ -78,11 +81,15 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
     """
     label = f"{name} ({pretrained})" if pretrained else name
     preprocess: dict[str, Any] = {}
+    tokenizer = None
     if name == "pocket":
         pretrained = pretrained or str(POCKET / "weights.safetensors")
         known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
     elif name.endswith(".json"):
         config, preprocess = _read_config(name, endpoint)
+        tokenizer = _beside(name, config)
+        if tokenizer:
+            config["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
         known = _register(name, re.sub(r"\W+", "-", name.rpartition("/")[2].removesuffix(".json")), config)
     else:
         known = name.replace("/", "-")
@@ -93,12 +100,13 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
     if pretrained is None:
         raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
     if open_clip.get_pretrained_cfg(known, pretrained):
-        return Origin(label, known, config, preprocess, pretrained, is_tag=True)
+        return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer)
     if not pretrained.endswith(WEIGHT_FILES):
         tags = open_clip.list_pretrained_tags_by_model(known)
         hint = nearest(pretrained, tags) or f"; a file of weights ends in {', '.join(WEIGHT_FILES)}"
         raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
-    return Origin(label, known, config, preprocess, str(_local(pretrained, endpoint)), is_tag=False)
+    file = str(_local(pretrained, endpoint))
+    return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer)
 
 
 def one_line(error: BaseException) -> str:
@@ -124,6 +132,15 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
         raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
     # The size that counts is that of the vision tower.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
+
+
+def _beside(path: str, config: Mapping[str, Any]) -> Path | None:
+    """The tokenizer's folder that a config file names, seen from where the file lies; None where there is no such."""
+    named = config["text_cfg"].get("hf_tokenizer_name")
+    if not named or "://" in path:
+        return None
+    folder = (Path(path).parent / str(named)).resolve()
+    return folder if folder.is_dir() else None
 
 
 def _register(path: str, stem: str, config: dict[str, Any]) -> str:
