@@ -12,7 +12,8 @@ One run, four ways that take turns; of each the median of `--rounds` counts, aft
     plain        a script as one writes it: webdataset, open_clip's preprocessing and tokenizer in a DataLoader, its
                  encode_image and encode_text, the cosine; the best of 0 to `--threads` loader workers
 
-Weights are random (speed does not depend on them), precision and batch size the same for all. Pictures are drawn
+Weights are random (speed does not depend on them), the batch size is the same for all, and so is the precision unless
+`--plain-precision` says otherwise (open_clip's own default is fp32). Pictures are drawn
 noise of many scales with a longer side of 512 pixels, JPEG at quality 95, as fetch stores them by default. Captions
 are distinct words of the demo's, 3 to 40 of them, 11 in the median. `matrix_share` is the arithmetic that `score`
 did, as counted by torch, as a share of what a large matrix product of that precision reaches in this run. The last
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--model", default="ViT-B-32", help="of open_clip (ViT-B-32)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="fp32 on a CPU, else bf16")
+    parser.add_argument("--plain-precision", choices=["fp32", "bf16", "fp16"], help="of plain; by default the same")
     parser.add_argument("--pairs", type=int, default=256, help="of the part (256)")
     parser.add_argument("--batch", type=int, default=64, help="rows of a forward pass (64)")
     parser.add_argument(
@@ -90,11 +92,12 @@ def main() -> None:
             "batch_size": arguments.batch,
             "threads": arguments.threads,
         }
-        bench = Bench(settings, device, Path(scratch), arguments.pairs, arguments.photos)
-        _measure(bench, arguments, device, precision)
+        plain = arguments.plain_precision or precision
+        bench = Bench(settings, plain, device, Path(scratch), arguments.pairs, arguments.photos)
+        _measure(bench, arguments, device, precision, plain)
 
 
-def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device, precision: str) -> None:
+def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device, precision: str, plain: str) -> None:
     workers = min(range(arguments.threads + 1), key=lambda count: bench.seconds(lambda: bench.plain(count)))
     ways: dict[str, Callable[[], None]] = {
         "forward": bench.forward,
@@ -113,7 +116,7 @@ def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device
     named = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
     print(f"{platform.platform()}, {named}, {os.cpu_count()} cores, torch {torch.__version__}")
     print(f"{arguments.pairs} pairs, batch {arguments.batch}, {precision}, {arguments.threads} threads; ", end="")
-    print(f"plain: {workers} loader workers; matrix product: {peak / 1e9:,.0f} GFLOP/s")
+    print(f"plain: {plain}, {workers} loader workers; matrix product: {peak / 1e9:,.0f} GFLOP/s")
     print("| model | forward, 77 tokens | forward, cut | score | plain | score / cut | score / plain | matrix share |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = rates["score"] / rates["forward_cut"], rates["score"] / rates["plain"]
@@ -122,7 +125,12 @@ def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device
     rounded = {name: round(rate, 2) for name, rate in rates.items()}
     result = {"device": named, "model": arguments.model, **rounded}
     result |= {"score_over_forward_cut": round(ratios[0], 3), "score_over_plain": round(ratios[1], 3)}
-    result |= {"matrix_share": round(share, 3), "memory_growth": growth, "precision": precision}
+    result |= {
+        "matrix_share": round(share, 3),
+        "memory_growth": growth,
+        "precision": precision,
+        "plain_precision": plain,
+    }
     print(json.dumps({**result, "plain_workers": workers, "matrix_gflops": round(peak / 1e9, 1)}))
 
 
@@ -139,7 +147,13 @@ class Bench:
     """One part, and the ways through it."""
 
     def __init__(
-        self, settings: dict[str, Any], device: torch.device, scratch: Path, pairs: int, photos: Path | None
+        self,
+        settings: dict[str, Any],
+        plain: str,
+        device: torch.device,
+        scratch: Path,
+        pairs: int,
+        photos: Path | None,
     ) -> None:
         self._settings = settings
         self._device = device
@@ -154,6 +168,8 @@ class Bench:
         self._inputs = _part(self._store, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         _webdataset(self._tar, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         self._model = load(settings["name"], settings["pretrained"], settings["precision"], device)
+        same = plain == settings["precision"]
+        self._plain = self._model if same else load(settings["name"], settings["pretrained"], plain, device)
         self._worker = open_worker(
             {"models": {NAME: settings}, "device": device.type, "decode": "exact", "endpoint": None}
         )
@@ -205,10 +221,10 @@ class Bench:
         )
         if workers > 1:
             dataset = dataset.compose(lambda source: _every(source, workers))
-        similarity, clip = [], self._model.clip
+        similarity, clip = [], self._plain.clip
         with torch.inference_mode():
             for images, tokens in DataLoader(dataset, batch_size=self._batch, num_workers=workers):
-                seen = clip.encode_image(images.to(self._device, self._model.dtype), normalize=True)
+                seen = clip.encode_image(images.to(self._device, self._plain.dtype), normalize=True)
                 said = clip.encode_text(tokens.to(self._device), normalize=True)
                 similarity.append((seen * said).sum(-1).float().cpu())
         assert len(torch.cat(similarity)) == self._pairs

@@ -1,4 +1,4 @@
-"""A part's images: read from the tar in order, decoded once in threads while the models compute."""
+"""A part's images: read from the tar in order, decoded once in threads."""
 
 import io
 import struct
@@ -97,11 +97,23 @@ def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[i
 
 
 def map_ahead(
-    function: Callable[[bytes], T], members: Iterator[tuple[int, bytes]], pool: Executor, ahead: int
+    function: Callable[[bytes], T],
+    members: Iterator[tuple[int, bytes]],
+    pool: Executor,
+    ahead: int,
+    *,
+    in_turns: bool = False,
 ) -> Iterator[tuple[int, T]]:
     """Applies a function to members in a pool's threads, up to `ahead` of them before they are asked for.
 
-    The first ones are begun at once, before the result is iterated.
+    Args:
+        function: what is done to a member.
+        members: rows and bytes.
+        pool: whose threads do it.
+        ahead: how many at most.
+        in_turns: the next ones are begun only when all of those have been taken, so that the pool rests while
+            whoever takes them works. Where both want the same cores, they would wait for each other. Otherwise the
+            first ones are begun at once, before the result is iterated.
 
     Yields:
         The row and the result, in the order of the members.
@@ -114,14 +126,20 @@ def map_ahead(
 
     def results() -> Iterator[tuple[int, T]]:
         try:
-            while window:
+            while True:
+                if not window:
+                    fill()
+                if not window:
+                    return
                 row, future = window.popleft()
                 result = future.result()
-                fill()
+                if not in_turns:
+                    fill()
                 yield row, result
         finally:
             for _, future in window:
                 future.cancel()
 
-    fill()
+    if not in_turns:
+        fill()
     return results()

@@ -3,9 +3,9 @@
 Batches never mix parts and are always full, so that what is written is a function of the part alone. Where memory
 does not hold a batch, it halves, and the part's marker says so (`batch.py`).
 
-While a part is computed its next images are decoded in threads, and as soon as it has been read whole the next part
-is read (`reading.py`): compressed bytes, of one part, within a bound. Nothing of the next part is decoded ahead, so
-that a file that kills its worker kills it at its own part.
+While a GPU computes, the next images are decoded in threads; a CPU does one after the other. As soon as a part has
+been read whole the next one is read (`reading.py`): compressed bytes, of one part, within a bound. Nothing of the next
+part is decoded ahead, so that a file that kills its worker kills it at its own part.
 
 `clip_similarity` is the cosine of the two embeddings in float32, before they are rounded to float16 for
 storage; from the stored ones it comes back within 1e-3.
@@ -130,9 +130,12 @@ class Embedder:
         names = [name for name in self.settings if f"embed-{name}" in outputs]
         runs = [_Run(self.settings[name], *self._model(name)) for name in names]
         prepare = _Prepare([run.model for run in runs], "pixels" in outputs, self.is_exact)
-        ahead = _AHEAD * max((run.size.asked for run in runs), default=ON_CPU)
-        prepared = map_ahead(prepare, reading.members(), self._decoders, ahead)
-        # The first images decode while the captions are embedded.
+        # On a CPU, threads that decode and threads that compute would keep each other waiting at every step: measured,
+        # embedding took 15 % longer than one after the other (benchmarks/score.py).
+        in_turns = self.device.type == "cpu"
+        ahead = (1 if in_turns else _AHEAD) * max((run.size.asked for run in runs), default=ON_CPU)
+        prepared = map_ahead(prepare, reading.members(), self._decoders, ahead, in_turns=in_turns)
+        # On a GPU the first images decode while the captions are embedded.
         for run in runs:
             run.embed_captions(pairs["caption"])
         measured: dict[int, Measures | None] = {}

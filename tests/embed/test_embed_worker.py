@@ -146,7 +146,7 @@ def test_a_pair_does_not_depend_on_the_others_of_its_part(captions, tmp_path_fac
 def test_every_batch_is_full(part, tiny):
     """Kernels round differently for other shapes: a tail must not be one."""
     worker = worker_of(m=tiny("vit"))
-    clip = worker._model("m").clip
+    clip = worker._model("m")[0].clip
     seen = {"images": [], "captions": []}
     clip.visual.register_forward_hook(lambda _, args, __: seen["images"].append(len(args[0])))
     clip.token_embedding.register_forward_hook(lambda _, args, __: seen["captions"].append(len(args[0])))
@@ -158,12 +158,12 @@ def test_repeated_captions_are_encoded_once(tmp_path, tiny, monkeypatch):
     part = Part(tmp_path, [(encode(draw(i)), ["the same", f"number {i % 2}"]) for i in range(5)])
     worker = worker_of(m=tiny("vit"))
     seen = []
-    model = worker._model("m")
+    model, size = worker._model("m")
     tokenize = model.tokenize
     monkeypatch.setitem(
         worker._loaded,
         "m",
-        type(model)(**{**vars(model), "tokenize": lambda texts: seen.append(sorted(texts)) or tokenize(texts)}),
+        (type(model)(**{**vars(model), "tokenize": lambda texts: seen.append(sorted(texts)) or tokenize(texts)}), size),
     )
     part.embed(worker, "embed-m")
     assert seen == [["number 0", "number 1", "the same"]]
@@ -246,7 +246,7 @@ def test_images_of_another_plan_are_refused(part, vit_worker, tmp_path):
 def test_embeddings_that_are_not_numbers_stop_the_run(part, tiny):
     worker = worker_of(m=tiny("vit"))
     with torch.no_grad():
-        worker._model("m").clip.visual.proj.fill_(float("nan"))
+        worker._model("m")[0].clip.visual.proj.fill_(float("nan"))
     with pytest.raises(ModelError, match=r"fp32.*not numbers"):
         part.embed(worker, "embed-m")
 
@@ -258,7 +258,7 @@ def test_a_device_that_is_not_there(tiny):
 
 
 def test_null_captions_are_embedded_as_nothing(tiny, loaded):
-    run = _Run(loaded("vit"), ModelSettings(**tiny("vit").settings), BatchSize("vit", 4))
+    run = _Run(ModelSettings(**tiny("vit").settings), loaded("vit"), BatchSize("vit", 4))
     run.embed_captions(pa.chunked_array([["a", None], [""]]))
     np.testing.assert_allclose(run.captions[run.caption_of[1]], tiny("vit").embed_text(""), atol=1e-6)
     assert run.caption_of[1] == run.caption_of[2]
@@ -313,7 +313,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_the_marker_says_so(erro
     usual = part.embed(worker_of(m=tiny("vit")), "embed-m", run="usual")
     assert part.markers["embed-m"].notes == ()
     worker = worker_of(m=tiny("vit"))
-    memory = TooLarge(worker._model("m").clip.visual, 1, error)
+    memory = TooLarge(worker._model("m")[0].clip.visual, 1, error)
     tables = part.embed(worker, "embed-m", run="halved")
     # Six images: a batch of four, twice halved; what follows, and the next part, stays so.
     assert memory.seen == [4, 2, *[1] * 6]
@@ -333,7 +333,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_the_marker_says_so(erro
 def test_captions_are_halved_too(part, tiny):
     usual = part.embed(worker_of(m=tiny("vit")), "embed-m", run="usual")["embed-m", "pairs.parquet"]
     worker = worker_of(m=tiny("vit"))
-    TooLarge(worker._model("m").clip.token_embedding, 2, OUT_OF_MEMORY[0])
+    TooLarge(worker._model("m")[0].clip.token_embedding, 2, OUT_OF_MEMORY[0])
     tables = part.embed(worker, "embed-m", run="halved")["embed-m", "pairs.parquet"]
     np.testing.assert_allclose(rows_of(tables["text_embedding"]), rows_of(usual["text_embedding"]), atol=1e-3)
     assert part.markers["embed-m"].notes == ("out of memory: embedded in batches of 2 instead of 4",)
@@ -341,7 +341,7 @@ def test_captions_are_halved_too(part, tiny):
 
 def test_a_model_that_memory_does_not_hold_stops_the_run_in_one_line(part, tiny):
     worker = worker_of(m=tiny("vit"))
-    TooLarge(worker._model("m").clip.visual, 0, OUT_OF_MEMORY[0])
+    TooLarge(worker._model("m")[0].clip.visual, 0, OUT_OF_MEMORY[0])
     with pytest.raises(ModelError, match="memory does not hold a batch of one") as raised:
         part.embed(worker, "embed-m")
     assert "\n" not in str(raised.value)
@@ -349,7 +349,7 @@ def test_a_model_that_memory_does_not_hold_stops_the_run_in_one_line(part, tiny)
 
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory(part, tiny):
     worker = worker_of(m=tiny("vit"))
-    memory = TooLarge(worker._model("m").clip.visual, 0, RuntimeError("CUDA error: an illegal memory access"))
+    memory = TooLarge(worker._model("m")[0].clip.visual, 0, RuntimeError("CUDA error: an illegal memory access"))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         part.embed(worker, "embed-m")
     assert memory.seen == [4]
