@@ -55,6 +55,9 @@ _HOW_NOT_WHAT = {
 }
 """Keys of `fetch` that change how fast, how patiently or under which name it works, not what it asks for."""
 
+_HOW_EXACTLY = {"precision", "batch_size", "threads", "compile"}
+"""Keys of a model that change the last digits of what it gives."""
+
 SET_FOLDERS = ("prompts-", "labels-", "targets-")
 """Folders of directions that signals hold images against; they are of no part."""
 
@@ -249,7 +252,7 @@ def lay_out(
             add("fetch", VERSIONS["fetch"], tried, ["plan", "fetch"])
     add("pixels", VERSIONS["pixels"], {}, ["fetch"])
     for model in models:
-        how = recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads", "mirror"})
+        how = recipe.models[model].model_dump(mode="json", include={*_HOW_EXACTLY, "mirror"})
         how["decode"] = recipe.embed.decode
         what = asdict(prepared.facts[model])
         add(f"embed-{model}", VERSIONS["embed"], {**how, "model": what}, ["plan", "fetch"])
@@ -283,7 +286,7 @@ def lay_out(
 
 def _how_prompts(recipe: Recipe, model: str) -> Json:
     """Settings of a model that change the last digits of prompts and targets."""
-    return recipe.models[model].model_dump(mode="json", include={"precision", "batch_size", "threads"})
+    return recipe.models[model].model_dump(mode="json", include=_HOW_EXACTLY)
 
 
 def _not_said(recipe: Recipe) -> set[str]:

@@ -119,8 +119,11 @@ class Model(_Model):
         description="An open_clip tag, or a path to weights (local, s3://); the built-in model has its own.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
-    batch_size: Positive = Field(64, description="Images, or captions, in one forward pass.")
+    batch_size: Positive | None = Field(
+        None, description="Images, or captions, in one forward pass; null: 64 on a CPU, by memory on a GPU."
+    )
     threads: Positive = Field(2, description="CPU threads of the forward pass and of decoding.")
+    compile: bool = Field(False, description="Compile the towers with torch.compile; needs a C++ compiler.")
     mirror: bool = Field(
         False, description="Also score the mirrored image: `clip_similarity_mirrored`, a second forward pass."
     )

@@ -1,14 +1,25 @@
 """How many rows go through a model at once: what the recipe says, and less where memory does not hold it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from curate.embed.model import Model
 from curate.errors import ModelError
 
 T = TypeVar("T")
+
+ON_CPU = 64
+"""Rows of a forward pass on a CPU; measured on two cores, twice or half as many are within a few percent."""
+
+_PROBE = 8
+_LEAST, _MOST = 16, 1024
+_SHARE = 0.25
+"""Of a GPU's memory, what a batch may take: other workers, weights and the next batch want some, too."""
 
 _SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """Out of memory where torch has no error of its own for it: on the CPU, and in CUDA's libraries."""
@@ -20,13 +31,15 @@ class BatchSize:
 
     Attributes:
         model: whose, for the error.
-        asked: the recipe's.
+        asked: the recipe's, or its default.
         now: what is used.
+        by_memory: the default of a GPU's memory was taken.
     """
 
     model: str
     asked: int
     now: int = 0
+    by_memory: bool = False
 
     def __post_init__(self) -> None:
         self.now = self.now or self.asked
@@ -35,7 +48,7 @@ class BatchSize:
     def note(self) -> str | None:
         """For the marker of a part: what was not as the recipe says, or None."""
         if self.now == self.asked:
-            return None
+            return f"batches of {self.asked}, by the memory of the GPU" if self.by_memory else None
         return f"out of memory: embedded in batches of {self.now} instead of {self.asked}"
 
     def run(self, work: Callable[[int], T]) -> T:
@@ -59,6 +72,29 @@ class BatchSize:
             self.now //= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def default_size(model: Model) -> int:
+    """The batch size of a model where the recipe says none: a function of the model and the kind of device.
+
+    On a GPU the peak memory of a small forward pass is measured.
+    """
+    if model.device.type != "cuda":
+        return ON_CPU
+    height, width = model.image_size
+    black = [np.zeros((height, width, 3), np.uint8)] * _PROBE
+    model.encode_images(black, _PROBE)  # what is allocated once, for good
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    model.encode_images(black, _PROBE)
+    used = torch.cuda.max_memory_allocated(model.device) - before
+    return largest_batch(used / _PROBE, torch.cuda.get_device_properties(model.device).total_memory)
+
+
+def largest_batch(bytes_of_a_row: float, memory: int) -> int:
+    """The largest power of two of rows that a quarter of a device's memory holds, from 16 to 1,024."""
+    rows = max(1.0, memory * _SHARE / max(1.0, bytes_of_a_row))
+    return int(min(_MOST, max(_LEAST, 2 ** math.floor(math.log2(rows)))))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
 from curate.embed import weights
-from curate.embed.text import encode_captions
+from curate.embed.text import CausalTower, encode_captions
 from curate.errors import ModelError, UsageError
 
 _BUILD_ERRORS = (
@@ -122,9 +122,14 @@ class Model:
         return np.asarray(image)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of what the vision tower takes, in pixels."""
+        return _two(self.clip.visual.preprocess_cfg["size"])
+
+    @property
     def image_side(self) -> int:
-        """Pixels of the longer side of what the vision tower takes."""
-        return max(_two(self.clip.visual.preprocess_cfg["size"]))
+        """The longer one of the two."""
+        return max(self.image_size)
 
     def encode_images(
         self, prepared: Sequence[npt.NDArray[np.uint8]], batch_size: int, *, mirrored: bool = False
@@ -237,7 +242,15 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{says}".encode()).hexdigest()
 
 
-def load(name: str, pretrained: str | None, precision: str, device: torch.device, endpoint: str | None = None) -> Model:
+def load(
+    name: str,
+    pretrained: str | None,
+    precision: str,
+    device: torch.device,
+    endpoint: str | None = None,
+    *,
+    compiled: bool = False,
+) -> Model:
     """Loads a model for embedding.
 
     As with open_clip itself, a named model with weights from a path is given the preprocessing of OpenAI's CLIP;
@@ -249,9 +262,10 @@ def load(name: str, pretrained: str | None, precision: str, device: torch.device
         precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32.
         device: where it goes.
         endpoint: of an S3 server other than AWS.
+        compiled: compile the towers with torch.compile; captions of any length go through one compilation.
 
     Raises:
-        ModelError: as `describe`.
+        ModelError: as `describe`; or it cannot be compiled here.
     """
     origin = weights.find(name, pretrained, endpoint)
     file = origin.weights_file()
@@ -270,7 +284,7 @@ def load(name: str, pretrained: str | None, precision: str, device: torch.device
     *transforms, to_tensor, normalize = image_transform_v2(settings, is_train=False).transforms
     assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
     assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
-    return Model(
+    model = Model(
         clip=clip,
         tokenize=tokenizer,
         transforms=transforms,
@@ -281,6 +295,33 @@ def load(name: str, pretrained: str | None, precision: str, device: torch.device
         dtype=get_input_dtype(precision) or torch.float32,
         dim=int(origin.config["embed_dim"]),
     )
+    if compiled:
+        _compile(model, origin.label)
+    return model
+
+
+def _compile(model: Model, label: str) -> None:
+    """Compiles both towers in place, and runs them once, so that what is missing here is found now.
+
+    The text tower's blocks are compiled for lengths that vary: captions are cut to the longest of their batch.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    tower = CausalTower.of(model.clip)
+    text = tower.parts.transformer if tower else getattr(model.clip, "text", model.clip.visual)
+    model.clip.visual.compile()
+    text.compile(dynamic=True)
+    try:
+        model.encode_images([np.zeros((*model.image_size, 3), np.uint8)], 2)
+        model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
+    # A missing compiler is told in several ways, all of which are RuntimeErrors.
+    except (TorchDynamoException, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = weights.one_line(error)
+        raise ModelError(
+            f"model {label} cannot be compiled here, set compile: false or install a compiler: {said}"
+        ) from error
 
 
 def choose_device(device: str) -> torch.device:

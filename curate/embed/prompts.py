@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from curate.embed.model import Model, choose_device, describe, load
+from curate.embed.model import Model, choose_device, describe
 from curate.embed.worker import ModelSettings
 from curate.store import Inputs, Outputs
 
@@ -51,7 +51,7 @@ class PromptEmbedder:
     sets: Mapping[str, PromptSet]
     device: torch.device
     endpoint: str | None
-    _loaded: dict[str, Model] = field(default_factory=dict)
+    _loaded: dict[str, tuple[Model, int]] = field(default_factory=dict)
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Writes `prompts.parquet` (prompt, embedding) and `model.json` (scale, bias) of each set.
@@ -65,14 +65,11 @@ class PromptEmbedder:
         for folder, output in outputs.items():
             asked = self.sets[folder]
             chosen = self.models[asked.model]
-            torch.set_num_threads(chosen.threads)
             if asked.model not in self._loaded:
-                self._loaded[asked.model] = load(
-                    chosen.name, chosen.pretrained, chosen.precision, self.device, self.endpoint
-                )
-            model = self._loaded[asked.model]
+                self._loaded[asked.model] = chosen.load(self.device, self.endpoint)
+            model, batch_size = self._loaded[asked.model]
             texts = [text for ensemble in asked.prompts for text in ensemble]
-            embedded = model.encode_captions(texts, chosen.batch_size)
+            embedded = model.encode_captions(texts, batch_size)
             ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
             means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
             means /= np.linalg.norm(means, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from curate.embed.images import decode
-from curate.embed.model import Model, choose_device, load
+from curate.embed.model import Model, choose_device
 from curate.embed.weights import one_line
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
@@ -85,7 +85,7 @@ class TargetEmbedder:
     sets: Mapping[str, Any]
     device: torch.device
     endpoint: str | None
-    _loaded: dict[str, Model] = field(default_factory=dict)
+    _loaded: dict[str, tuple[Model, int]] = field(default_factory=dict)
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Writes `prompts.parquet` (prompt: an image's digest, embedding) of each set.
@@ -95,18 +95,14 @@ class TargetEmbedder:
         """
         for folder, output in outputs.items():
             name, asked = folder.removeprefix("targets-"), self.sets[folder]
-            chosen = self.models[asked["model"]]
-            torch.set_num_threads(chosen.threads)
             if asked["model"] not in self._loaded:
-                self._loaded[asked["model"]] = load(
-                    chosen.name, chosen.pretrained, chosen.precision, self.device, self.endpoint
-                )
-            model = self._loaded[asked["model"]]
+                self._loaded[asked["model"]] = self.models[asked["model"]].load(self.device, self.endpoint)
+            model, batch_size = self._loaded[asked["model"]]
             images = [TargetImage(**image) for image in asked["images"]]
             embedded = []
-            for start in range(0, len(images), chosen.batch_size):
-                crops = [self._prepared(name, model, image) for image in images[start : start + chosen.batch_size]]
-                embedded.append(model.encode_images(crops, chosen.batch_size).cpu())
+            for start in range(0, len(images), batch_size):
+                crops = [self._prepared(name, model, image) for image in images[start : start + batch_size]]
+                embedded.append(model.encode_images(crops, batch_size).cpu())
             column = pa.array(list(torch.cat(embedded).numpy()), pa.list_(pa.float32(), model.dim))
             digests = [image.sha256 for image in images]
             output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))

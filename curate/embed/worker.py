@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from curate import schema
-from curate.embed.batch import BatchSize
+from curate.embed.batch import ON_CPU, BatchSize, default_size
 from curate.embed.images import REDUCED, decode_at, map_ahead
 from curate.embed.model import Model, choose_device, load
 from curate.embed.pixels import Measures, measure, pixel_table
@@ -46,9 +46,20 @@ class ModelSettings:
     name: str
     pretrained: str | None
     precision: str
-    batch_size: int
+    batch_size: int | None
     threads: int
     mirror: bool = False
+    compile: bool = False
+
+    def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, int]:
+        """The model, and how many rows go through it at once.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
+        torch.set_num_threads(self.threads)
+        model = load(self.name, self.pretrained, self.precision, device, endpoint, compiled=self.compile)
+        return model, self.batch_size or default_size(model)
 
 
 def open_worker(settings: Mapping[str, Any]) -> "Embedder":
@@ -74,8 +85,7 @@ class Embedder:
     device: torch.device
     endpoint: str | None
     is_exact: bool = True
-    _loaded: dict[str, Model] = field(default_factory=dict)
-    _sizes: dict[str, BatchSize] = field(init=False)
+    _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
     _decoders: Executor = field(init=False)
     _reader: Executor = field(init=False)
     _coming: Reading | None = None
@@ -84,7 +94,6 @@ class Embedder:
         threads = max(settings.threads for settings in self.settings.values())
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._sizes = {name: BatchSize(model.name, model.batch_size) for name, model in self.settings.items()}
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs], following: int | None = None) -> None:
         """Writes those of `pixels` and `embed-<model>` that are in `outputs`, for one part.
@@ -119,9 +128,9 @@ class Embedder:
     def _embed(self, reading: Reading, outputs: Mapping[str, Outputs]) -> None:
         images, pairs = reading.tables()
         names = [name for name in self.settings if f"embed-{name}" in outputs]
-        runs = [_Run(self._model(name), self.settings[name], self._sizes[name]) for name in names]
+        runs = [_Run(self.settings[name], *self._model(name)) for name in names]
         prepare = _Prepare([run.model for run in runs], "pixels" in outputs, self.is_exact)
-        ahead = _AHEAD * max(settings.batch_size for settings in self.settings.values())
+        ahead = _AHEAD * max((run.size.asked for run in runs), default=ON_CPU)
         prepared = map_ahead(prepare, reading.members(), self._decoders, ahead)
         # The first images decode while the captions are embedded.
         for run in runs:
@@ -140,10 +149,12 @@ class Embedder:
         for name, run in zip(names, runs, strict=True):
             run.write(ids, pairs, outputs[f"embed-{name}"])
 
-    def _model(self, name: str) -> Model:
+    def _model(self, name: str) -> tuple[Model, BatchSize]:
         if name not in self._loaded:
-            model = self.settings[name]
-            self._loaded[name] = load(model.name, model.pretrained, model.precision, self.device, self.endpoint)
+            settings = self.settings[name]
+            model, size = settings.load(self.device, self.endpoint)
+            by_memory = settings.batch_size is None and self.device.type == "cuda"
+            self._loaded[name] = model, BatchSize(settings.name, size, by_memory=by_memory)
         return self._loaded[name]
 
 
@@ -187,8 +198,8 @@ class _Run:
         caption_of: for each pair, its row in `captions`.
     """
 
-    model: Model
     settings: ModelSettings
+    model: Model
     size: BatchSize
     rows: list[int] = field(default_factory=list)
     waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
@@ -209,7 +220,7 @@ class _Run:
         """Takes an image; a batch that is full is embedded."""
         self.rows.append(row)
         self.waiting.append(crop)
-        if len(self.waiting) == self.settings.batch_size:
+        if len(self.waiting) == self.size.asked:
             self._embed_waiting()
 
     def write(self, image_ids: pa.Array, pairs: pa.Table, output: Outputs) -> None:
@@ -236,8 +247,9 @@ class _Run:
             by_pair[schema.MIRRORED] = _cosines(mirrored, image_of, text)
         output.put_table("pairs.parquet", pa.table(by_pair))
         output.counts.update(images=len(self.rows), pairs=len(pairs))
-        if self.size.note:
+        if self.size.now < self.size.asked:
             output.counts["smaller_batches"] = 1
+        if self.size.note:
             output.notes.append(self.size.note)
 
     def _embed_waiting(self) -> None:

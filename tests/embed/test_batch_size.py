@@ -1,0 +1,62 @@
+"""The default batch size, and compiled towers."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from embed_parts import draw, worker_of
+from hypothesis import given
+from hypothesis import strategies as st
+from test_embed_worker import check_against_open_clip
+
+from curate.embed.batch import ON_CPU, default_size, largest_batch
+from curate.embed.model import load
+from curate.errors import ModelError
+
+CPU = torch.device("cpu")
+CAPTIONS = ["a cat", "two dogs on a hill by the sea", "", "a " * 30]
+
+
+@given(st.floats(1, 1e9), st.integers(10**8, 2 * 10**11))
+def test_a_batch_fits_a_quarter_of_the_memory(row, memory):
+    rows = largest_batch(row, memory)
+    assert 16 <= rows <= 1024
+    assert rows & (rows - 1) == 0
+    assert rows == 16 or rows * row <= memory / 4
+    assert rows == 1024 or rows * 2 * row > memory / 4
+
+
+def test_a_recipe_without_a_batch_size_has_one_on_a_cpu(loaded, part, tiny):
+    assert default_size(loaded("vit")) == ON_CPU
+    worker = worker_of(m=tiny("vit"))
+    settings = {"m": type(worker.settings["m"])(**{**vars(worker.settings["m"]), "batch_size": None})}
+    tables = part.embed(type(worker)(settings, CPU, None), "embed-m")
+    check_against_open_clip(part, tables, "m", tiny("vit"))
+    assert not part.markers["embed-m"].notes
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("family", ["vit", "sigmoid"])
+def test_compiled_towers_give_the_same(family, tiny, loaded):
+    made = tiny(family)
+    plain = loaded(family)
+    compiled = load(made.config, made.weights, "fp32", CPU, compiled=True)
+    pictures = [plain.prepare(draw(n)) for n in range(4)]
+    ours, theirs = (model.encode_images(pictures, 4).numpy() for model in (compiled, plain))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for captions in (CAPTIONS, CAPTIONS[:2], ["one more of another length"]):
+        ours, theirs = (model.encode_captions(captions, 4) for model in (compiled, plain))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_without_a_compiler_it_says_so(tiny, monkeypatch, tmp_path):
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    with pytest.raises(ModelError, match="cannot be compiled here, set compile: false") as caught:
+        load(tiny("resnet").config, tiny("resnet").weights, "fp32", CPU, compiled=True)
+    assert "\n" not in str(caught.value)
