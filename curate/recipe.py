@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from curate.errors import RecipeError, nearest
 from curate.schema import RESERVED_REASONS
@@ -150,9 +150,43 @@ class _OfModel(_Model):
     model: Name | None = Field(None, description="Whose embeddings, by the model's short name; by default the first's.")
 
 
-Prompt = (
-    Annotated[str, Field(pattern=r"\S")] | Annotated[list[Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
-)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_text(text) for text in value)
+
+
+# Of a union pydantic reports what one of its branches says; these say what is wanted.
+def _prompt(value: Any) -> Any:
+    if not (_is_text(value) or _are_texts(value)):
+        raise ValueError("a prompt is a text, or a list of texts (an ensemble); neither may be empty")
+    return value
+
+
+def _labels(value: Any) -> Any:
+    of_each = isinstance(value, dict) and all(_is_text(label) and _are_texts(of) for label, of in value.items())
+    if not (of_each or _are_texts(value)):
+        raise ValueError("write a list of texts, or a mapping of texts to lists of prompts; none may be empty")
+    labels = [label.strip() for label in value]
+    if len(labels) < 2:
+        raise ValueError("two labels at least")
+    if len(set(labels)) < len(labels):
+        raise ValueError("a label stands twice")
+    return value
+
+
+ACTIVATIONS = ("none", "relu", "gelu", "tanh")
+
+
+def _activation(value: Any) -> Any:
+    if not all(by in ACTIVATIONS for by in (value if isinstance(value, list) else [value])):
+        raise ValueError(f"write {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, or a list of these")
+    return value
+
+
+Prompt = Annotated[str | list[str], BeforeValidator(_prompt)]
 """A prompt, or an ensemble of some, whose embeddings are averaged."""
 
 
@@ -179,21 +213,17 @@ class Concept(_OfModel):
 class Classes(_OfModel):
     """Zero-shot classes."""
 
-    labels: list[str] | dict[str, list[str]] = Field(
-        description="The labels, or for each of them its own prompts.", min_length=2
+    labels: Annotated[list[str] | dict[str, list[str]], BeforeValidator(_labels)] = Field(
+        description="The labels, or for each of them its own prompts."
     )
     templates: list[str] = Field(
-        ["a photo of a {}."], description="Prompts of a label without its own; `{}` is the label.", min_length=1
+        ["a photo of a {}."], description="The prompts of labels without their own; `{}` is the label.", min_length=1
     )
 
     @model_validator(mode="after")
     def _texts(self) -> "Classes":
-        labels = list(self.labels)
-        if len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
-        texts = list(self.labels.values()) if isinstance(self.labels, dict) else []
-        if not all(label.strip() for label in labels) or not all(of and all(map(str.strip, of)) for of in texts):
-            raise ValueError("a label or its list of prompts is empty")
+        if isinstance(self.labels, dict) and self.templates != type(self).model_fields["templates"].default:
+            raise ValueError("labels with prompts of their own need no templates; leave them out")
         if any(template.count("{}") != 1 for template in self.templates):
             raise ValueError("a template has exactly one {}, for the label")
         return self
@@ -212,7 +242,9 @@ class Head(_OfModel):
     path: str = Field(
         description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
     )
-    activation: Literal["none", "relu", "gelu", "tanh"] = Field("none", description="Between its layers.")
+    activation: Annotated[str | list[str], BeforeValidator(_activation)] = Field(
+        "none", description="Between its layers: none, relu, gelu, tanh; or a list, one for each place."
+    )
     output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="What becomes of its last layer's numbers.")
     index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of its numbers, where it gives several.")
 

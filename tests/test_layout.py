@@ -13,7 +13,7 @@ from curate.store import Store
 FACTS = ModelFacts("w", "c", 8, 77, (224, 224), 100.0, None, {})
 
 
-def folders(tmp_path, embed=None, signals=None, **model):
+def folders(tmp_path, embed=None, signals=None, digest="0", **model):
     recipe = parse(
         {
             "version": 1,
@@ -24,8 +24,8 @@ def folders(tmp_path, embed=None, signals=None, **model):
             "signals": signals or {},
         }
     )
-    heads = {name: {"sha256": "h", "index": 0} for name in recipe.signals.heads}
-    targets = {name: [TargetImage("x.jpg", "t")] for name in recipe.signals.targets}
+    heads = {name: {"sha256": digest, "index": 0} for name in recipe.signals.heads}
+    targets = {name: [TargetImage("x.jpg", digest)] for name in recipe.signals.targets}
     prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS}, heads=heads, targets=targets)
     return {name: pass_.folder.fingerprint for name, pass_ in lay_out(prepared, 1).passes.items()}
 
@@ -68,7 +68,13 @@ def test_a_signal_is_a_column_by_itself(tmp_path):
     ):
         other = changed(whole, folders(tmp_path, signals={**SIGNALS, kind: signal}))
         assert {name for name in other if name.startswith("signals-")} == {f"signals-{scorer}"}
-    # Where a head lies is not what it says.
+    # What lies in a head's file, or is seen on a target, counts; the path does not.
+    other = folders(tmp_path, signals=SIGNALS, digest="1")
+    assert {name for name in changed(whole, other) if name not in downstream} == {
+        "targets-good",
+        "signals-target_good",
+        "signals-head_taste",
+    }
     moved = {**SIGNALS, "heads": {"taste": {"path": "elsewhere/one.pth"}}}
     assert not {name for name in changed(whole, folders(tmp_path, signals=moved)) if name.startswith("signals-")}
 

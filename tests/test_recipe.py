@@ -105,7 +105,14 @@ def test_every_key_is_documented_with_its_default():
             "recipe: select: b prefers width, but a prefers clip_similarity; steps with `duplicates` are decided as",
         ),
         (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts.mark.prompts: two prompts at least"),
-        (with_(signals={"concepts": {"mark": ["one", []]}}), "recipe: signals.concepts.mark.prompts.1"),
+        (
+            with_(signals={"concepts": {"mark": ["one", []]}}),
+            "recipe: signals.concepts.mark.prompts.1: a prompt is a t",
+        ),
+        (
+            with_(signals={"concepts": {"mark": ["one", ["a", ""]]}}),
+            "recipe: signals.concepts.mark.prompts.1: a prompt",
+        ),
         (with_(signals={"concepts": {"mark": ["one", " "]}}), "recipe: signals.concepts.mark.prompts.1"),
         (
             with_(signals={"concepts": {"m": {"prompts": ["a", "b"], "model": "l14"}}}),
@@ -117,16 +124,24 @@ def test_every_key_is_documented_with_its_default():
         ),
         (with_(signals={"classes": {"kind": {"labels": ["a"]}}}), "recipe: signals.classes.kind.labels"),
         (
-            with_(signals={"classes": {"kind": {"labels": ["a", "a"]}}}),
-            "recipe: signals.classes.kind: a label stands twice",
+            with_(signals={"classes": {"kind": {"labels": ["a", "a "]}}}),
+            "recipe: signals.classes.kind.labels: a label stands twice",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", ""]}}}),
-            "recipe: signals.classes.kind: a label or its list",
+            "recipe: signals.classes.kind.labels: write a list of texts",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": {"a": ["x"], "b": []}}}}),
-            "recipe: signals.classes.kind: a label or its list",
+            "recipe: signals.classes.kind.labels: write a list of texts",
+        ),
+        (
+            with_(signals={"classes": {"kind": {"labels": {"a": ["x"], "b": ["y"]}, "templates": ["{}"]}}}),
+            "recipe: signals.classes.kind: labels with prompts of their own need no templates",
+        ),
+        (
+            with_(signals={"heads": {"taste": {"path": "x.pt", "activation": ["relu", "rel"]}}}),
+            "recipe: signals.heads.taste.activation: write none, relu, gelu or tanh, or a list",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}),
@@ -208,3 +223,15 @@ def test_any_value_anywhere_is_a_recipe_or_one_line(key, value):
         parse({**LEAST, key: value})
     except RecipeError as error:
         assert str(error)  # noqa: PT017 - either outcome is right, an empty line is not
+
+
+def test_a_recipe_is_read_back_as_it_was_dumped():
+    """As `curate retry-failed` does, from the run's folder."""
+    signals = {
+        "concepts": {"mark": ["a", ["b", "c"]]},
+        "classes": {"kind": {"labels": {"a": ["x"], "b": ["y"]}}, "of": {"labels": ["a", "b"]}},
+        "heads": {"taste": {"path": "x.pt", "activation": ["relu", "none"]}},
+        "targets": {"good": {"images": ["x.jpg"]}},
+    }
+    recipe = parse(with_(signals=signals))
+    assert parse(recipe.model_dump(mode="json")) == recipe

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from curate.embed.images import decode
 from curate.embed.model import Model, choose_device
+from curate.embed.weights import one_line
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
 from curate.store import Inputs, Outputs, Store, access_errors
@@ -50,7 +51,7 @@ def find(name: str, paths: Sequence[str], endpoint: str | None = None) -> list[T
         except FileNotFoundError as error:
             raise RecipeError(f"signals.targets.{name}: {path} does not exist") from error
         except access_errors(path) as error:
-            raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {error}") from error
+            raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {one_line(error)}") from error
         if not matched:
             raise RecipeError(f"signals.targets.{name}: {path} names no image ({', '.join(_IMAGES)})")
         found |= dict.fromkeys(matched)
@@ -115,6 +116,9 @@ class TargetEmbedder:
         decoded = decode(data)
         if decoded is None:
             raise RecipeError(f"signals.targets.{name}: {image.path} cannot be decoded; leave it out")
+        if decoded.mode.startswith(("I", "F")):
+            # Pillow would cut what is above 255 to white, where fetch scales it.
+            raise RecipeError(f"signals.targets.{name}: {image.path} has more than 8 bits a pixel; save it with 8")
         upright = ImageOps.exif_transpose(decoded)
         if upright.has_transparency_data:
             white = Image.new("RGBA", upright.size, "white")
@@ -144,4 +148,4 @@ def _read(name: str, path: str, endpoint: str | None) -> bytes:
     try:
         return Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file)
     except access_errors(path) as error:
-        raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {error}") from error
+        raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {one_line(error)}") from error

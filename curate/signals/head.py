@@ -12,7 +12,7 @@ import io
 import itertools
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,15 @@ class Head:
         layers: (weight [out, in], bias [out]) in their order.
         mean: [in], taken from an embedding before all.
         deviation: [in], which it is then divided by.
+        touching: for each place between two layers their names, where the file's numbering shows that nothing can
+            stand there; None where something may.
     """
 
     sha256: str
     layers: tuple[tuple[Vectors, Vectors], ...]
     mean: Vectors
     deviation: Vectors
+    touching: tuple[str | None, ...]
 
     @property
     def width(self) -> int:
@@ -59,20 +62,21 @@ class Head:
         """How many numbers it gives."""
         return int(self.layers[-1][0].shape[0])
 
-    def __call__(self, images: Vectors, activation: str, output: str) -> Vectors:
+    def __call__(self, images: Vectors, activation: str | Sequence[str], output: str) -> Vectors:
         """Applies it.
 
         Args:
             images: float32[n, width], L2-normalised.
-            activation: none, relu, gelu or tanh, after each layer but the last.
+            activation: none, relu, gelu or tanh, after each layer but the last; or one for each of these.
             output: raw, sigmoid or softmax, after the last.
 
         Returns:
             float32[n, outputs].
         """
         x: Vectors = (images - self.mean) / self.deviation
-        for weight, bias in self.layers[:-1]:
-            x = _activated(x @ weight.T + bias, activation)
+        between = [activation] * len(self.touching) if isinstance(activation, str) else activation
+        for (weight, bias), by in zip(self.layers[:-1], between, strict=True):
+            x = _activated(x @ weight.T + bias, by)
         weight, bias = self.layers[-1]
         return _activated(x @ weight.T + bias, "none" if output == "raw" else output)
 
@@ -117,7 +121,7 @@ def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int
     Args:
         name: of the head, for errors.
         head: what was read.
-        params: the recipe's `path` and `index`.
+        params: the recipe's `path`, `activation`, `output` and `index`.
         model: the model's short name.
         dim: the length of its embeddings.
 
@@ -125,7 +129,8 @@ def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int
         which of its outputs is the column.
 
     Raises:
-        RecipeError: it takes embeddings of another length, or gives more numbers than the recipe tells apart.
+        RecipeError: it takes embeddings of another length, gives more numbers than the recipe tells apart, or cannot
+            have those activations.
     """
     if head.width != dim:
         raise RecipeError(
@@ -139,7 +144,31 @@ def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int
         raise RecipeError(
             f"signals.heads.{name}: index {index}, but {params['path']} gives {head.outputs} numbers, from 0 on"
         )
+    if params["output"] == "softmax" and head.outputs == 1:
+        raise RecipeError(
+            f"signals.heads.{name}: the softmax of the one number that {params['path']} gives is always 1; "
+            "write output: sigmoid or raw"
+        )
+    _check_activations(name, head, params)
     return index or 0
+
+
+def _check_activations(name: str, head: Head, params: Mapping[str, Any]) -> None:
+    """What a file says of what stands between its layers is little, but the recipe must not contradict it."""
+    activation, places = params["activation"], len(head.touching)
+    if not isinstance(activation, str) and len(activation) != places:
+        raise RecipeError(
+            f"signals.heads.{name}: {len(activation)} activations, but {params['path']} has {places + 1} layers: "
+            f"write {places}, one for each place between two"
+        )
+    between = [activation] * places if isinstance(activation, str) else activation
+    wrong = [touching for touching, by in zip(head.touching, between, strict=True) if touching and by != "none"]
+    if wrong:
+        fitting = ["none" if touching else by for touching, by in zip(head.touching, between, strict=True)]
+        raise RecipeError(
+            f"signals.heads.{name}: nothing stands between {wrong[0]} of {params['path']}, so no activation does; "
+            f"write activation: none, or if there are others, one for each place, such as [{', '.join(fitting)}]"
+        )
 
 
 def read(path: str, endpoint: str | None = None) -> Head:
@@ -171,7 +200,12 @@ def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     from safetensors.torch import load
 
     try:
-        content = load(data) if path.endswith(".safetensors") else torch.load(io.BytesIO(data), weights_only=True)
+        # Onto the CPU wherever it was trained: LAION's improved predictor was saved from a GPU.
+        content = (
+            load(data)
+            if path.endswith(".safetensors")
+            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        )
     except pickle.UnpicklingError as error:
         raise RecipeError(f"head {path} is refused: a pickle that holds more than weights") from error
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError) as error:
@@ -192,6 +226,11 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
         raise RecipeError(f"head {path}: {', '.join(map(repr, unknown[:3]))}: no part of a chain of linear layers")
     if not weights:
         raise RecipeError(f"head {path} holds no linear layer")
+    if len({re.sub(r"\d+", "0", name) for name in weights}) > 1:
+        raise RecipeError(
+            f"head {path}: the order of its layers cannot be told from {', '.join(map(repr, weights[:4]))}; "
+            "save it with names that differ in their numbers alone"
+        )
     layers = []
     for name in weights:
         weight = state[name]
@@ -212,7 +251,22 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
     variance = state.get(_VARIANCE, np.ones(width, np.float32)).reshape(width)
     if not (variance > 0).all():
         raise RecipeError(f"head {path}: {_VARIANCE} has to be above 0")
-    return Head(sha256, tuple(layers), mean, np.sqrt(variance))
+    return Head(sha256, tuple(layers), mean, np.sqrt(variance), _touching(weights))
+
+
+def _touching(weights: Sequence[str]) -> tuple[str | None, ...]:
+    """`Head.touching`: a torch Sequential numbers all of its modules, those without weights, too.
+
+    Numbers that all follow on each other say nothing: so do those of a list of layers whose activations stand in code.
+    """
+    places = [re.fullmatch(r"(?:(.+)\.)?(\d+)\.weight", name) for name in weights]
+    numbers = [int(place[2]) for place in places if place and place[1] == (places[0] or place)[1]]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    if len(numbers) < len(weights) or all(step == 1 for step in steps):
+        return (None,) * (len(weights) - 1)
+    named = [name.removesuffix(".weight") for name in weights]
+    pairs = itertools.pairwise(named)
+    return tuple(f"{one} and {two}" if step == 1 else None for (one, two), step in zip(pairs, steps, strict=True))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

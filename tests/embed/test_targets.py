@@ -1,6 +1,7 @@
 """Target images and prompt ensembles through a model, against open_clip's own."""
 
 import io
+from typing import ClassVar
 
 import numpy as np
 import open_clip
@@ -9,7 +10,7 @@ import torch
 from embed_parts import draw, encode
 from PIL import Image
 
-from curate.embed import targets
+from curate.embed import targets, weights
 from curate.embed.prompts import open_worker as open_prompts
 from curate.errors import RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store
@@ -95,6 +96,49 @@ def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
     (folder / "torn.png").write_bytes(encode(draw(5)))
     with pytest.raises(RecipeError, match="changed during the run"):
         run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "two")
+
+
+def test_a_target_of_16_bits_is_refused(tiny, folder, tmp_path):
+    grey = Image.fromarray(np.linspace(0, 65535, 90 * 60).reshape(60, 90).astype(np.uint16))
+    (folder / "grey.png").write_bytes(encode(grey))
+    (image,) = targets.find("good", [str(folder / "grey.png")])
+    with pytest.raises(RecipeError, match=r"grey\.png has more than 8 bits"):
+        run(targets.open_worker, tiny("vit"), {"targets-good": {"model": "m", "images": [vars(image)]}}, tmp_path / "x")
+
+
+def test_what_a_place_says_is_one_line(folder, monkeypatch):
+    def fails(*_):
+        raise OSError("first line\nsecond line")
+
+    monkeypatch.setattr(targets, "_match", fails)
+    with pytest.raises(RecipeError, match="first line second line"):
+        targets.find("good", [str(folder)])
+
+
+class Pocket:
+    """The built-in model, and open_clip's own instance of it."""
+
+    settings: ClassVar = {"name": "pocket", "pretrained": None, "precision": "fp32", "batch_size": 64, "threads": 1}
+
+    def __init__(self):
+        origin = weights.find("pocket", None)
+        self.clip = open_clip.create_model(origin.name, origin.pretrained).eval()
+        self.tokenize = open_clip.get_tokenizer(origin.name)
+
+
+def test_ensembles_of_the_pocket_model_are_open_clips(tmp_path):
+    """Trained weights, whose prompts are not all alike as those of random ones are."""
+    made = Pocket()
+    templates = ["a {}", "two {}s on a red background", "a drawing that shows a {}", "a small {} beside a star"]
+    labels = ["circle", "square", "heart", "arrow"]
+    asked = {"model": "m", "names": labels, "prompts": [[t.format(label) for t in templates] for label in labels]}
+    table = run(open_prompts, made, {"labels-shape": asked}, tmp_path)["labels-shape"]
+    expected = open_clip.build_zero_shot_classifier(
+        made.clip, made.tokenize, labels, [lambda label, t=template: t.format(label) for template in templates]
+    )
+    np.testing.assert_allclose(embeddings(table), expected.T.detach().numpy(), atol=1e-5)
+    apart = embeddings(table) @ embeddings(table).T
+    assert (apart[~np.eye(4, dtype=bool)] < 0.99).all()
 
 
 def test_ensembles_are_open_clips(tiny, tmp_path):

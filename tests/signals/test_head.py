@@ -60,6 +60,19 @@ class Safety(nn.Module):
         return self.linear_4(x).sigmoid()
 
 
+class Large(nn.Module):
+    """LAION's safety head for ViT-H/14, narrower: nothing stands between its last two layers."""
+
+    def __init__(self, width):
+        super().__init__()
+        widths = [width, 64, 128, 64, 32, 16]
+        between = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2)) for a, b in itertools.pairwise(widths)]
+        self.layers = nn.Sequential(*itertools.chain(*between), nn.Linear(16, 8), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 def images(count, width):
     found = torch.nn.functional.normalize(torch.randn(count, width), dim=-1)
     return found, found.numpy()
@@ -82,11 +95,12 @@ def stored(module, path):
         (lambda width: nn.Linear(width, 1), "none", "raw"),
         (Aesthetic, "none", "raw"),
         (Safety, "relu", "sigmoid"),
+        (Large, ["relu"] * 5 + ["none"], "raw"),
         (lambda width: nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Linear(16, 1)), "gelu", "raw"),
         (lambda w: nn.Sequential(nn.Linear(w, 9), nn.Tanh(), nn.Linear(9, 3), nn.Softmax(1)), "tanh", "softmax"),
         (lambda width: nn.Linear(width, 1, bias=False), "none", "raw"),
     ],
-    ids=["linear", "aesthetic", "safety", "gelu", "softmax", "no bias"],
+    ids=["linear", "aesthetic", "safety", "large", "gelu", "softmax", "no bias"],
 )  # fmt: skip
 def test_a_head_says_what_its_module_says(make, activation, output, width, name, tmp_path):
     torch.manual_seed(width)
@@ -106,6 +120,57 @@ def test_layers_stand_in_the_order_of_their_numbers(tmp_path):
     read = head.read(stored(module, tmp_path / "deep.pth"))
     given_, ours = images(20, 8)
     np.testing.assert_allclose(read(ours, "relu", "raw"), module(given_).detach().numpy(), atol=1e-5)
+
+
+def test_a_head_that_was_saved_from_a_gpu(tmp_path, monkeypatch):
+    """As LAION's improved aesthetic predictors were; most machines that compute signals have none."""
+    module = Aesthetic(16).eval()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")
+        path = stored(module, tmp_path / "head.pth")
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA device"):
+            torch.load(path, weights_only=True)
+    given_, ours = images(20, 16)
+    np.testing.assert_allclose(head.read(path)(ours, "none", "raw"), module(given_).detach().numpy(), atol=1e-5)
+
+
+def recipe_head(**changes):
+    return {"path": "head.pth", "activation": "none", "output": "raw", "index": None, **changes}
+
+
+def test_activations_that_a_file_contradicts(tmp_path):
+    aesthetic = head.read(stored(Aesthetic(8), tmp_path / "aesthetic.pth"))
+    assert aesthetic.touching == (None, None, "layers.4 and layers.5")
+    assert head.check("taste", aesthetic, recipe_head(), "m", 8) == 0
+    with pytest.raises(RecipeError, match=r"between layers\.4 and layers\.5 of .*such as \[relu, relu, none\]"):
+        head.check("taste", aesthetic, recipe_head(activation="relu"), "m", 8)
+    with pytest.raises(RecipeError, match=r"2 activations, but head.pth has 4 layers: write 3"):
+        head.check("taste", aesthetic, recipe_head(activation=["relu", "none"]), "m", 8)
+    large = head.read(stored(Large(8), tmp_path / "large.pth"))
+    assert head.check("unsafe", large, recipe_head(activation=["relu"] * 5 + ["none"]), "m", 8) == 0
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Safety(8),  # attributes, which are numbered one by one
+        nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 1)]),
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1)),
+        nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Sequential(nn.Linear(8, 1))),
+    ],
+    ids=["attributes", "list", "sequential", "nested"],
+)
+def test_where_a_file_says_nothing_of_activations_any_will_do(module, tmp_path):
+    read = head.read(stored(module, tmp_path / "head.pth"))
+    assert set(read.touching) == {None}
+    assert head.check("x", read, recipe_head(activation="relu"), "m", 8) == 0
+
+
+def test_the_softmax_of_one_number_is_refused(tmp_path):
+    one = head.read(stored(nn.Linear(8, 1), tmp_path / "one.pth"))
+    with pytest.raises(RecipeError, match="is always 1"):
+        head.check("x", one, recipe_head(output="softmax"), "m", 8)
 
 
 @given(st.integers(-200, 200))
@@ -132,6 +197,7 @@ class Other:
         (lambda path: torch.save({"weight": torch.zeros(3, 4), "bias": torch.zeros(4)}, path), "is no linear layer's"),
         (lambda path: torch.save({"0.weight": torch.zeros(3, 4), "1.weight": torch.zeros(1, 5)}, path), "takes 5"),
         (lambda path: torch.save(nn.BatchNorm1d(4).state_dict(), path), "running_mean"),
+        (lambda path: torch.save({"in.weight": torch.eye(4), "hid.weight": torch.eye(4)}, path), "cannot be told"),
         (lambda path: torch.save({"weight": torch.full((1, 4), float("nan"))}, path), "not numbers"),
         (lambda path: torch.save({"weight": torch.zeros(1, 4), "norm.mean": torch.zeros(4)}, path), "norm.variance"),
     ],
@@ -155,14 +221,14 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path):
 def test_a_head_of_another_width_or_of_several_outputs(tmp_path):
     wide = head.read(stored(nn.Linear(768, 1), tmp_path / "wide.pth"))
     with pytest.raises(RecipeError, match=r"takes embeddings of 768 numbers, but those of model b32 have 512"):
-        head.check("aesthetic", wide, {"path": "wide.pth", "index": None}, "b32", 512)
-    assert head.check("aesthetic", wide, {"path": "wide.pth", "index": None}, "l14", 768) == 0
+        head.check("aesthetic", wide, recipe_head(path="wide.pth", index=None), "b32", 512)
+    assert head.check("aesthetic", wide, recipe_head(path="wide.pth", index=None), "l14", 768) == 0
     two = head.read(stored(nn.Linear(8, 2), tmp_path / "two.pth"))
     with pytest.raises(RecipeError, match="gives 2 numbers; name one with `index`"):
-        head.check("x", two, {"path": "two.pth", "index": None}, "m", 8)
+        head.check("x", two, recipe_head(path="two.pth", index=None), "m", 8)
     with pytest.raises(RecipeError, match="index 2, but"):
-        head.check("x", two, {"path": "two.pth", "index": 2}, "m", 8)
-    assert head.check("x", two, {"path": "two.pth", "index": 1}, "m", 8) == 1
+        head.check("x", two, recipe_head(path="two.pth", index=2), "m", 8)
+    assert head.check("x", two, recipe_head(path="two.pth", index=1), "m", 8) == 1
 
 
 def test_a_head_that_changed_during_the_run(tmp_path):
