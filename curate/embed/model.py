@@ -6,6 +6,7 @@ any model that open_clip can load is loaded here in the same way.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -32,6 +33,7 @@ from torchvision.transforms import Normalize
 
 from curate.embed import weights
 from curate.embed.text import CausalTower, encode_captions
+from curate.embed.vision import ClassTokenTower
 from curate.errors import ModelError, UsageError
 
 _BUILD_ERRORS = (
@@ -86,6 +88,9 @@ class Model:
 
     Attributes:
         clip: the open_clip model, in eval mode, on its device.
+        see: float[n, 3, height, width] → float[n, dim]: the vision tower, as far as it is read.
+        read: int64[n, length] → float[n, dim]: the text tower, likewise.
+        cut: the text tower where its captions may be cut; None where it takes them at their full length.
         tokenize: captions → int64[n, context].
         transforms: the steps of open_clip's preprocessing that work on a Pillow image.
         mean: of the normalisation that follows, by channel.
@@ -97,6 +102,9 @@ class Model:
     """
 
     clip: Any
+    see: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor]
+    cut: CausalTower | None
     tokenize: Callable[[list[str]], Tensor]
     transforms: Sequence[Callable[[Image.Image], Image.Image]]
     mean: tuple[float, ...]
@@ -154,7 +162,7 @@ class Model:
             images = images.flip(-1)
         images.sub_(self._by_channel(self.mean)).div_(self._by_channel(self.std))
         with torch.inference_mode():
-            features = self.clip.encode_image(images.to(self.dtype), normalize=False)
+            features = self.see(images.to(self.dtype))
             return nn.functional.normalize(features[: len(prepared)].float(), dim=-1)
 
     def encode_captions(self, captions: list[str], batch_size: int) -> npt.NDArray[np.float32]:
@@ -165,8 +173,10 @@ class Model:
         """
         if not captions:
             return np.zeros((0, self.dim), np.float32)
+        tokens = self.tokenize(captions)
+        lengths = self.cut.lengths(tokens) if self.cut else torch.full((len(tokens),), tokens.shape[1])
         with torch.inference_mode():
-            return encode_captions(self.clip, self.tokenize, captions, batch_size, self.device).numpy()
+            return encode_captions(self.read, lengths, tokens, batch_size, self.device).numpy()
 
     def _by_channel(self, values: tuple[float, ...]) -> Tensor:
         return _on_device(values, self.device)
@@ -284,8 +294,12 @@ def load(
     *transforms, to_tensor, normalize = image_transform_v2(settings, is_train=False).transforms
     assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
     assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
+    classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
     model = Model(
         clip=clip,
+        see=classed.encode if classed else clip.encode_image,
+        read=causal.encode if causal else clip.encode_text,
+        cut=causal,
         tokenize=tokenizer,
         transforms=transforms,
         mean=tuple(normalize.mean),
@@ -295,25 +309,22 @@ def load(
         dtype=get_input_dtype(precision) or torch.float32,
         dim=int(origin.config["embed_dim"]),
     )
-    if compiled:
-        _compile(model, origin.label)
-    return model
+    return _compiled(model, origin.label) if compiled else model
 
 
-def _compile(model: Model, label: str) -> None:
-    """Compiles both towers in place, and runs them once, so that what is missing here is found now.
+def _compiled(model: Model, label: str) -> Model:
+    """Compiles both towers, and runs them once, so that what is missing here is found now.
 
-    The text tower's blocks are compiled for lengths that vary: captions are cut to the longest of their batch.
+    The text tower is compiled for lengths that vary: captions are cut to the longest of their batch.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    tower = CausalTower.of(model.clip)
-    text = tower.parts.transformer if tower else getattr(model.clip, "text", model.clip.visual)
-    model.clip.visual.compile()
-    text.compile(dynamic=True)
+    see, read = torch.compile(model.see), torch.compile(model.read, dynamic=True)
+    model = dataclasses.replace(model, see=see, read=read)
     try:
         model.encode_images([np.zeros((*model.image_size, 3), np.uint8)], 2)
         model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
+        return model
     # A missing compiler is told in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):

@@ -26,6 +26,7 @@ from torch import Tensor
 from curate import schema
 from curate.embed.batch import ON_CPU, BatchSize, default_size
 from curate.embed.images import REDUCED, decode_at, map_ahead
+from curate.embed.memory import keep_freed_blocks
 from curate.embed.model import Model, choose_device, load
 from curate.embed.pixels import Measures, measure, pixel_table
 from curate.embed.reading import Reading
@@ -74,7 +75,10 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     """
     models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
     is_exact = settings["decode"] == "exact"
-    return Embedder(models, choose_device(settings["device"]), settings["endpoint"], is_exact)
+    device = choose_device(settings["device"])
+    if device.type == "cpu":
+        keep_freed_blocks()
+    return Embedder(models, device, settings["endpoint"], is_exact)
 
 
 @dataclass

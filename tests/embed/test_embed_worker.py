@@ -148,7 +148,7 @@ def test_every_batch_is_full(part, tiny):
     worker = worker_of(m=tiny("vit"))
     clip = worker._model("m")[0].clip
     seen = {"images": [], "captions": []}
-    clip.visual.register_forward_hook(lambda _, args, __: seen["images"].append(len(args[0])))
+    clip.visual.conv1.register_forward_hook(lambda _, args, __: seen["images"].append(len(args[0])))
     clip.token_embedding.register_forward_hook(lambda _, args, __: seen["captions"].append(len(args[0])))
     part.embed(worker, "embed-m")
     assert seen == {"images": [4, 4], "captions": [4, 4, 4]}
@@ -313,7 +313,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_the_marker_says_so(erro
     usual = part.embed(worker_of(m=tiny("vit")), "embed-m", run="usual")
     assert part.markers["embed-m"].notes == ()
     worker = worker_of(m=tiny("vit"))
-    memory = TooLarge(worker._model("m")[0].clip.visual, 1, error)
+    memory = TooLarge(worker._model("m")[0].clip.visual.conv1, 1, error)
     tables = part.embed(worker, "embed-m", run="halved")
     # Six images: a batch of four, twice halved; what follows, and the next part, stays so.
     assert memory.seen == [4, 2, *[1] * 6]
@@ -341,7 +341,7 @@ def test_captions_are_halved_too(part, tiny):
 
 def test_a_model_that_memory_does_not_hold_stops_the_run_in_one_line(part, tiny):
     worker = worker_of(m=tiny("vit"))
-    TooLarge(worker._model("m")[0].clip.visual, 0, OUT_OF_MEMORY[0])
+    TooLarge(worker._model("m")[0].clip.visual.conv1, 0, OUT_OF_MEMORY[0])
     with pytest.raises(ModelError, match="memory does not hold a batch of one") as raised:
         part.embed(worker, "embed-m")
     assert "\n" not in str(raised.value)
@@ -349,7 +349,7 @@ def test_a_model_that_memory_does_not_hold_stops_the_run_in_one_line(part, tiny)
 
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory(part, tiny):
     worker = worker_of(m=tiny("vit"))
-    memory = TooLarge(worker._model("m")[0].clip.visual, 0, RuntimeError("CUDA error: an illegal memory access"))
+    memory = TooLarge(worker._model("m")[0].clip.visual.conv1, 0, RuntimeError("CUDA error: an illegal memory access"))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         part.embed(worker, "embed-m")
     assert memory.seen == [4]
