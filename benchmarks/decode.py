@@ -186,7 +186,7 @@ def decoded(data: bytes, shorter_side: int | None) -> Image.Image:
 
 def embedded(model: Model, images: Sequence[Image.Image]) -> Floats:
     """float32[n, dim], L2-normalised."""
-    prepared = [model.prepare(image) for image in images]
+    prepared = [model.preprocess(image) for image in images]
     rows = [model.encode_images(prepared[at : at + 32], 32).float().numpy() for at in range(0, len(prepared), 32)]
     return np.concatenate(rows)
 
@@ -244,7 +244,7 @@ def timings(model: Model, pictures: Pictures, rounds: int) -> list[dict[str, Any
 
         def prepare_all(images: list[Image.Image] = images) -> None:
             for image in images:
-                model.prepare(image)
+                model.preprocess(image)
 
         rows.append(
             {

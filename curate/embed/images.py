@@ -23,6 +23,10 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.e
 """What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
 
 
+_JPEG = ("JPEG", "MPO")
+_SCALES = (1, 2, 4, 8)
+"""By which libjpeg can divide a size while it decodes."""
+
 REDUCED = 448
 """Pixels that the shorter side of a picture keeps, at least, where it is decoded reduced."""
 
@@ -40,18 +44,22 @@ def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
 
 
 def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Image] | None:
-    """The picture for each of some `shorter_side`s, decoded once where they come to the same size."""
-    found: dict[tuple[int, int], Image.Image] = {}
+    """The picture for each of some `shorter_side`s, decoded once for each size that they come to."""
+    found: dict[int, Image.Image] = {}
     pictures = []
     try:
+        image = Image.open(io.BytesIO(data))
+        shorter, is_jpeg = min(image.size), image.format in _JPEG
         for side in shorter_sides:
-            image = Image.open(io.BytesIO(data))
-            if side:
-                image.draft(None, (side, side))
-            if image.size not in found:
+            scale = max(scale for scale in _SCALES if scale * side <= shorter or scale == 1) if side and is_jpeg else 1
+            if scale not in found:
+                if found:
+                    image = Image.open(io.BytesIO(data))
+                if scale > 1:
+                    image.draft(None, (shorter // scale, shorter // scale))
                 image.load()
-                found[image.size] = image
-            pictures.append(found[image.size])
+                found[scale] = image
+            pictures.append(found[scale])
     except (*UNDECODABLE, Image.DecompressionBombError):
         return None
     return pictures

@@ -25,13 +25,11 @@ import open_clip
 import torch
 from open_clip.factory import load_checkpoint
 from open_clip.model import get_input_dtype
-from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.transforms import Normalize
 
 from curate.embed import weights
+from curate.embed.preprocess import Preprocess
 from curate.embed.text import CausalTower, encode_captions
 from curate.embed.vision import ClassTokenTower
 from curate.errors import ModelError, UsageError
@@ -50,9 +48,6 @@ _BUILD_ERRORS = (
 """What open_clip, timm and torch raise at a config that makes no model."""
 _FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError)
 """… and at a file that holds no weights."""
-
-_LONGEST = 256
-"""Images longer than this many times their width are cut to it before they are resized by their width."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +87,7 @@ class Model:
         read: int64[n, length] → float[n, dim]: the text tower, likewise.
         cut: the text tower where its captions may be cut; None where it takes them at their full length.
         tokenize: captions → int64[n, context].
-        transforms: the steps of open_clip's preprocessing that work on a Pillow image.
-        mean: of the normalisation that follows, by channel.
-        std: likewise.
-        cuts_long: whether the preprocessing resizes by the shorter side.
+        preprocess: makes of a picture what `encode_images` takes.
         device: where the model is.
         dtype: of the images that it takes.
         dim: length of an embedding.
@@ -106,28 +98,10 @@ class Model:
     read: Callable[[Tensor], Tensor]
     cut: CausalTower | None
     tokenize: Callable[[list[str]], Tensor]
-    transforms: Sequence[Callable[[Image.Image], Image.Image]]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    cuts_long: bool
+    preprocess: Preprocess
     device: torch.device
     dtype: torch.dtype
     dim: int
-
-    def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resizes and crops an image as open_clip does, up to its normalisation. Safe to call in threads.
-
-        Returns:
-            uint8[height, width, 3].
-        """
-        short, long = sorted(image.size)
-        if self.cuts_long and long > _LONGEST * short:
-            # Resized whole, a line of one pixel would fill memory; only the middle of it is looked at.
-            left, top = ((side - min(side, _LONGEST * short)) // 2 for side in image.size)
-            image = image.crop((left, top, image.width - left, image.height - top))
-        for transform in self.transforms:
-            image = transform(image)
-        return np.asarray(image)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -145,7 +119,7 @@ class Model:
         """Embeds up to `batch_size` prepared images; the batch is filled up to that size with black ones.
 
         Args:
-            prepared: as `prepare` gives them.
+            prepared: as `preprocess` gives them.
             batch_size: rows of the forward pass.
             mirrored: embed what is seen in a mirror: left and right change places.
 
@@ -157,10 +131,10 @@ class Model:
         pixels = torch.from_numpy(batch)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        images = pixels.to(torch.float32).div_(255)
         if mirrored:
             images = images.flip(-1)
-        images.sub_(self._by_channel(self.mean)).div_(self._by_channel(self.std))
+        images.sub_(self._by_channel(self.preprocess.mean)).div_(self._by_channel(self.preprocess.std))
         with torch.inference_mode():
             features = self.see(images.to(self.dtype))
             return nn.functional.normalize(features[: len(prepared)].float(), dim=-1)
@@ -290,10 +264,6 @@ def load(
         ).eval()
         tokenizer = open_clip.get_tokenizer(origin.name)
     clip.requires_grad_(requires_grad=False)
-    settings = PreprocessCfg(**clip.visual.preprocess_cfg)
-    *transforms, to_tensor, normalize = image_transform_v2(settings, is_train=False).transforms
-    assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
-    assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
     classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
     model = Model(
         clip=clip,
@@ -301,10 +271,7 @@ def load(
         read=causal.encode if causal else clip.encode_text,
         cut=causal,
         tokenize=tokenizer,
-        transforms=transforms,
-        mean=tuple(normalize.mean),
-        std=tuple(normalize.std),
-        cuts_long=settings.resize_mode == "shortest",
+        preprocess=Preprocess.of(clip.visual.preprocess_cfg),
         device=device,
         dtype=get_input_dtype(precision) or torch.float32,
         dim=int(origin.config["embed_dim"]),
@@ -322,7 +289,7 @@ def _compiled(model: Model, label: str) -> Model:
     see, read = torch.compile(model.see), torch.compile(model.read, dynamic=True)
     model = dataclasses.replace(model, see=see, read=read)
     try:
-        model.encode_images([np.zeros((*model.image_size, 3), np.uint8)], 2)
+        model.encode_images([np.zeros((3, *model.image_size), np.uint8)], 2)
         model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
         return model
     # A missing compiler is told in several ways, all of which are RuntimeErrors.

@@ -67,7 +67,7 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     """A worker of the embed pass.
 
     Args:
-        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (exact, scaled),
+        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
             `endpoint` (of an S3 server other than AWS, for weights; or None).
 
     Raises:
@@ -189,7 +189,9 @@ class _Prepare:
         if pictures is None:
             return None
         measures = measure(pictures.pop()) if self.with_measures else None
-        return _Prepared([model.prepare(image) for model, image in zip(self.models, pictures, strict=True)], measures)
+        pairs = zip(self.models, pictures, strict=True)
+        crops = [model.preprocess(picture, exact=self.is_exact) for model, picture in pairs]
+        return _Prepared(crops, measures)
 
 
 @dataclass
