@@ -5,13 +5,15 @@ open_clip config file; every other name is open_clip's own. Weights are a file i
 open_clip's tags.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,12 @@ class Origin:
         if not self.is_tag:
             return Path(self.pretrained)
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
+        # The hub's client has a lock of its own. What open_clip downloads itself it writes in place, so that another
+        # process would take half a file.
+        turn = contextlib.nullcontext() if tag.get("hf_hub") else _turn(str(tag.get("url")))
         try:
-            return Path(open_clip.download_pretrained(tag))
+            with turn:
+                return Path(open_clip.download_pretrained(tag))
         # What the hub's client raises derives from these; so does urllib's error.
         except (OSError, RuntimeError, ValueError) as error:
             reason = one_line(error)
@@ -174,18 +180,40 @@ def _local(path: str, endpoint: str | None) -> Path:
         version = f"{store.path(file)} {store.fs.ukey(store.path(file))}"
         cached = _cache() / f"{hashlib.sha256(version.encode()).hexdigest()[:32]}{Path(file).suffix}"
         if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            scratch = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
-            try:
-                store.fs.get_file(store.path(file), str(scratch))
-                scratch.replace(cached)
-            finally:
-                scratch.unlink(missing_ok=True)
+            with _turn(cached.name):
+                # Whoever had the turn before left it there.
+                if not cached.is_file():
+                    _copy(store, file, cached)
     except FileNotFoundError as error:
         raise ModelError(f"weights {path} do not exist") from error
     except access_errors(path) as error:
         raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from error
     return cached
+
+
+def _copy(store: Store, file: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        store.fs.get_file(store.path(file), str(scratch))
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _turn(what: str) -> Iterator[None]:
+    """One process of this machine at a time gets a thing of that name; a process that dies has had its turn."""
+    locks = _cache().with_name("locks")
+    with contextlib.ExitStack() as held:
+        # Where no lock can be had (a cache that is not ours to write, a file system without locks), each process gets
+        # the thing for itself.
+        with contextlib.suppress(OSError):
+            locks.mkdir(parents=True, exist_ok=True)
+            # Never deleted: who waits at a deleted file and who comes later would hold two locks.
+            lock = held.enter_context((locks / hashlib.sha256(what.encode()).hexdigest()[:32]).open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cache() -> Path:
