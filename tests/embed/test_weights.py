@@ -1,6 +1,7 @@
-"""Weights reach a machine once, however many of its processes want them at the same time."""
+"""Weights reach a machine once, however many of its processes want them at the same time; safetensors come first."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -9,8 +10,17 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
+import huggingface_hub.constants
+import open_clip.pretrained
 import pytest
+import torch
 import weights_processes
+from embed_parts import FAMILIES
+
+from curate.embed import weights
+from curate.embed.model import describe, load
+from curate.errors import ModelError
 
 PROCESSES = 2
 CONTEXT = multiprocessing.get_context("spawn")
@@ -160,3 +170,109 @@ def test_a_process_that_is_killed_while_it_copies_lets_the_next_one(shelf):
     for process in (first, second):
         process.join()
     assert len(shelf.read) == 2
+
+
+@pytest.fixture
+def tag(shelf, tmp_path, monkeypatch):
+    """Makes a tag of open_clip's that lies on a hub with these files."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://{shelf.address}")
+    template = f"http://{shelf.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    shelf.seconds = 0.0
+
+    def make(named, *files):
+        shelf.files |= {f"/somebody/tiny/resolve/main/{file}": file.encode() * 100 for file in files}
+        known = {"hf_hub": f"somebody/tiny/{named}", "url": f"http://{shelf.address}/{files[-1]}"}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-32"], "made_up", known)
+        return "made_up"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("named", "files", "taken"),
+    [
+        ("", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"], "open_clip_model.safetensors"),
+        ("", ["open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
+        # As some of open_clip's tags name their file.
+        ("pytorch_model.bin", ["pytorch_model.bin", "pytorch_model.safetensors"], "pytorch_model.safetensors"),
+    ],
+)
+def test_of_a_tag_safetensors_are_taken(named, files, taken, tag, shelf):
+    """What open_clip does by itself; should it cease to, this says so."""
+    file = weights.find("ViT-B-32", tag(named, *files)).weights_file()
+    assert file.name == taken
+    assert shelf.read == [f"/somebody/tiny/resolve/main/{taken}"]
+
+
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 999}
+CONFIG = {"model_cfg": FAMILIES["vit"], "preprocess_cfg": PREPROCESS}
+
+
+@pytest.fixture(params=["local", "remote"])
+def snapshot(request, tmp_path, tiny, monkeypatch):
+    """Makes a folder of weights as the hub's client leaves it, and says its path or URL."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = Path(tiny("vit").weights)
+    contents = {
+        "open_clip_model.safetensors": made.read_bytes(),
+        "open_clip_pytorch_model.bin": made.with_suffix(".pt").read_bytes(),
+        "broken": b"not to be read",
+    }
+
+    def make(config=None, **files):
+        root = str(tmp_path / "snapshot") if request.param == "local" else f"memory://{tmp_path.name}/snapshot"
+        fs = fsspec.filesystem("memory" if request.param == "remote" else "file")
+        fs.makedirs(root, exist_ok=True)
+        for stem, content in files.items():
+            name = {"safe": "open_clip_model.safetensors", "pickle": "open_clip_pytorch_model.bin"}.get(stem, stem)
+            fs.pipe_file(f"{root}/{name}", contents[content])
+        if config:
+            fs.pipe_file(f"{root}/open_clip_config.json", json.dumps(config).encode())
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_of_a_folder_safetensors_are_taken(snapshot, tiny, slash):
+    made = tiny("vit")
+    folder = snapshot(safe="open_clip_model.safetensors", pickle="broken") + slash
+    assert describe(made.config, folder) == describe(made.config, made.weights)
+    model = load(made.config, folder, "fp32", torch.device("cpu"))
+    for key, value in made.clip.state_dict().items():
+        assert torch.equal(model.clip.state_dict()[key], value), key
+
+
+def test_of_a_folder_with_a_pickle_alone_that_one_is_taken(snapshot, tiny):
+    made = tiny("vit")
+    folder = snapshot(pickle="open_clip_pytorch_model.bin")
+    assert describe(made.config, folder) == describe(made.config, str(Path(made.weights).with_suffix(".pt")))
+
+
+def test_a_folder_brings_its_preprocessing(snapshot, tiny):
+    folder = snapshot(CONFIG, safe="open_clip_model.safetensors")
+    facts = describe(tiny("vit").config, folder)
+    assert facts.preprocess["mean"] == PREPROCESS["mean"]
+    assert facts.image_size == (32, 32)
+    assert load(tiny("vit").config, folder, "fp32", torch.device("cpu")).std == (0.25, 0.25, 0.25)
+    # The config file may be named as the model, too.
+    assert describe(f"{folder}/open_clip_config.json", folder) == facts
+
+
+def test_a_folder_of_another_architecture_is_refused(snapshot, tiny):
+    other = {**CONFIG, "model_cfg": {**FAMILIES["vit"], "quick_gelu": True}}
+    folder = snapshot(other, safe="open_clip_model.safetensors")
+    with pytest.raises(ModelError, match=r"open_clip_config\.json says \(quick_gelu\); name that file as the model"):
+        describe(tiny("vit").config, folder)
+    describe(f"{folder}/open_clip_config.json", folder)
+
+
+def test_a_folder_without_weights_is_refused(snapshot, tiny):
+    folder = snapshot(CONFIG, **{"model.safetensors": "open_clip_model.safetensors"})
+    with pytest.raises(ModelError, match=r"snapshot: a folder of weights holds open_clip_model\.safetensors or open"):
+        describe(tiny("vit").config, folder)
+    with pytest.raises(ModelError, match="has no weights"):
+        describe(tiny("vit").config, f"{folder}/nowhere")
