@@ -45,6 +45,12 @@ def _folder(store: Store, path: str) -> Folder:
     return Folder(store, name, fingerprint)
 
 
+def _params(folder: Folder) -> Json:
+    """The slice of the recipe that a pass was run with."""
+    params: Json = folder.store.read_json(f"{folder.path}/pass.json")["params"]
+    return params
+
+
 def _rows(plan: Folder, wanted: str) -> Iterator[tuple[int, int]]:
     """The (part, row) of every plan row that is meant."""
     n_parts = plan.marker().counts["parts"]
@@ -85,7 +91,8 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
         return
     columns = {**facts, **image}
     columns |= _row_of(folders["pixels"].table("pixels.parquet", part), "image_id", facts["image_id"])
-    first = True
+    # The manifest sorts folders by name; which model is the first stands in what select was told.
+    first = f"embed-{_params(folders['select'])['models'][0]}"
     for short, folder in folders.items():
         if short.startswith("embed-"):
             names = (schema.SIMILARITY, schema.MIRRORED)
@@ -93,8 +100,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
             found = _row_of(folder.table("pairs.parquet", part, ["pair_id", *scores]), "pair_id", facts["pair_id"])
             for name in scores:
                 columns[f"{name}_{short.removeprefix('embed-')}"] = found[name]
-                columns |= {name: found[name]} if first else {}
-            first = False
+                columns |= {name: found[name]} if short == first else {}
         elif short.startswith("signals-"):
             columns |= _row_of(folder.table("pairs.parquet", part), "pair_id", facts["pair_id"])
     yield "measured"
@@ -127,7 +133,7 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
 
 def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) -> Iterator[str]:
     """What each step says of the pair by itself, and which one it fell to."""
-    steps = select.store.read_json(f"{select.path}/pass.json")["params"]["steps"]
+    steps = _params(select)["steps"]
     funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
     by_itself = verdicts(steps, columns) if columns["decoded"] else {}
     for step in steps:
@@ -159,7 +165,7 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
     before = pc.sum(totals.filter(pc.less(totals["part"], part))["kept"]).as_py() or 0
     kept = select.table("decisions.parquet", part, ["kept"])["kept"].slice(0, row)
     place = before + (pc.sum(pc.cast(kept, pa.int64())).as_py() or 0)
-    size = pack.store.read_json(f"{pack.path}/pass.json")["params"]["shard_size"]
+    size = _params(pack)["shard_size"]
     yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
 
 

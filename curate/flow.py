@@ -80,9 +80,10 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
                     )
                 outcome.missing = sorted({*outcome.missing, unit})
 
+    # First: what is wrong inside a source shows here, and mended it is another source, which the folder has to take.
+    go(_plan(prepared, lay_out(prepared, 1)))
     claim(store, prepared.identity)
     store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
-    go(_plan(prepared, lay_out(prepared, 1)))
     layout = planned(prepared, options)
     assert layout is not None
     if options.reaches("fetch"):

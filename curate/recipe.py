@@ -116,7 +116,7 @@ class Model(_Model):
     name: str = Field(description="An open_clip model, or a path to an open_clip config json; `pocket` is built in.")
     pretrained: str | None = Field(
         None,
-        description="An open_clip tag, or a path to weights (local, s3://); the built-in model has its own.",
+        description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` has its own.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
     batch_size: Positive | None = Field(

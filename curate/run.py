@@ -410,7 +410,10 @@ def _set_aside(state: Progress, unit: int) -> None:
 
 
 def claim(store: Store, identity: Json) -> None:
-    """Makes the output folder this run's, or finds that it already is.
+    """Makes the output folder this run's, or finds that it already is; its plan has to be done.
+
+    `run.json` is created and never replaced: of several drivers with different sources, each of which planned in a
+    folder of its own, one wins, and one that died before it got here left the folder to whoever comes next.
 
     Raises:
         IdentityError: the folder holds a run with another identity; names what differs.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from curate.errors import StoreError
-from curate.store import WHOLE, Folder, Store, key
+from curate.store import WHOLE, Folder, Json, Store, key
 
 
 def lines(store: Store, manifest_name: str) -> Iterator[str]:
@@ -12,12 +12,16 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
     Raises:
         StoreError: there is no run.
     """
-    if not store.exists("run.json"):
+    # While it is planned, a run has a plan's folder and no identity.
+    identity = store.read_json("run.json") if store.exists("run.json") else None
+    folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
+    if identity is None and not folders:
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")
     manifest = store.read_json(manifest_name) if store.exists(manifest_name) else {}
     current = {*manifest.get("folders", {}).values(), *manifest.get("rounds", [])}
-    folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
-    n_parts = next((_parts(folder) for folder in folders if folder.name == "plan" and folder.is_done()), None)
+    plans = [folder for folder in folders if folder.name == "plan"]
+    others = {plan.path for plan in plans if _source(plan) != identity}
+    n_parts = next((_parts(plan) for plan in plans if plan.path not in others and plan.is_done()), None)
     yield f"run      {store.url}"
     yield f"parts    {n_parts if n_parts is not None else 'not planned yet'}"
     width = max((len(folder.path) for folder in folders), default=0)
@@ -27,7 +31,10 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
         count = len(units - {WHOLE})
         state = "done" if WHOLE in units else f"{count} of {n_parts} parts"
         state += f", {len(failed)} set aside" if failed else ""
-        state += "" if folder.path in current or not manifest else "  (of another recipe or sample)"
+        if identity and folder.path in others:
+            state += "  (of another source)"
+        elif manifest and folder.path not in current:
+            state += "  (of another recipe or sample)"
         yield f"{folder.path:<{width}}  {state}"
         for name in failed:
             error = store.read_json(f"{folder.path}/failed/{name}")
@@ -48,6 +55,12 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
 def _folder(store: Store, path: str) -> Folder:
     name, _, fingerprint = path.rpartition("-")
     return Folder(store, name, fingerprint)
+
+
+def _source(plan: Folder) -> Json:
+    """The identity of the run that a plan was made for."""
+    params: Json = plan.store.read_json(f"{plan.path}/pass.json")["params"]
+    return params
 
 
 def _parts(plan: Folder) -> int:

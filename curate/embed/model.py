@@ -164,7 +164,7 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights.
+        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
         endpoint: of an S3 server other than AWS.
 
     Raises:
@@ -237,12 +237,13 @@ def load(
 ) -> Model:
     """Loads a model for embedding.
 
-    As with open_clip itself, a named model with weights from a path is given the preprocessing of OpenAI's CLIP;
-    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`.
+    As with open_clip itself, a named model with weights from a file is given the preprocessing of OpenAI's CLIP;
+    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`, or the folder that
+    has such a file beside the weights.
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag, or the path or URL of weights.
+        pretrained: an open_clip tag, or the path or URL of weights or of a folder.
         precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32.
         device: where it goes.
         endpoint: of an S3 server other than AWS.
