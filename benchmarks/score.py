@@ -167,7 +167,7 @@ class Bench:
         self._store = Store(str(scratch / "run"))
         self._tar = scratch / "pairs.tar"
         self._attempts = 0
-        pictures = _pictures(photos)
+        pictures = stored_pictures(photos)
         captions = _captions(pairs)
         self._inputs = _part(self._store, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         _webdataset(self._tar, [pictures[n % len(pictures)] for n in range(pairs)], captions)
@@ -267,7 +267,7 @@ def _resident(model: Model, captions: list[str], batch: int) -> _Forward:
     return found
 
 
-def _pictures(photos: Path | None) -> list[bytes]:
+def stored_pictures(photos: Path | None) -> list[bytes]:
     """JPEGs as fetch stores them."""
     found = []
     paths = sorted(photos.glob("*.jpg")) if photos else []

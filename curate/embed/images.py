@@ -1,13 +1,10 @@
-"""A part's images: read from the tar in order, decoded once in threads."""
+"""A part's images: read from the tar in order, decoded once."""
 
 import io
 import struct
 import tarfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +13,6 @@ from PIL import Image
 from curate.errors import BrokenResult
 from curate.schema import FETCHED
 from curate.store import Folder
-
-T = TypeVar("T")
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
 """What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
@@ -102,52 +97,3 @@ def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[i
         raise BrokenResult(f"{name}: {error}") from error
     if (lacking := next(expected, None)) is not None:
         raise BrokenResult(f"{name}: it ends before {lacking[1]!r}")
-
-
-def map_ahead(
-    function: Callable[[bytes], T],
-    members: Iterator[tuple[int, bytes]],
-    pool: Executor,
-    ahead: int,
-    *,
-    in_turns: bool = False,
-) -> Iterator[tuple[int, T]]:
-    """Applies a function to members in a pool's threads, up to `ahead` of them before they are asked for.
-
-    Args:
-        function: what is done to a member.
-        members: rows and bytes.
-        pool: whose threads do it.
-        ahead: how many at most.
-        in_turns: the next ones are begun only when all of those have been taken, so that the pool rests while
-            whoever takes them works. Where both want the same cores, they would wait for each other. Otherwise the
-            first ones are begun at once, before the result is iterated.
-
-    Yields:
-        The row and the result, in the order of the members.
-    """
-    window: deque[tuple[int, Future[T]]] = deque()
-
-    def fill() -> None:
-        while len(window) < ahead and (member := next(members, None)) is not None:
-            window.append((member[0], pool.submit(function, member[1])))
-
-    def results() -> Iterator[tuple[int, T]]:
-        try:
-            while True:
-                if not window:
-                    fill()
-                if not window:
-                    return
-                row, future = window.popleft()
-                result = future.result()
-                if not in_turns:
-                    fill()
-                yield row, result
-        finally:
-            for _, future in window:
-                future.cancel()
-
-    if not in_turns:
-        fill()
-    return results()

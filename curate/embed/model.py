@@ -126,11 +126,12 @@ class Model:
         Returns:
             float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
         """
-        batch = np.zeros((batch_size, *prepared[0].shape), np.uint8)
-        np.stack(prepared, out=batch[: len(prepared)])
-        pixels = torch.from_numpy(batch)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        on_gpu = self.device.type == "cuda"
+        # Pinned, it is sent while the device is still at the batch before.
+        pixels = torch.empty((batch_size, *prepared[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
+        np.stack(prepared, out=pixels.numpy()[: len(prepared)])
+        pixels[len(prepared) :] = 0
+        pixels = pixels.to(self.device, non_blocking=True)
         images = pixels.to(torch.float32).div_(255)
         if mirrored:
             images = images.flip(-1)
@@ -145,12 +146,19 @@ class Model:
         Returns:
             float32[n, dim], L2-normalised.
         """
-        if not captions:
-            return np.zeros((0, self.dim), np.float32)
-        tokens = self.tokenize(captions)
+        return self.encode_tokens(self.tokenize(captions), batch_size).cpu().numpy()
+
+    def encode_tokens(self, tokens: Tensor, batch_size: int) -> Tensor:
+        """Embeds captions that were tokenized, int64[n, context]; give each one once.
+
+        Returns:
+            float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
+        """
+        if not len(tokens):
+            return torch.zeros((0, self.dim), device=self.device)
         lengths = self.cut.lengths(tokens) if self.cut else torch.full((len(tokens),), tokens.shape[1])
         with torch.inference_mode():
-            return encode_captions(self.read, lengths, tokens, batch_size, self.device).numpy()
+            return encode_captions(self.read, lengths, tokens, batch_size, self.device)
 
     def _by_channel(self, values: tuple[float, ...]) -> Tensor:
         return _on_device(values, self.device)

@@ -10,12 +10,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
 from curate.embed.last_block import can_be_read_at, read_at
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A part's captions, each distinct one once; a null is ''.
+
+    Attributes:
+        distinct: the captions.
+        of_pair: for each pair, its caption's place among them.
+        tokens: int64[distinct, context] by model, of those that were loaded in time.
+    """
+
+    distinct: list[str]
+    of_pair: npt.NDArray[np.int64]
+    tokens: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Captions":
+        """Of the pairs' column."""
+        encoded = column.fill_null("").combine_chunks().dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64), {})
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ def encode_captions(
         device: where the model is.
 
     Returns:
-        float32[n, dim] on the CPU, L2-normalised, in the order of `tokens`.
+        float32[n, dim] on the device, L2-normalised, in the order of `tokens`.
     """
     order = torch.sort(lengths, stable=True).indices
     encoded = []
@@ -99,6 +123,4 @@ def encode_captions(
             batch = torch.cat([batch, batch[-1:].expand(batch_size - len(rows), -1)])
         features = encode(batch.to(device, non_blocking=True))
         encoded.append(nn.functional.normalize(features[: len(rows)].float(), dim=-1))
-    result = torch.empty(len(tokens), encoded[0].shape[1])
-    result[order] = torch.cat(encoded).cpu()
-    return result
+    return torch.cat(encoded)[torch.argsort(order).to(device, non_blocking=True)]

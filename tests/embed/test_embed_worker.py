@@ -13,8 +13,10 @@ from PIL import Image, ImageOps
 
 from curate import schema
 from curate.embed.batch import BatchSize
+from curate.embed.prepare import Prepare
+from curate.embed.text import Captions
 from curate.embed.weights import POCKET
-from curate.embed.worker import ModelSettings, _Prepare, _Run
+from curate.embed.worker import ModelSettings, _Run
 from curate.errors import BrokenResult, ModelError, UsageError
 
 
@@ -258,10 +260,12 @@ def test_a_device_that_is_not_there(tiny):
 
 
 def test_null_captions_are_embedded_as_nothing(tiny, loaded):
+    captions = Captions.of(pa.chunked_array([["a", None], ["", "a"]]))
+    assert captions.distinct == ["a", ""]
+    assert captions.of_pair.tolist() == [0, 1, 1, 0]
     run = _Run(ModelSettings(**tiny("vit").settings), loaded("vit"), BatchSize("vit", 4))
-    run.embed_captions(pa.chunked_array([["a", None], [""]]))
-    np.testing.assert_allclose(run.captions[run.caption_of[1]], tiny("vit").embed_text(""), atol=1e-6)
-    assert run.caption_of[1] == run.caption_of[2]
+    run.embed_captions(loaded("vit").tokenize(captions.distinct))
+    np.testing.assert_allclose(run.captions[1], tiny("vit").embed_text(""), atol=1e-6)
 
 
 def rows_by_id(table, column):
@@ -388,20 +392,15 @@ def test_a_reduced_decode_is_that_of_libjpeg_and_the_pixel_columns_do_not_depend
 
 def test_a_reduced_decode_keeps_what_the_largest_model_needs():
     side = 400
-    prepare = _Prepare([FakeModel(side), FakeModel(32)], with_measures=False, is_exact=False)
+    prepare = Prepare([size_of, size_of], [side, 32], with_measures=False, is_exact=False)
     sizes = [min(size) for size in prepare(encode(draw(0, (1700, 1600)), "JPEG")).crops]
     # 1600 / 2 is twice 400; the small one's 448 allow no more than 1/2 either. 1600 / 4 is less.
     assert sizes == [800, 800]
-    prepare = _Prepare([FakeModel(side), FakeModel(32)], with_measures=False, is_exact=False)
+    prepare = Prepare([size_of, size_of], [side, 32], with_measures=False, is_exact=False)
     assert [min(size) for size in prepare(encode(draw(0, (1200, 1200)), "JPEG")).crops] == [1200, 600]
 
 
-class FakeModel:
-    """Says how large a picture it is given."""
-
-    def __init__(self, side):
-        self.image_side = side
-
-    def preprocess(self, image, exact):
-        assert not exact
-        return image.size
+def size_of(image, exact):
+    """A preprocessing that says how large a picture it is given."""
+    assert not exact
+    return image.size

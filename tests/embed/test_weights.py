@@ -257,7 +257,7 @@ def test_a_folder_brings_its_preprocessing(snapshot, tiny):
     facts = describe(tiny("vit").config, folder)
     assert facts.preprocess["mean"] == PREPROCESS["mean"]
     assert facts.image_size == (32, 32)
-    assert load(tiny("vit").config, folder, "fp32", torch.device("cpu")).std == (0.25, 0.25, 0.25)
+    assert load(tiny("vit").config, folder, "fp32", torch.device("cpu")).preprocess.std == (0.25, 0.25, 0.25)
     # The config file may be named as the model, too.
     assert describe(f"{folder}/open_clip_config.json", folder) == facts
 
