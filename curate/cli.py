@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, UsageError, counted
 from curate.options import PASSES, Options, manifest_name
 from curate.schema import HEALING_CLASSES
 from curate.store import Store
@@ -210,7 +210,7 @@ def _finish(outcome: "Outcome", options: Options) -> int:
     if outcome.funnel:
         print_funnel(console, outcome.funnel, outcome.evaluation)
     if outcome.missing:
-        print(f"{len(outcome.missing)} parts are missing from it (--allow-missing)")
+        print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from it (--allow-missing)")
     if outcome.manifest is None:
         print(f"done until {options.until}: {outcome.store.url}")
     else:
@@ -279,7 +279,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
     for problem in problems:
         print(problem)
-    print("everything is there and adds up" if not problems else f"{len(problems)} faults")
+    print("everything is there and adds up" if not problems else counted(len(problems), "fault"))
     return 1 if problems else 0
 
 

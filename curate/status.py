@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from curate.errors import StoreError
+from curate.errors import StoreError, counted
 from curate.store import WHOLE, Folder, Store, key
 
 
@@ -36,7 +36,9 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
         yield "result   none yet"
         return
     missing = manifest["missing_parts"]
-    yield f"result   {store.path(manifest['pack'])}" + (f" ({len(missing)} parts missing)" if missing else "")
+    yield f"result   {store.path(manifest['pack'])}" + (
+        f" ({counted(len(missing), 'part')} missing)" if missing else ""
+    )
     yield f"report   {store.path(manifest['folders']['report'])}/index.html"
     funnel = _folder(store, manifest["folders"]["select"]).json("funnel.json")
     yield f"kept     {funnel['kept']:,} of {funnel['planned']:,}"

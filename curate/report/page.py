@@ -21,7 +21,7 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
-from curate.errors import BrokenResult
+from curate.errors import BrokenResult, counted
 from curate.report.examples import Example, load
 from curate.report.funnel import FETCH, Step, describe, nulls, value
 from curate.report.histogram import Drawing, Histogram, draw
@@ -412,6 +412,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         count=count,
+        counted=counted,
         percent=percent,
         size=size,
         duration=duration,
