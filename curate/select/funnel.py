@@ -148,7 +148,7 @@ class Funnel:
                 self._do(f"SELECT count((\n{self._steps[number]['where']}\n)) FROM part WHERE _before IS NULL")
             except (duckdb.DataError, duckdb.InvalidInputException) as fault:
                 name = self._steps[number]["drop"]
-                return RecipeError(f"select: {name}: where: {one_line(fault)}; try_cast gives NULL there")
+                return RecipeError(f"select step {name!r}: where: {one_line(fault)}; try_cast gives NULL there")
         return RecipeError(f"select: {one_line(error)}")
 
     def _exists(self, table: str) -> bool:
