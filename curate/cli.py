@@ -223,7 +223,7 @@ def _dry_run(loaded: "Recipe", options: Options) -> int:
     from curate.dry_run import lines
     from curate.layout import prepare
 
-    for line in lines(prepare(loaded), options):
+    for line in lines(prepare(loaded, probe=False), options):
         print(line)
     return 0
 

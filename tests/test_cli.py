@@ -25,3 +25,14 @@ def test_verify_counts_its_faults(faults, said, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(verify, "verify", lambda *_args, **_how: faults)
     assert cli.main(["verify", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a caption\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"{{version: 1, source: {{paths: [{tmp_path}/list.csv]}}, output: {tmp_path}/run}}"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 0
+    assert "would run over 1 file;" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
