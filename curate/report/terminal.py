@@ -17,6 +17,8 @@ __all__ = ["plain", "print_funnel"]
 
 Row = tuple[str, ...]
 
+LEGEND = "right, wrong: by the truth that was drawn; either: the truth leaves it open"
+
 NOTE_LIMIT = 160
 """Characters of a step's note; a predicate may be a page long."""
 
@@ -72,6 +74,7 @@ def _remarks(funnel: Mapping[str, Any], verdicts: Verdicts | None) -> list[str]:
     if missing := funnel["missing_parts"]:
         lines.append(f"{counted(len(missing), 'part is', 'parts are')} missing and not counted here")
     if verdicts:
+        lines.append(LEGEND)
         went = percent(verdicts.must_drop_dropped, verdicts.must_drop)
         stayed = percent(verdicts.must_keep_kept, verdicts.must_keep)
         lines.append(f"of the pairs that had to go {went} went; of those that had to stay {stayed} stayed")
