@@ -33,7 +33,7 @@ VERSIONS = {
     "prompts": 2,
     "targets": 1,
     "dedup": 1,
-    "select": 1,
+    "select": 2,
     "pack": 1,
     "report": 1,
 }

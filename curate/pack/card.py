@@ -119,8 +119,10 @@ def _rule(step: Json) -> str:
     if step["kind"] == "where":
         return _code(step["where"])
     if step["kind"] == "keep_top":
-        lowest = f" (from {threshold} upwards)" if threshold else ""
-        return f"all but the top {100 * step['fraction']:.6g}% by {_code(step['of'])}{lowest}"
+        # The words of the report and the terminal (`report.funnel.describe`).
+        among = " of all fetched pairs" if step["over"] == "pool" else ""
+        least = f": {_code(step['of'])} ≥ {threshold}" if threshold else ""
+        return f"all but the top {100 * step['fraction']:.4g} %{among} by {_code(step['of'])}{least}"
     if step["kind"] == "duplicates":
         above = f" at {threshold} or more" if step["by"] == "image_embedding" and threshold else ""
         by, prefer = _code(step["by"]), _code(step["prefer"])

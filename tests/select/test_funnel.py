@@ -217,6 +217,8 @@ def test_decisions_and_funnel_are_those_of_the_definition(run):
         if one["kind"] != "before"
     ]
     assert said == facts
+    over = {one["name"]: one["over"] for one in funnel["steps"] if one["kind"] == "keep_top"}
+    assert over == {one["drop"]: one["over"] for one in steps if one["keep_top"]}
 
 
 @pytest.mark.parametrize("names", [["near"], ["same", "close"], ["closer", "same", "close"]], ids=" ".join)
