@@ -162,7 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _retry_failed(arguments: argparse.Namespace) -> int:
-    from curate.retry_failed import begin, recipe_of
+    from curate.retry_failed import begin, gained, recipe_of
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
@@ -178,7 +178,9 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
     if prepared is None:
         print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
         return 0
-    return _finish(_drive(prepared, arguments, options), options)
+    outcome = _drive(prepared, arguments, options)
+    print(gained(prepared, options))
+    return _finish(outcome, options)
 
 
 def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options) -> "Outcome":
