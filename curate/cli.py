@@ -1,8 +1,8 @@
 """The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
-Exit codes: 0 done, 1 the run ended incomplete (or `verify` found a fault), 2 the command, the recipe or its
-input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help` and `status`
-wait for neither torch nor ray.
+Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
+recipe or its input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help`
+and `status` wait for neither torch nor ray.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.errors import CurateError, UsageError, counted
+from curate.errors import CurateError, RunIncomplete, UsageError, counted
 from curate.options import PASSES, Options, manifest_name
 from curate.schema import HEALING_CLASSES
 from curate.store import Store
@@ -213,11 +213,14 @@ def _finish(outcome: "Outcome", options: Options) -> int:
         print_funnel(console, outcome.funnel, outcome.evaluation)
     if outcome.missing:
         print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from it (--allow-missing)")
-    if outcome.manifest is None:
-        print(f"done until {options.until}: {outcome.store.url}")
-    else:
+    if outcome.result:
         print(f"result  {outcome.result}")
+    if outcome.report:
         print(f"report  {outcome.report}")
+    if outcome.shortfall:
+        raise RunIncomplete(outcome.shortfall)
+    if not outcome.result:
+        print(f"done until {options.until}: {outcome.store.url}")
     return 0
 
 
@@ -258,7 +261,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, manifest_name(arguments.sample)))
+        said = list(lines(store, arguments.sample))
     print(*said, sep="\n")
     return 0
 
@@ -268,7 +271,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, arguments.pair, manifest_name(arguments.sample)))
+        said = list(lines(store, arguments.pair, arguments.sample))
     print(*said, sep="\n")
     return 0
 

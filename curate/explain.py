@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
+from curate.decided import newest
 from curate.errors import UsageError
 from curate.report.terminal import plain
 from curate.select.predicate import verdicts
@@ -16,28 +17,28 @@ from curate.store import WHOLE, Folder, Json, Store, key
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def lines(store: Store, wanted: str, name: str = "manifest.json") -> Iterator[str]:
+def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
     """Every pair of that id or URL: where it came from, what was measured, what each step says of it.
 
     Args:
         store: the run.
         wanted: 32 hex digits, or a URL.
-        name: the manifest of the result that is meant.
+        sample: the sample that is meant, or None for the whole run.
 
     A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
 
     Raises:
-        UsageError: there is no finished run, or no such pair in it.
+        UsageError: nothing was decided yet, or there is no such pair.
     """
-    if not store.exists(name):
-        raise UsageError(f"{store.url} holds no finished run; `curate status` says how far it is")
-    manifest = store.read_json(name)
-    folders = {short: _folder(store, path) for short, path in manifest["folders"].items()}
+    decided = newest(store, sample)
+    if not decided:
+        raise UsageError(f"{store.url}: nothing was decided yet; `curate status` says how far it is")
+    folders = {short: _folder(store, path) for short, path in decided["folders"].items()}
     found = list(_rows(folders["plan"], wanted))
     if not found:
         raise UsageError(f"{store.url} has no pair or URL {wanted}")
     for part, row in found:
-        yield from _explain(folders, part, row, set(manifest["missing_parts"]))
+        yield from _explain(folders, part, row, set(decided["missing_parts"]))
 
 
 def _folder(store: Store, path: str) -> Folder:
@@ -103,7 +104,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
         yield f"  {name:<28} {_value(value)}"
     yield "steps"
     yield from _steps(folders["select"], columns, decision)
-    if decision["kept"]:
+    if decision["kept"] and folders["pack"].is_done():
         yield from _packed(folders, part, row)
 
 

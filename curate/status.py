@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 
+from curate.decided import newest
 from curate.errors import StoreError, counted
-from curate.store import WHOLE, Folder, Store, key
+from curate.options import manifest_name
+from curate.store import WHOLE, Folder, Json, Store, key
 
 
-def lines(store: Store, manifest_name: str) -> Iterator[str]:
-    """The state of every pass folder, and the funnel of the result of that manifest.
+def lines(store: Store, sample: float | None) -> Iterator[str]:
+    """The state of every pass folder, and the funnel of the newest decisions of the run or of that sample.
 
     Raises:
         StoreError: there is no run.
     """
     if not store.exists("run.json"):
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")
-    manifest = store.read_json(manifest_name) if store.exists(manifest_name) else {}
-    current = {*manifest.get("folders", {}).values(), *manifest.get("rounds", [])}
+    decided = newest(store, sample)
+    current = {*decided.get("folders", {}).values(), *decided.get("rounds", [])}
     folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
     n_parts = next((_parts(folder) for folder in folders if folder.name == "plan" and folder.is_done()), None)
     yield f"run      {store.url}"
@@ -27,24 +29,33 @@ def lines(store: Store, manifest_name: str) -> Iterator[str]:
         count = len(units - {WHOLE})
         state = "done" if WHOLE in units else f"{count} of {n_parts} parts"
         state += f", {len(failed)} set aside" if failed else ""
-        state += "" if folder.path in current or not manifest else "  (of another recipe or sample)"
+        state += "" if folder.path in current or not decided else "  (of another recipe or sample)"
         yield f"{folder.path:<{width}}  {state}"
         for name in failed:
             error = store.read_json(f"{folder.path}/failed/{name}")
             yield f"{'':<{width}}    {key(int(error['unit']))}: {error['error']}"
-    if not manifest:
+    if not decided:
         yield "result   none yet"
         return
-    missing = manifest["missing_parts"]
-    yield f"result   {store.path(manifest['pack'])}" + (
-        f" ({counted(len(missing), 'part')} missing)" if missing else ""
-    )
-    yield f"report   {store.path(manifest['folders']['report'])}/index.html"
-    funnel = _folder(store, manifest["folders"]["select"]).json("funnel.json")
+    yield f"result   {_result(store, sample, decided)}"
+    report = _folder(store, decided["folders"]["report"])
+    if report.is_done():
+        yield f"report   {store.path(report.path)}/index.html"
+    funnel = _folder(store, decided["folders"]["select"]).json("funnel.json")
     yield f"kept     {funnel['kept']:,} of {funnel['planned']:,}"
     for step in funnel["steps"]:
         if step["dropped"]:
             yield f"  {step['name']:<24} {step['dropped']:>12,}"
+
+
+def _result(store: Store, sample: float | None, decided: Json) -> str:
+    """Where the result lies, and whether it is that of the newest decisions."""
+    if not store.exists(manifest_name(sample)):
+        return "none"
+    manifest = store.read_json(manifest_name(sample))
+    missing, earlier = manifest["missing_parts"], manifest["folders"]["select"] != decided["folders"]["select"]
+    notes = [f"{counted(len(missing), 'part')} missing"] * bool(missing) + ["of earlier decisions"] * earlier
+    return store.path(manifest["pack"]) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _folder(store: Store, path: str) -> Folder:
