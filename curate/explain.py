@@ -28,7 +28,7 @@ def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[st
     A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
 
     Raises:
-        UsageError: nothing was decided yet, or there is no such pair.
+        UsageError: nothing was decided yet, or there is no such pair or sample.
     """
     decided = newest(store, sample)
     if not decided:
@@ -38,7 +38,7 @@ def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[st
     if not found:
         raise UsageError(f"{store.url} has no pair or URL {wanted}")
     for part, row in found:
-        yield from _explain(folders, part, row, set(decided["missing_parts"]))
+        yield from _explain(folders, part, row, decided)
 
 
 def _folder(store: Store, path: str) -> Folder:
@@ -62,7 +62,7 @@ def _rows(plan: Folder, wanted: str) -> Iterator[tuple[int, int]]:
         # All rows of one pair lie in one part, unless the source named pairs itself.
 
 
-def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int]) -> Iterator[str]:
+def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> Iterator[str]:
     pairs = folders["plan"].table("pairs.parquet", part)
     facts = pairs.slice(row, 1).to_pylist()[0]
     yield f"pair        {facts['pair_id'].hex()}"
@@ -73,7 +73,10 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
     if "sample_place" in facts:
         place = folders["plan"].store.read_json("run.json")["source"][facts["sample_place"]]["path"]
         yield f"sample      {plain(facts['sample_member'] or 'no image')} in {plain(place)}"
-    if part in missing:
+    if part >= decided["parts"]:
+        yield "decision    none: its part is not in this sample"
+        return
+    if part in decided["missing_parts"]:
         yield "decision    none: its part is missing from this result"
         return
     decision = folders["select"].table("decisions.parquet", part).slice(row, 1).to_pylist()[0]

@@ -80,6 +80,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
                 outcome.missing = sorted({*outcome.missing, unit})
 
     claim(store, prepared.identity)
+    decided.begin(store, options.sample)
     store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     go(_plan(prepared, lay_out(prepared, 1)))
     layout = planned(prepared, options)

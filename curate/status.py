@@ -13,6 +13,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
 
     Raises:
         StoreError: there is no run.
+        UsageError: there is no such sample.
     """
     if not store.exists("run.json"):
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")

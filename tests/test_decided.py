@@ -1,4 +1,4 @@
-"""A run that keeps no pair, from the command line: what it says, and what `status` and `explain` say of it."""
+"""Decisions without a result, from the command line: nothing kept, nothing packed yet, samples."""
 
 import socket
 import sys
@@ -114,3 +114,29 @@ def test_a_step_that_drops_all_beside_an_earlier_result(recipe, web, tmp_path, c
     said = capsys.readouterr().out
     assert "decision    kept" in said
     assert "packed" not in said
+
+
+def test_a_sample_that_was_never_run_is_one_line_and_those_that_were_are_named(recipe, web, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    command = recipe(web.address)
+    assert main([*command, "--sample", "0.5", "--until", "fetch"]) == 0
+    for asked in (["status", run], ["explain", run, f"http://{web.address}/3.jpg"]):
+        capsys.readouterr()
+        assert main([*asked, "--sample", "0.1"]) == 2
+        assert capsys.readouterr().err == f"curate: {run}: no sample 0.1 here; samples: 0.5\n"
+    # Begun and not decided on yet is not the same as never run.
+    assert main(["status", run, "--sample", "0.5"]) == 0
+    assert "1 of 2 parts" in capsys.readouterr().out
+    assert main(["explain", run, f"http://{web.address}/3.jpg", "--sample", "0.5"]) == 2
+    assert "nothing was decided yet" in capsys.readouterr().err
+    assert main([*command, "--sample", "0.5", "--until", "select"]) == 0
+    said = []
+    for number in range(ROWS):
+        assert main(["explain", run, f"http://{web.address}/{number}.jpg", "--sample", "0.5"]) == 0
+        said.append(capsys.readouterr().out)
+    outside = ["its part is not in this sample" in lines for lines in said]
+    assert True in outside
+    assert False in outside
+    # Samples come and go; the whole run has no file of theirs.
+    assert main(["status", run]) == 0
+    assert "result   none yet" in capsys.readouterr().out
