@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="a pair's whole way")
     _add_place(explain)
-    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards), or a URL")
+    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
     explain.set_defaults(command=_explain)
 
     verify = commands.add_parser("verify", help="check that a result is whole and adds up")

@@ -1,6 +1,5 @@
 """`curate explain`: the whole way of one pair, from the tables of a run."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,53 +12,31 @@ from curate.errors import UsageError
 from curate.report.terminal import plain
 from curate.select.predicate import verdicts
 from curate.store import WHOLE, Folder, Json, Store, key
-
-_HEX_ID = re.compile(r"[0-9a-f]{32}")
+from curate.wanted import rows
 
 
 def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
-    """Every pair of that id or URL: where it came from, what was measured, what each step says of it.
+    """The pair of that id, or every pair of that URL: where it came from, what was measured, what each step says of it.
 
     Args:
         store: the run.
-        wanted: 32 hex digits, or a URL.
+        wanted: an id, the beginning of one, or a URL.
         sample: the sample that is meant, or None for the whole run.
 
-    A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
-
     Raises:
-        UsageError: nothing was decided yet, or there is no such pair or sample.
+        UsageError: nothing was decided yet, or it is not clear which pair is meant, or there is no such sample.
     """
     decided = newest(store, sample)
     if not decided:
         raise UsageError(f"{store.url}: nothing was decided yet; `curate status` says how far it is")
     folders = {short: _folder(store, path) for short, path in decided["folders"].items()}
-    found = list(_rows(folders["plan"], wanted))
-    if not found:
-        raise UsageError(f"{store.url} has no pair or URL {wanted}")
-    for part, row in found:
+    for part, row in rows(folders["plan"], wanted):
         yield from _explain(folders, part, row, decided)
 
 
 def _folder(store: Store, path: str) -> Folder:
     name, _, fingerprint = path.rpartition("-")
     return Folder(store, name, fingerprint)
-
-
-def _rows(plan: Folder, wanted: str) -> Iterator[tuple[int, int]]:
-    """The (part, row) of every plan row that is meant."""
-    n_parts = plan.marker().counts["parts"]
-    if _HEX_ID.fullmatch(wanted):
-        column, value, parts = "pair_id", bytes.fromhex(wanted), range(n_parts)
-    else:
-        seed = int(plan.store.read_json("run.json")["seed"])
-        column, value = "image_id", schema.image_id(wanted)
-        parts = range(part := schema.part_of(value, seed, n_parts), part + 1)
-    for part in parts:
-        ids = plan.table("pairs.parquet", part, [column])[column]
-        for row in pc.indices_nonzero(pc.equal(ids, pa.scalar(value, schema.ID))).to_pylist():
-            yield part, row
-        # All rows of one pair lie in one part, unless the source named pairs itself.
 
 
 def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> Iterator[str]:
