@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol, cast
 
 from curate import errors
 from curate.errors import IdentityError, RunIncomplete, UsageError
+from curate.identity import difference
 from curate.store import WHOLE, Folder, Inputs, Json, Outputs, Store, key
 
 BAD_STARTS = 2
@@ -428,13 +429,8 @@ def check_identity(store: Store, identity: Json) -> None:
     """Raises IdentityError where the folder holds another run; writes nothing."""
     if not store.exists("run.json"):
         return
-    present = store.read_json("run.json")
-    differs = sorted(name for name in {*present, *identity} if present.get(name) != identity.get(name))
-    if differs:
-        raise IdentityError(
-            f"{store.url} holds a run with another {', '.join(differs)}; "
-            "choose another output, or put back what the recipe said"
-        )
+    if said := difference(store.read_json("run.json"), identity):
+        raise IdentityError(f"{store.url} holds a run with {said}")
 
 
 def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:
