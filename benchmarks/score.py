@@ -173,7 +173,13 @@ class Bench:
         _webdataset(self._tar, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         self._model = load(settings["name"], settings["pretrained"], settings["precision"], device)
         self._worker = open_worker(
-            {"models": {NAME: settings}, "device": device.type, "decode": "exact", "endpoint": None}
+            {
+                "models": {NAME: settings},
+                "device": device.type,
+                "decode": "fast",
+                "endpoint": None,
+                "decoders": settings["threads"],
+            }
         )
         self._forward = _resident(self._model, captions, self._batch)
         script = [sys.executable, str(Path(__file__).with_name("plain_clip.py"))]

@@ -188,7 +188,7 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
     }
     if options.reaches("embed"):
         embeddings = [name for name in passes if name.startswith("embed-")]
-        settings = {**embed_settings, "decode": recipe.embed.decode}
+        settings = {**embed_settings, "decode": recipe.embed.decode, "decoders": recipe.embed.decoders}
         works.append(
             Work(
                 "embed",

@@ -140,6 +140,9 @@ class Embed(_Model):
 
     processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
+    decoders: Positive | None = Field(
+        None, description="Processes that decode for each GPU; by default one for each core there is, 16 at most."
+    )
     decode: Literal["fast", "exact"] = Field(
         "fast",
         description="`exact`: open_clip's own preprocessing, bit by bit; `fast`: near it, for half the work.",

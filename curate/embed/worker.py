@@ -11,6 +11,7 @@ part is decoded ahead, so that a file that kills its worker kills it at its own 
 storage; from the stored ones it comes back within 1e-3.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -38,6 +39,9 @@ from curate.store import Inputs, Outputs
 
 _AHEAD = 2
 """Batches of images that may be decoded before they are asked for."""
+
+_MOST_DECODERS = 16
+"""Processes for a GPU where the recipe says nothing; each holds a quarter of a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
 
     Args:
         settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
-            `endpoint` (of an S3 server other than AWS, for weights; or None).
+            `endpoint` (of an S3 server other than AWS, for weights; or None), and `decoders` (processes that decode
+            for a GPU; left out or None: one for each core, 16 at most).
 
     Raises:
         UsageError: the device is not there.
@@ -78,7 +83,7 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     device = choose_device(settings["device"])
     if device.type == "cpu":
         keep_freed_blocks()
-    return Embedder(models, device, settings["endpoint"], is_exact)
+    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"))
 
 
 @dataclass
@@ -89,6 +94,7 @@ class Embedder:
     device: torch.device
     endpoint: str | None
     is_exact: bool = True
+    decoders: int | None = None
     _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
     _decoding: Decoding = field(init=False)
     _reader: Executor = field(init=False)
@@ -96,12 +102,15 @@ class Embedder:
     _coming: Reading[Captions] | None = None
 
     def __post_init__(self) -> None:
-        threads = max(settings.threads for settings in self.settings.values())
-        # On a CPU, threads that decode and threads that compute would keep each other waiting at every step: measured,
-        # embedding took 15 % longer than one after the other (benchmarks/score.py). A GPU wants more images than
-        # threads can decode (benchmarks/feed.py).
-        on_cpu = self.device.type == "cpu"
-        self._decoding = Decoding(threads, in_processes=not on_cpu, in_turns=on_cpu)
+        if self.device.type == "cpu":
+            # Threads that decode and threads that compute would keep each other waiting at every step: measured,
+            # embedding took 15 % longer than one after the other (benchmarks/score.py).
+            threads = max(settings.threads for settings in self.settings.values())
+            self._decoding = Decoding(threads, in_turns=True)
+        else:
+            # A GPU wants more images than threads can decode (benchmarks/feed.py).
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            self._decoding = Decoding(self.decoders or min(cores, _MOST_DECODERS), in_processes=True)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs], following: int | None = None) -> None:
