@@ -56,6 +56,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ QUALITY = 95
 MOSAICS = 60
 SCENES = 100
 MULTIPLES = (1.0, 1.5, 2.0, 3.0)
-SCALED = 2
-"""Times the model's size that `scaled` keeps, and never less than REDUCED pixels (curate/embed)."""
+KEPT = 2
+"""Times the model's size that `fast` keeps, and never less than REDUCED pixels (curate/embed/prepare.py)."""
 Floats = npt.NDArray[np.float32]
 Pictures = list[tuple[bytes, str]]
 """Bytes of a JPEG, and a caption."""
@@ -184,9 +185,9 @@ def decoded(data: bytes, shorter_side: int | None) -> Image.Image:
     return image
 
 
-def embedded(model: Model, images: Sequence[Image.Image]) -> Floats:
+def embedded(model: Model, images: Sequence[Image.Image], *, exact: bool = True) -> Floats:
     """float32[n, dim], L2-normalised."""
-    prepared = [model.prepare(image) for image in images]
+    prepared = [model.preprocess(image, exact=exact) for image in images]
     rows = [model.encode_images(prepared[at : at + 32], 32).float().numpy() for at in range(0, len(prepared), 32)]
     return np.concatenate(rows)
 
@@ -198,7 +199,7 @@ def shifts(exact: Model, half: Model, pictures: Pictures) -> list[dict[str, Any]
     reference = embedded(exact, whole)
     rows = []
     sides = {f">= {multiple:g}x": round(multiple * exact.image_side) for multiple in MULTIPLES}
-    sides["scaled"] = max(REDUCED, SCALED * exact.image_side)
+    sides["kept"] = max(REDUCED, KEPT * exact.image_side)
     for name, side in sides.items():
         reduced = [decoded(data, side) for data, _ in pictures]
         chosen = [n for n, image in enumerate(reduced) if image.size != whole[n].size]
@@ -206,6 +207,9 @@ def shifts(exact: Model, half: Model, pictures: Pictures) -> list[dict[str, Any]
             continue
         other = embedded(exact, [reduced[n] for n in chosen])
         rows.append({"decode": name, **compared(reference[chosen], other, text[chosen])})
+    rows.append({"decode": "resize", **compared(reference, embedded(exact, whole, exact=False), text)})
+    fast = [decoded(data, sides["kept"]) for data, _ in pictures]
+    rows.append({"decode": "fast", **compared(reference, embedded(exact, fast, exact=False), text)})
     rows.append({"decode": "bf16", **compared(reference, embedded(half, whole), text)})
     return rows
 
@@ -242,9 +246,9 @@ def timings(model: Model, pictures: Pictures, rounds: int) -> list[dict[str, Any
             for data, _ in pictures:
                 decoded(data, side)
 
-        def prepare_all(images: list[Image.Image] = images) -> None:
+        def prepare_all(images: list[Image.Image] = images, *, exact: bool = True) -> None:
             for image in images:
-                model.prepare(image)
+                model.preprocess(image, exact=exact)
 
         rows.append(
             {
@@ -252,6 +256,7 @@ def timings(model: Model, pictures: Pictures, rounds: int) -> list[dict[str, Any
                 "reduced": sum(image.size != size for image, size in zip(images, sizes, strict=True)),
                 "decode": best(decode_all, rounds, len(pictures)),
                 "prepare": best(prepare_all, rounds, len(pictures)),
+                "vectorised": best(partial(prepare_all, exact=False), rounds, len(pictures)),
             }
         )
     return rows

@@ -43,7 +43,7 @@ def main() -> None:
         folders = {name: Folder(store, name, "x") for name in ("plan", "fetch")}
         inputs = Inputs(folders, parts)
         model = {"name": "pocket", "pretrained": None, "precision": "fp32", "batch_size": 64, "threads": 2}
-        worker = open_worker({"models": {"m": model}, "device": "cpu", "decode": "exact", "endpoint": None})
+        worker = open_worker({"models": {"m": model}, "device": "cpu", "decode": "fast", "endpoint": None})
         resident = []
         start = time.monotonic()
         for part in parts:

@@ -1,8 +1,8 @@
 """The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
-Exit codes: 0 done, 1 the run ended incomplete (or `verify` found a fault), 2 the command, the recipe or its
-input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help` and `status`
-wait for neither torch nor ray.
+Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
+recipe or its input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help`
+and `status` wait for neither torch nor ray.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, RunIncomplete, UsageError, counted
 from curate.options import PASSES, Options, manifest_name
 from curate.schema import HEALING_CLASSES
 from curate.store import Store
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="a pair's whole way")
     _add_place(explain)
-    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards), or a URL")
+    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
     explain.set_defaults(command=_explain)
 
     verify = commands.add_parser("verify", help="check that a result is whole and adds up")
@@ -162,7 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _retry_failed(arguments: argparse.Namespace) -> int:
-    from curate.retry_failed import begin, recipe_of
+    from curate.retry_failed import begin, gained, recipe_of
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
@@ -178,7 +178,9 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
     if prepared is None:
         print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
         return 0
-    return _finish(_drive(prepared, arguments, options), options)
+    outcome = _drive(prepared, arguments, options)
+    print(gained(prepared, options))
+    return _finish(outcome, options)
 
 
 def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options) -> "Outcome":
@@ -210,12 +212,15 @@ def _finish(outcome: "Outcome", options: Options) -> int:
     if outcome.funnel:
         print_funnel(console, outcome.funnel, outcome.evaluation)
     if outcome.missing:
-        print(f"{len(outcome.missing)} parts are missing from it (--allow-missing)")
-    if outcome.manifest is None:
-        print(f"done until {options.until}: {outcome.store.url}")
-    else:
+        print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from it (--allow-missing)")
+    if outcome.result:
         print(f"result  {outcome.result}")
+    if outcome.report:
         print(f"report  {outcome.report}")
+    if outcome.shortfall:
+        raise RunIncomplete(outcome.shortfall)
+    if not outcome.result:
+        print(f"done until {options.until}: {outcome.store.url}")
     return 0
 
 
@@ -223,7 +228,7 @@ def _dry_run(loaded: "Recipe", options: Options) -> int:
     from curate.dry_run import lines
     from curate.layout import prepare
 
-    for line in lines(prepare(loaded), options):
+    for line in lines(prepare(loaded, probe=False), options):
         print(line)
     return 0
 
@@ -256,7 +261,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, manifest_name(arguments.sample)))
+        said = list(lines(store, arguments.sample))
     print(*said, sep="\n")
     return 0
 
@@ -266,7 +271,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, arguments.pair, manifest_name(arguments.sample)))
+        said = list(lines(store, arguments.pair, arguments.sample))
     print(*said, sep="\n")
     return 0
 
@@ -279,7 +284,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
     for problem in problems:
         print(problem)
-    print("everything is there and adds up" if not problems else f"{len(problems)} faults")
+    print("everything is there and adds up" if not problems else counted(len(problems), "fault"))
     return 1 if problems else 0
 
 

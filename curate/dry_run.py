@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from curate.errors import counted
 from curate.flow import planned
 from curate.layout import Prepared, lay_out
 from curate.options import PASSES, Options
@@ -16,7 +17,7 @@ def lines(prepared: Prepared, options: Options) -> Iterator[str]:
     layout = planned(prepared, options)
     if layout is None:
         files = prepared.identity["source"]
-        yield f"plan     would run over {len(files)} files; how many parts there are is known after it"
+        yield f"plan     would run over {counted(len(files), 'file')}; how many parts there are is known after it"
         names = [name for name in lay_out(prepared, 1).passes if options.reaches(_pass_of(name))]
         yield f"then     {', '.join(name for name in names if name != 'plan')}"
         return
@@ -40,4 +41,4 @@ def _state(name: str, pass_: Pass, parts: tuple[int, ...]) -> str:
     done = len(units.intersection(parts))
     if done == len(parts):
         return "reused"
-    return f"would run: {len(parts) - done} parts" + (f", {done} reused" if done else "")
+    return f"would run: {counted(len(parts) - done, 'part')}" + (f", {done} reused" if done else "")

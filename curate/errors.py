@@ -64,3 +64,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if len(names) > 20:
         names = [*names[:20], "…"]
     return f"; known: {', '.join(names)}" if names else ""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """How many there are, in words: `1 part`, `2,000 parts`; `many` where it takes more than an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

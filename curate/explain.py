@@ -1,6 +1,5 @@
 """`curate explain`: the whole way of one pair, from the tables of a run."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,36 +7,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
+from curate.decided import newest
 from curate.errors import UsageError
 from curate.report.terminal import plain
 from curate.select.predicate import verdicts
 from curate.store import WHOLE, Folder, Json, Store, key
+from curate.wanted import rows
 
-_HEX_ID = re.compile(r"[0-9a-f]{32}")
 
-
-def lines(store: Store, wanted: str, name: str = "manifest.json") -> Iterator[str]:
-    """Every pair of that id or URL: where it came from, what was measured, what each step says of it.
+def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
+    """The pair of that id, or every pair of that URL: where it came from, what was measured, what each step says of it.
 
     Args:
         store: the run.
-        wanted: 32 hex digits, or a URL.
-        name: the manifest of the result that is meant.
-
-    A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
+        wanted: an id, the beginning of one, or a URL.
+        sample: the sample that is meant, or None for the whole run.
 
     Raises:
-        UsageError: there is no finished run, or no such pair in it.
+        UsageError: nothing was decided yet, or it is not clear which pair is meant, or there is no such sample.
     """
-    if not store.exists(name):
-        raise UsageError(f"{store.url} holds no finished run; `curate status` says how far it is")
-    manifest = store.read_json(name)
-    folders = {short: _folder(store, path) for short, path in manifest["folders"].items()}
-    found = list(_rows(folders["plan"], wanted))
-    if not found:
-        raise UsageError(f"{store.url} has no pair or URL {wanted}")
-    for part, row in found:
-        yield from _explain(folders, part, row, set(manifest["missing_parts"]))
+    decided = newest(store, sample)
+    if not decided:
+        raise UsageError(f"{store.url}: nothing was decided yet; `curate status` says how far it is")
+    folders = {short: _folder(store, path) for short, path in decided["folders"].items()}
+    for part, row in rows(folders["plan"], wanted):
+        yield from _explain(folders, part, row, decided)
 
 
 def _folder(store: Store, path: str) -> Folder:
@@ -45,23 +39,13 @@ def _folder(store: Store, path: str) -> Folder:
     return Folder(store, name, fingerprint)
 
 
-def _rows(plan: Folder, wanted: str) -> Iterator[tuple[int, int]]:
-    """The (part, row) of every plan row that is meant."""
-    n_parts = plan.marker().counts["parts"]
-    if _HEX_ID.fullmatch(wanted):
-        column, value, parts = "pair_id", bytes.fromhex(wanted), range(n_parts)
-    else:
-        seed = int(plan.store.read_json("run.json")["seed"])
-        column, value = "image_id", schema.image_id(wanted)
-        parts = range(part := schema.part_of(value, seed, n_parts), part + 1)
-    for part in parts:
-        ids = plan.table("pairs.parquet", part, [column])[column]
-        for row in pc.indices_nonzero(pc.equal(ids, pa.scalar(value, schema.ID))).to_pylist():
-            yield part, row
-        # All rows of one pair lie in one part, unless the source named pairs itself.
+def _params(folder: Folder) -> Json:
+    """The slice of the recipe that a pass was run with."""
+    params: Json = folder.store.read_json(f"{folder.path}/pass.json")["params"]
+    return params
 
 
-def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int]) -> Iterator[str]:
+def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> Iterator[str]:
     pairs = folders["plan"].table("pairs.parquet", part)
     facts = pairs.slice(row, 1).to_pylist()[0]
     yield f"pair        {facts['pair_id'].hex()}"
@@ -72,7 +56,10 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
     if "sample_place" in facts:
         place = folders["plan"].store.read_json("run.json")["source"][facts["sample_place"]]["path"]
         yield f"sample      {plain(facts['sample_member'] or 'no image')} in {plain(place)}"
-    if part in missing:
+    if part >= decided["parts"]:
+        yield "decision    none: its part is not in this sample"
+        return
+    if part in decided["missing_parts"]:
         yield "decision    none: its part is missing from this result"
         return
     decision = folders["select"].table("decisions.parquet", part).slice(row, 1).to_pylist()[0]
@@ -85,7 +72,8 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
         return
     columns = {**facts, **image}
     columns |= _row_of(folders["pixels"].table("pixels.parquet", part), "image_id", facts["image_id"])
-    first = True
+    # The manifest sorts folders by name; which model is the first stands in what select was told.
+    first = f"embed-{_params(folders['select'])['models'][0]}"
     for short, folder in folders.items():
         if short.startswith("embed-"):
             names = (schema.SIMILARITY, schema.MIRRORED)
@@ -93,8 +81,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
             found = _row_of(folder.table("pairs.parquet", part, ["pair_id", *scores]), "pair_id", facts["pair_id"])
             for name in scores:
                 columns[f"{name}_{short.removeprefix('embed-')}"] = found[name]
-                columns |= {name: found[name]} if first else {}
-            first = False
+                columns |= {name: found[name]} if short == first else {}
         elif short.startswith("signals-"):
             columns |= _row_of(folder.table("pairs.parquet", part), "pair_id", facts["pair_id"])
     yield "measured"
@@ -103,7 +90,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, missing: set[int])
         yield f"  {name:<28} {_value(value)}"
     yield "steps"
     yield from _steps(folders["select"], columns, decision)
-    if decision["kept"]:
+    if decision["kept"] and folders["pack"].is_done():
         yield from _packed(folders, part, row)
 
 
@@ -127,7 +114,7 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
 
 def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) -> Iterator[str]:
     """What each step says of the pair by itself, and which one it fell to."""
-    steps = select.store.read_json(f"{select.path}/pass.json")["params"]["steps"]
+    steps = _params(select)["steps"]
     funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
     by_itself = verdicts(steps, columns) if columns["decoded"] else {}
     for step in steps:
@@ -159,7 +146,7 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
     before = pc.sum(totals.filter(pc.less(totals["part"], part))["kept"]).as_py() or 0
     kept = select.table("decisions.parquet", part, ["kept"])["kept"].slice(0, row)
     place = before + (pc.sum(pc.cast(kept, pa.int64())).as_py() or 0)
-    size = pack.store.read_json(f"{pack.path}/pass.json")["params"]["shard_size"]
+    size = _params(pack)["shard_size"]
     yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow.parquet as pq
 
+from curate import decided
 from curate.demo import truth
 from curate.errors import BrokenResult, RunIncomplete
 from curate.layout import (
@@ -32,7 +33,7 @@ from curate.pack.worker import n_shards
 from curate.run import RECIPE, Engine, Watcher, Work, claim, drive, result_files
 from curate.signals import registry
 from curate.store import WHOLE, Inputs, Json, Store, key
-from curate.success import MinSuccess
+from curate.success import MinSuccess, nothing_kept
 
 
 @dataclass
@@ -43,17 +44,15 @@ class Outcome:
     missing: list[int] = field(default_factory=list)
     funnel: Json | None = None
     evaluation: Json | None = None
+    report: str | None = None
     manifest: Json | None = None
+    shortfall: str = ""
+    """Why there is no result, though every pass before it ran to its end."""
 
     @property
     def result(self) -> str | None:
         """Where the shards lie."""
         return self.store.path(str(self.manifest["pack"])) if self.manifest else None
-
-    @property
-    def report(self) -> str | None:
-        """Where the report lies."""
-        return self.store.path(f"{self.manifest['folders']['report']}/index.html") if self.manifest else None
 
 
 def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:
@@ -61,7 +60,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
 
     Raises:
         UsageError: a pass found an input or the recipe to be wrong.
-        RunIncomplete: parts are set aside, hardly anything could be fetched, or nothing was kept.
+        RunIncomplete: parts are set aside, or hardly anything could be fetched.
     """
     store, limits, fetch = prepared.store, prepared.recipe.limits, prepared.recipe.fetch
     success = MinSuccess(_fetch_name(0), fetch.min_success, fetch.min_success_window)
@@ -80,9 +79,11 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
                     )
                 outcome.missing = sorted({*outcome.missing, unit})
 
-    claim(store, prepared.identity)
-    store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
+    # First: what is wrong inside a source shows here, and mended it is another source, which the folder has to take.
     go(_plan(prepared, lay_out(prepared, 1)))
+    claim(store, prepared.identity)
+    decided.begin(store, options.sample)
+    store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
     assert layout is not None
     if options.reaches("fetch"):
@@ -95,18 +96,21 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     if options.reaches("select"):
         go(_select(prepared, layout))
         outcome.funnel = layout.passes["select"].folder.json("funnel.json")
+        decided.record(store, options.sample, _folders(layout, options))
     if options.reaches("pack") and outcome.funnel:
-        if not outcome.funnel["kept"]:
-            worst = max(outcome.funnel["steps"], key=lambda step: step["dropped"])
-            raise RunIncomplete(f"no pair was kept, most were dropped as {worst['name']!r}; nothing was packed")
         shards = n_shards(layout.passes["select"].folder, prepared.recipe.pack.shard_size)
-        go(_pack(prepared, layout, shards))
-        go(_card(prepared, layout))
-        _check_packed(layout, shards, int(outcome.funnel["kept"]))
+        if shards:
+            go(_pack(prepared, layout, shards))
+            go(_card(prepared, layout))
+            _check_packed(layout, shards, int(outcome.funnel["kept"]))
+        else:
+            outcome.shortfall = _nothing_kept(prepared, layout, options, outcome.funnel)
         if options.reaches("report"):
             if options.truth:
                 outcome.evaluation = truth.evaluate(decisions(layout), pq.read_table(options.truth)).to_json()
             go(_report(prepared, layout, options, outcome.evaluation))
+            outcome.report = store.path(f"{layout.passes['report'].folder.path}/index.html")
+        if options.reaches("report") and shards:
             outcome.manifest = _manifest(layout, options, shards)
             content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
             store.put(manifest_name(options.sample), content.encode())
@@ -184,7 +188,7 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
     }
     if options.reaches("embed"):
         embeddings = [name for name in passes if name.startswith("embed-")]
-        settings = {**embed_settings, "decode": recipe.embed.decode}
+        settings = {**embed_settings, "decode": recipe.embed.decode, "decoders": recipe.embed.decoders}
         works.append(
             Work(
                 "embed",
@@ -340,8 +344,15 @@ def _report(prepared: Prepared, layout: Layout, options: Options, evaluation: Js
     return Work("report", "curate.report.worker:open_worker", settings, outputs, layout.inputs(), (WHOLE,))
 
 
-def _manifest(layout: Layout, options: Options, shards: int) -> Json:
-    pack = layout.passes["pack"].folder
+def _nothing_kept(prepared: Prepared, layout: Layout, options: Options, funnel: Json) -> str:
+    again = ""
+    if prepared.recipe.source.kind == "urls":
+        of = f" --sample {options.sample:g}" if options.sample else ""
+        again = f"curate retry-failed {prepared.store.url}{of}"
+    return nothing_kept(funnel, layout.passes["fetch"].folder, layout.parts, again)
+
+
+def _folders(layout: Layout, options: Options) -> Json:
     return {
         "version": 1,
         "sample": options.sample,
@@ -350,6 +361,10 @@ def _manifest(layout: Layout, options: Options, shards: int) -> Json:
         "missing_parts": list(layout.missing),
         "folders": {name: pass_.folder.path for name, pass_ in layout.passes.items()},
         "rounds": [fetch.folder.path for fetch in layout.earlier],
-        "pack": pack.path,
-        "result": result_files(pack, [*range(shards), WHOLE]),
     }
+
+
+def _manifest(layout: Layout, options: Options, shards: int) -> Json:
+    pack = layout.passes["pack"].folder
+    files = result_files(pack, [*range(shards), WHOLE])
+    return {**_folders(layout, options), "pack": pack.path, "result": files}

@@ -29,11 +29,11 @@ VERSIONS = {
     "plan": 1,
     "fetch": 1,
     "pixels": 2,
-    "embed": 1,
-    "prompts": 2,
-    "targets": 1,
+    "embed": 2,
+    "prompts": 3,
+    "targets": 2,
     "dedup": 1,
-    "select": 1,
+    "select": 2,
     "pack": 1,
     "report": 1,
 }
@@ -112,8 +112,12 @@ class Layout:
         return [name for name in self.passes if not name.startswith(others)]
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     """Checks recipe, sources, models and output; writes nothing but a probe file, and that last.
+
+    Args:
+        recipe: what is to be run.
+        probe: write, read back and delete that file; without it nothing is written, not even the folder.
 
     Raises:
         UsageError: in one line, the first thing that is wrong.
@@ -137,7 +141,8 @@ def prepare(recipe: Recipe) -> Prepared:
     with store.accessible():
         check_identity(store, identity)
         rounds = recorded(store)
-    store.check_writable()
+    if probe:
+        store.check_writable()
     return Prepared(recipe, store, identity, facts, blocked, rounds, heads, targets)
 
 

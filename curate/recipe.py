@@ -116,7 +116,7 @@ class Model(_Model):
     name: str = Field(description="An open_clip model, or a path to an open_clip config json; `pocket` is built in.")
     pretrained: str | None = Field(
         None,
-        description="An open_clip tag, or a path to weights (local, s3://); the built-in model has its own.",
+        description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` has its own.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
     batch_size: Positive | None = Field(
@@ -140,9 +140,12 @@ class Embed(_Model):
 
     processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
-    decode: Literal["exact", "scaled"] = Field(
-        "exact",
-        description="`scaled` decodes large JPEGs at 1/2, 1/4 or 1/8, as long as twice the model's size stays.",
+    decoders: Positive | None = Field(
+        None, description="Processes that decode for each GPU; by default one for each core there is, 16 at most."
+    )
+    decode: Literal["fast", "exact"] = Field(
+        "fast",
+        description="`exact`: open_clip's own preprocessing, bit by bit; `fast`: near it, for half the work.",
     )
 
 
@@ -412,7 +415,7 @@ class Recipe(_Model):
             seen.add(step.drop)
             if step.duplicates and step.duplicates.above and step.duplicates.above < self.dedup.floor:
                 raise ValueError(
-                    f"select: {step.drop}: above {step.duplicates.above} lies under dedup.floor "
+                    f"select step {step.drop!r}: above {step.duplicates.above} lies under dedup.floor "
                     f"{self.dedup.floor}; lower dedup.floor"
                 )
         self._check_duplicates_last()
@@ -429,12 +432,12 @@ class Recipe(_Model):
         for step in self.select[self.select.index(first) + 1 :]:
             if step.duplicates is None:
                 raise ValueError(
-                    f"select: {step.drop} stands after {first.drop}, which drops duplicates in favour of pairs that "
-                    f"{step.drop} may drop; put the steps with `duplicates` last"
+                    f"select step {step.drop!r} stands after {first.drop!r}, which drops duplicates in favour of pairs "
+                    f"that {step.drop!r} may drop; put the steps with `duplicates` last"
                 )
             if step.duplicates.prefer != first.duplicates.prefer:
                 raise ValueError(
-                    f"select: {step.drop} prefers {step.duplicates.prefer}, but {first.drop} prefers "
+                    f"select step {step.drop!r} prefers {step.duplicates.prefer}, but {first.drop!r} prefers "
                     f"{first.duplicates.prefer}; steps with `duplicates` are decided as one and need the same"
                 )
 
@@ -472,7 +475,7 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(_first_error(error)) from error
+        raise RecipeError(_first_error(error, content)) from error
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -505,20 +508,30 @@ def _index(items: list[Any], word: str, override: str) -> int:
     raise RecipeError(f"--set {override}: no step {word!r}{nearest(word, names)}")
 
 
-def _first_error(error: ValidationError) -> str:
+def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
     """One line for the first fault; an unknown key names the nearest known one."""
     errors = error.errors(include_url=False)
     # A misspelt key is also a missing one: name the misspelling.
     first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
-    where = ".".join(str(word) for word in first["loc"]) or "recipe"
+    step = _step_at(first["loc"], content)
+    place = f"select step {step!r}" if step else "the recipe"
+    where = ".".join(str(word) for word in first["loc"][2 if step else 0 :])
     if first["type"] == "extra_forbidden":
         *path, word = first["loc"]
-        hint = nearest(str(word), _keys_at(path))
-        return f"unknown key {where!r} in the recipe{hint}"
+        return f"unknown key {where!r} in {place}{nearest(str(word), _keys_at(path))}"
     if first["type"] == "missing":
-        return f"the recipe lacks {where!r}"
+        return f"{place} lacks {where!r}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"recipe: {where}: {message}" if where != "recipe" else f"recipe: {message}"
+    return ": ".join(("recipe", *([place] if step else []), *([where] if where else []), message))
+
+
+def _step_at(where: tuple[int | str, ...], content: Mapping[str, Any]) -> str | None:
+    """The name of the step that a place in the recipe belongs to, where it has one."""
+    if where[:1] != ("select",) or len(where) < 2:
+        return None
+    step = content["select"][where[1]]
+    name = step.get("drop") if isinstance(step, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _keys_at(path: list[int | str]) -> list[str]:

@@ -1,9 +1,10 @@
 """`curate retry-failed`: a further round for the images that were lost in ways that time may have healed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from curate.errors import UsageError, nearest
+from curate.errors import UsageError, counted, nearest
 from curate.flow import planned
 from curate.layout import Prepared, prepare
 from curate.options import Options
@@ -12,6 +13,9 @@ from curate.rounds import record, recorded
 from curate.run import RECIPE
 from curate.schema import ERROR_CLASSES
 from curate.store import Store
+
+_TRIED, _CAME = "retried:", "recovered:"
+"""Before a class, in the counts of a round's parts."""
 
 
 def recipe_of(store: Store, overrides: Sequence[str]) -> Recipe:
@@ -60,3 +64,19 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
         return None
     record(prepared.store, fetches[0].folder.path, classes)
     return replace(prepared, rounds=recorded(prepared.store))
+
+
+def gained(prepared: Prepared, options: Options) -> str:
+    """What the newest round brought back, in all and by class; in one line."""
+    layout = planned(prepared, options)
+    assert layout is not None
+    newest, total = layout.fetches[-1].folder, Counter[str]()
+    for part in newest.units().intersection(layout.parts):
+        total.update(newest.marker(part).counts)
+    classes = [name.removeprefix(_TRIED) for name in total if name.startswith(_TRIED)]
+    by_class = [
+        f"{name} {total[_CAME + name]:,} of {total[_TRIED + name]:,}"
+        for name in sorted(classes, key=lambda name: (-total[_TRIED + name], name))
+    ]
+    said = f"{counted(total['retried'], 'image')} tried again, {total['recovered']:,} came back"
+    return ": ".join([said, *([", ".join(by_class)] if by_class else [])])

@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol, cast
 
 from curate import errors
 from curate.errors import IdentityError, RunIncomplete, UsageError
+from curate.identity import difference
 from curate.store import WHOLE, Folder, Inputs, Json, Outputs, Store, key
 
 BAD_STARTS = 2
@@ -410,7 +411,10 @@ def _set_aside(state: Progress, unit: int) -> None:
 
 
 def claim(store: Store, identity: Json) -> None:
-    """Makes the output folder this run's, or finds that it already is.
+    """Makes the output folder this run's, or finds that it already is; its plan has to be done.
+
+    `run.json` is created and never replaced: of several drivers with different sources, each of which planned in a
+    folder of its own, one wins, and one that died before it got here left the folder to whoever comes next.
 
     Raises:
         IdentityError: the folder holds a run with another identity; names what differs.
@@ -425,13 +429,8 @@ def check_identity(store: Store, identity: Json) -> None:
     """Raises IdentityError where the folder holds another run; writes nothing."""
     if not store.exists("run.json"):
         return
-    present = store.read_json("run.json")
-    differs = sorted(name for name in {*present, *identity} if present.get(name) != identity.get(name))
-    if differs:
-        raise IdentityError(
-            f"{store.url} holds a run with another {', '.join(differs)}; "
-            "choose another output, or put back what the recipe said"
-        )
+    if said := difference(store.read_json("run.json"), identity):
+        raise IdentityError(f"{store.url} holds a run with {said}")
 
 
 def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:

@@ -1,11 +1,18 @@
-"""Whether a run gets anywhere: it stops where hardly anything can be fetched, instead of finishing at 1 %."""
+"""Whether a run gets anywhere: it stops where hardly anything can be fetched, and says why nothing was kept."""
 
 from collections import Counter, deque
+from collections.abc import Sequence
+
+import pyarrow.compute as pc
 
 from curate.errors import RunIncomplete
+from curate.report.funnel import FETCH
 from curate.run import UnitResult
+from curate.schema import HEALING_CLASSES
+from curate.store import Folder, Json
 
 _ERROR = "error:"
+_BUSY = "host_busy"
 
 
 class MinSuccess:
@@ -44,3 +51,37 @@ class MinSuccess:
             f"fetch.min_success ({self._share:g}) allows; {errors[worst]:,} ended as {worst.removeprefix(_ERROR)!r}. "
             "Parts that are done stay; the same command goes on"
         )
+
+
+def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) -> str:
+    """Why no pair was kept and what may help, in one line.
+
+    Args:
+        funnel: what select counted, as in `funnel.json`.
+        fetch: the folder of images.
+        parts: the parts that were decided on.
+        again: the command that fetches lost images again; empty where they were not downloaded.
+    """
+    worst = str(max(funnel["steps"], key=lambda step: step["dropped"])["name"])
+    said = f"no pair was kept, most were dropped as {worst!r}"
+    if worst == FETCH + _BUSY:
+        said += f", after {_first_refusal(fetch, parts)}"
+    said += "; nothing was packed"
+    if again and worst.startswith(FETCH):
+        error = worst.removeprefix(FETCH)
+        said += f". Once the cause is mended: {again}" + ("" if error in HEALING_CLASSES else f" --class {error}")
+    return said
+
+
+def _first_refusal(fetch: Folder, parts: Sequence[int]) -> str:
+    """What the hosts that were left alone had answered before, as most images met it."""
+    refusals, said = Counter[str](), Counter[str]()
+    for part in parts:
+        images = fetch.table("images.parquet", part, ["host", "error_class", "error"])
+        busy = images.filter(pc.equal(images["error_class"], _BUSY))
+        same = images.filter(pc.is_in(images["host"], value_set=busy["host"].combine_chunks()))
+        refusals.update(name for name in same["error_class"].to_pylist() if name not in (None, _BUSY))
+        said.update(busy["error"].to_pylist())
+    if refusals:
+        return repr(FETCH + refusals.most_common(1)[0][0])
+    return repr(said.most_common(1)[0][0])

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.errors import BrokenResult, StoreError
+from curate.errors import BrokenResult, StoreError, counted
 from curate.schema import REPEATED
 from curate.store import WHOLE, FileInfo, Folder, Json, Store, key
 
@@ -218,7 +218,7 @@ def _check_shards(store: Store, said: Manifest, kept: npt.NDArray[Any] | None, p
         sizes[f"{name}.tar"] = rows.get(f"shards/{name}.tar", 0) if wanted is None else len(wanted)
         _check_shard(store, said, name, wanted, problems)
     if kept is not None and len(kept) and not size:
-        problems.append(f"{said.pack}: {len(kept)} pairs are kept, but there is no shard")
+        problems.append(f"{said.pack}: {counted(len(kept), 'pair is', 'pairs are')} kept, but there is no shard")
     with _intact(store, said, "shards/sizes.json", problems) as path:
         if path and json.loads(path.read_bytes()) != sizes:
             problems.append(f"{said.pack}/shards/sizes.json: does not give the shards' samples")
@@ -255,7 +255,7 @@ def _check_shard(store: Store, said: Manifest, name: str, wanted: list[str] | No
         if path and wanted is not None:
             stats: Json = json.loads(path.read_bytes())
             if not stats.get("count") == stats.get("successes") == len(wanted):
-                problems.append(f"{said.pack}/{stats_name}: does not count {len(wanted)} samples")
+                problems.append(f"{said.pack}/{stats_name}: does not count {counted(len(wanted), 'sample')}")
 
 
 def _names(name: str) -> tuple[str, str, str, str]:
@@ -278,7 +278,7 @@ def _columns(path: Path, columns: list[str], name: str, problems: list[str]) -> 
 def _differences(found: list[str], wanted: list[str]) -> Iterator[str]:
     """How many there should be, and the first that is another."""
     if len(found) != len(wanted):
-        yield f"holds {len(found)} pairs, not {len(wanted)}"
+        yield f"holds {counted(len(found), 'pair')}, not {len(wanted)}"
     for row, (uid, expected) in enumerate(zip(found, wanted, strict=False)):
         if uid != expected:
             yield f"row {row} is {uid}, where {expected} belongs"

@@ -230,7 +230,7 @@ def _funnel(planned: int, kept: int, parts: int, dropped: dict[str, int]) -> dic
     for name in ("repeated", "fetch:dns", "undecodable", "mismatched"):
         step = {"name": name, "kind": "before", "seen": seen, "dropped": dropped.get(name, 0), "nulls": 0}
         if name == "mismatched":
-            step |= {"kind": "keep_top", "of": "clip_similarity", "fraction": 0.3, "threshold": 0.21}
+            step |= {"kind": "keep_top", "of": "clip_similarity", "fraction": 0.3, "over": "pool", "threshold": 0.21}
         steps.append(
             {
                 "would_drop": None,
@@ -240,6 +240,7 @@ def _funnel(planned: int, kept: int, parts: int, dropped: dict[str, int]) -> dic
                 "by": None,
                 "prefer": None,
                 "fraction": None,
+                "over": None,
             }
             | step
         )

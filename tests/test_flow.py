@@ -191,7 +191,7 @@ def test_the_result_verifies_and_the_commands_answer(run, place, capsys):
     assert main(["explain", url, plan[0]["url"]]) == 0
     assert plan[0]["pair_id"].hex() in capsys.readouterr().out
     assert main(["explain", url, "http://nowhere.example/"]) == 2
-    assert "has no pair or URL" in capsys.readouterr().err
+    assert "has no URL http://nowhere.example/" in capsys.readouterr().err
     html = Path(url, run.manifest["folders"]["report"], "index.html").read_text()
     assert "mismatched" in html
     assert "<script" not in html

@@ -37,12 +37,12 @@ def changed(before, after):
 def test_what_changes_an_embedding_changes_its_folder_and_what_follows(tmp_path):
     usual = folders(tmp_path)
     # Pixel columns are a function of the picture alone.
-    assert "pixels" not in changed(usual, folders(tmp_path, {"decode": "scaled"}))
-    assert {"embed-a", "embed-b", "select"} <= changed(usual, folders(tmp_path, {"decode": "scaled"}))
+    assert "pixels" not in changed(usual, folders(tmp_path, {"decode": "exact"}))
+    assert {"embed-a", "embed-b", "select"} <= changed(usual, folders(tmp_path, {"decode": "exact"}))
     mirrored = changed(usual, folders(tmp_path, mirror=True))
     assert "embed-a" in mirrored
     assert not mirrored & {"embed-b", "pixels", "fetch"}
-    assert changed(usual, folders(tmp_path, {"processes": 4, "device": "cpu"})) == set()
+    assert changed(usual, folders(tmp_path, {"processes": 4, "device": "cpu", "decoders": 3})) == set()
 
 
 SIGNALS = {

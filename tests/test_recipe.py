@@ -63,37 +63,46 @@ def test_every_key_is_documented_with_its_default():
         (with_(selects=[]), "unknown key 'selects' in the recipe; did you mean 'select'?"),
         (
             with_(select=[{"drop": "a", "wher": "x"}]),
-            "unknown key 'select.0.wher' in the recipe; did you mean 'where'?",
+            "unknown key 'wher' in select step 'a'; did you mean 'where'?",
         ),
         (with_(models={"l": {"nam": "x"}}), "unknown key 'models.l.nam' in the recipe; did you mean 'name'?"),
         (
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fractoin": 1}}]),
-            "unknown key 'select.0.keep_top.fractoin' in the recipe; did you mean 'fraction'?",
+            "unknown key 'keep_top.fractoin' in select step 'a'; did you mean 'fraction'?",
         ),
         ({"version": 1, "output": "x"}, "the recipe lacks 'source'"),
         (with_(version=2), "recipe: version: Input should be 1"),
         (
             with_(select=[{"drop": "repeated", "where": "x"}]),
-            "recipe: select.0: 'repeated' is a reason of the program's",
+            "recipe: select step 'repeated': 'repeated' is a reason of the program's",
         ),
-        (with_(select=[{"drop": "fetch:dns", "where": "x"}]), "recipe: select.0.drop: String should match pattern"),
-        (with_(select=[{"drop": "a"}]), "recipe: select.0: a step has exactly one of: where, keep_top, duplicates"),
+        (
+            with_(select=[{"drop": "fetch:dns", "where": "x"}]),
+            "recipe: select step 'fetch:dns': drop: String should match pattern",
+        ),
+        (with_(select=[{"drop": "a", "keep_top": {"of": "x"}}]), "select step 'a' lacks 'keep_top.fraction'"),
+        (with_(select=[{"where": "x"}]), "the recipe lacks 'select.0.drop'"),
+        (with_(select=["a"]), "recipe: select.0: "),
+        (
+            with_(select=[{"drop": "a"}]),
+            "recipe: select step 'a': a step has exactly one of: where, keep_top, duplicates",
+        ),
         (with_(select=[{"drop": "a", "where": "x"}] * 2), "recipe: select: two steps are named 'a'"),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding", "above": 0.5}}]),
-            "recipe: select: a: above 0.5 lies under dedup.floor 0.9; lower dedup.floor",
+            "recipe: select step 'a': above 0.5 lies under dedup.floor 0.9; lower dedup.floor",
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding"}}]),
-            "recipe: select.0.duplicates: `above` goes with by: image_embedding, and only with it",
+            "recipe: select step 'a': duplicates: `above` goes with by: image_embedding, and only with it",
         ),
         (
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),
-            "recipe: select.0.keep_top.fraction: Input should be less than or equal to 1",
+            "recipe: select step 'a': keep_top.fraction: Input should be less than or equal to 1",
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "sha256"}}, {"drop": "b", "where": "width < 3"}]),
-            "recipe: select: b stands after a, which drops duplicates in favour of pairs that b may drop",
+            "recipe: select step 'b' stands after 'a', which drops duplicates in favour of pairs that 'b' may drop",
         ),
         (
             with_(
@@ -102,7 +111,7 @@ def test_every_key_is_documented_with_its_default():
                     {"drop": "b", "duplicates": {"by": "image_embedding", "above": 0.97, "prefer": "width"}},
                 ]
             ),
-            "recipe: select: b prefers width, but a prefers clip_similarity; steps with `duplicates` are decided as",
+            "recipe: select step 'b' prefers width, but 'a' prefers clip_similarity; steps with `duplicates` are",
         ),
         (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts.mark.prompts: two prompts at least"),
         (

@@ -249,9 +249,9 @@ def tar_bytes(members=GOOD):
         (
             "a.tar",
             tar_bytes()[:-9000],
-            r"a\.tar is torn: .* after \d+ members; pack it anew or leave it out, and choose another output",
+            r"a\.tar is torn: .* after \d+ members?; pack it anew or leave it out",
         ),
-        ("a.tar", tar_bytes()[:900], r"a\.tar is torn: unexpected end of data, after \d+ members"),
+        ("a.tar", tar_bytes()[:900], r"a\.tar is torn: unexpected end of data, after \d+ members?"),
         ("a.tar", tar_bytes()[:2500] + bytes(20) + tar_bytes()[2500:], r"a\.tar is torn: no header at byte"),
         ("a.tar", tar_bytes()[:1536] + b"\xff" * 700 + tar_bytes()[1536:], r"a\.tar is torn"),
         ("a.tar", b"", r"a\.tar is no tar \(empty file\)"),

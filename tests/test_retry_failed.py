@@ -77,6 +77,7 @@ def test_a_round_heals_and_everything_after_follows(web, capsys):
     asked = len(server.asked)
     assert main([*again, "--class", "http_5xx,dns", "--until", "fetch"]) == 0
     assert len(server.asked) == asked + ROWS // 3
+    assert "10 images tried again, 10 came back: http_5xx 10 of 10\n" in capsys.readouterr().out
     assert store.names("rounds") == ["0001.json"]
     (second,) = set(fetches(store)) - {first}
     assert classes(second) == ["None"] * ROWS
@@ -131,6 +132,19 @@ def test_a_round_that_was_interrupted_goes_on(web, capsys):
     asked = len(server.asked)
     assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
     assert len(server.asked) == asked
+
+
+def test_a_round_says_what_it_brought_back_by_class(web, capsys):
+    server, recipe, store = web
+    server.answers |= {f"/{number}.jpg": status(404) for number in (1, 2)}
+    assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
+    again = ["retry-failed", store.url, "--engine", "local", "--until", "fetch", "--class", "http_5xx,http_4xx"]
+    capsys.readouterr()
+    assert main(again) == 0
+    assert "12 images tried again, 0 came back: http_5xx 0 of 10, http_4xx 0 of 2\n" in capsys.readouterr().out
+    server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in (0, 1)}
+    assert main(again) == 0
+    assert "12 images tried again, 2 came back: http_5xx 1 of 10, http_4xx 1 of 2\n" in capsys.readouterr().out
 
 
 def test_a_run_that_cannot_work_stops_and_says_why(web, capsys):

@@ -238,6 +238,39 @@ def test_another_identity_is_refused_and_named(store):
         check_identity(store, {"seed": 0, "part_size": 11})
 
 
+def listed(path, size=4520, etag="a"):
+    return {"path": path, "size": size, "etag": etag}
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            [listed("pairs.csv", 4567, "b"), listed("more.csv")],
+            "source: pairs.csv changed since this run began (4,520 -> 4,567 bytes); choose",
+        ),
+        (
+            [listed("pairs.csv"), listed("more.csv", etag="b")],
+            "source: more.csv changed since this run began (other content in 4,520 bytes); choose",
+        ),
+        (
+            [listed("pairs.csv", 1, "b"), listed("more.csv", 2, "b")],
+            "source: pairs.csv changed since this run began (4,520 -> 1 bytes); so did 1 other; choose",
+        ),
+        ([listed("pairs.csv")], "source; choose another output, or put back what the recipe"),
+        ([listed("pairs.csv"), listed("else.csv")], "source; choose"),
+    ],
+)
+def test_a_source_that_changed_is_told_from_another_one(store, now, said):
+    claim(store, {"source": [listed("pairs.csv"), listed("more.csv")], "seed": 0})
+    with pytest.raises(IdentityError) as caught:
+        check_identity(store, {"source": now, "seed": 0})
+    assert str(caught.value).startswith(f"{store.url} holds a run with another {said}")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(IdentityError, match="holds a run with another seed, source; choose"):
+        check_identity(store, {"source": now, "seed": 1})
+
+
 def test_units_of_the_whole_run_too(store):
     work = single(store, "double", (WHOLE,))
     assert drive([work], InlineEngine(), Silent()) == {"out": {}}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.dedup.nodes import DIGEST_BYTES, Nodes, collect
-from curate.errors import UsageError
+from curate.errors import UsageError, counted
 from curate.schema import NEAR
 from curate.store import Inputs, Outputs
 
@@ -69,7 +69,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             out.put_file("near.parquet", scratch / "near.parquet", rows=near)
         out.counts.update(images=nodes.images, digests=len(nodes.digests), near=near)
         if nodes.unusable:
-            out.notes.append(f"{nodes.unusable} images were not compared: their embedding is zero or not finite")
+            left_out = counted(nodes.unusable, "image was", "images were")
+            out.notes.append(f"{left_out} not compared: the embedding is zero or not finite")
 
     return dedup
 

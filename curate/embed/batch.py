@@ -82,7 +82,7 @@ def default_size(model: Model) -> int:
     if model.device.type != "cuda":
         return ON_CPU
     height, width = model.image_size
-    black = [np.zeros((height, width, 3), np.uint8)] * _PROBE
+    black = [np.zeros((3, height, width), np.uint8)] * _PROBE
     model.encode_images(black, _PROBE)  # what is allocated once, for good
     torch.cuda.reset_peak_memory_stats(model.device)
     before = torch.cuda.memory_allocated(model.device)

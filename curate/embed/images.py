@@ -1,13 +1,10 @@
-"""A part's images: read from the tar in order, decoded once in threads."""
+"""A part's images: read from the tar in order, decoded once."""
 
 import io
 import struct
 import tarfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,11 +14,13 @@ from curate.errors import BrokenResult
 from curate.schema import FETCHED
 from curate.store import Folder
 
-T = TypeVar("T")
-
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
 """What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
 
+
+_JPEG = ("JPEG", "MPO")
+_SCALES = (1, 2, 4, 8)
+"""By which libjpeg can divide a size while it decodes."""
 
 REDUCED = 448
 """Pixels that the shorter side of a picture keeps, at least, where it is decoded reduced."""
@@ -40,18 +39,22 @@ def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
 
 
 def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Image] | None:
-    """The picture for each of some `shorter_side`s, decoded once where they come to the same size."""
-    found: dict[tuple[int, int], Image.Image] = {}
+    """The picture for each of some `shorter_side`s, decoded once for each size that they come to."""
+    found: dict[int, Image.Image] = {}
     pictures = []
     try:
+        image = Image.open(io.BytesIO(data))
+        shorter, is_jpeg = min(image.size), image.format in _JPEG
         for side in shorter_sides:
-            image = Image.open(io.BytesIO(data))
-            if side:
-                image.draft(None, (side, side))
-            if image.size not in found:
+            scale = max(scale for scale in _SCALES if scale * side <= shorter or scale == 1) if side and is_jpeg else 1
+            if scale not in found:
+                if found:
+                    image = Image.open(io.BytesIO(data))
+                if scale > 1:
+                    image.draft(None, (shorter // scale, shorter // scale))
                 image.load()
-                found[image.size] = image
-            pictures.append(found[image.size])
+                found[scale] = image
+            pictures.append(found[scale])
     except (*UNDECODABLE, Image.DecompressionBombError):
         return None
     return pictures
@@ -94,52 +97,3 @@ def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[i
         raise BrokenResult(f"{name}: {error}") from error
     if (lacking := next(expected, None)) is not None:
         raise BrokenResult(f"{name}: it ends before {lacking[1]!r}")
-
-
-def map_ahead(
-    function: Callable[[bytes], T],
-    members: Iterator[tuple[int, bytes]],
-    pool: Executor,
-    ahead: int,
-    *,
-    in_turns: bool = False,
-) -> Iterator[tuple[int, T]]:
-    """Applies a function to members in a pool's threads, up to `ahead` of them before they are asked for.
-
-    Args:
-        function: what is done to a member.
-        members: rows and bytes.
-        pool: whose threads do it.
-        ahead: how many at most.
-        in_turns: the next ones are begun only when all of those have been taken, so that the pool rests while
-            whoever takes them works. Where both want the same cores, they would wait for each other. Otherwise the
-            first ones are begun at once, before the result is iterated.
-
-    Yields:
-        The row and the result, in the order of the members.
-    """
-    window: deque[tuple[int, Future[T]]] = deque()
-
-    def fill() -> None:
-        while len(window) < ahead and (member := next(members, None)) is not None:
-            window.append((member[0], pool.submit(function, member[1])))
-
-    def results() -> Iterator[tuple[int, T]]:
-        try:
-            while True:
-                if not window:
-                    fill()
-                if not window:
-                    return
-                row, future = window.popleft()
-                result = future.result()
-                if not in_turns:
-                    fill()
-                yield row, result
-        finally:
-            for _, future in window:
-                future.cancel()
-
-    if not in_turns:
-        fill()
-    return results()

@@ -6,6 +6,7 @@ any model that open_clip can load is loaded here in the same way.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -24,14 +25,13 @@ import open_clip
 import torch
 from open_clip.factory import load_checkpoint
 from open_clip.model import get_input_dtype
-from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.transforms import Normalize
 
 from curate.embed import weights
+from curate.embed.preprocess import Preprocess
 from curate.embed.text import CausalTower, encode_captions
+from curate.embed.vision import ClassTokenTower
 from curate.errors import ModelError, UsageError
 
 _BUILD_ERRORS = (
@@ -48,9 +48,6 @@ _BUILD_ERRORS = (
 """What open_clip, timm and torch raise at a config that makes no model."""
 _FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError)
 """… and at a file that holds no weights."""
-
-_LONGEST = 256
-"""Images longer than this many times their width are cut to it before they are resized by their width."""
 
 
 @dataclass(frozen=True)
@@ -86,40 +83,25 @@ class Model:
 
     Attributes:
         clip: the open_clip model, in eval mode, on its device.
+        see: float[n, 3, height, width] → float[n, dim]: the vision tower, as far as it is read.
+        read: int64[n, length] → float[n, dim]: the text tower, likewise.
+        cut: the text tower where its captions may be cut; None where it takes them at their full length.
         tokenize: captions → int64[n, context].
-        transforms: the steps of open_clip's preprocessing that work on a Pillow image.
-        mean: of the normalisation that follows, by channel.
-        std: likewise.
-        cuts_long: whether the preprocessing resizes by the shorter side.
+        preprocess: makes of a picture what `encode_images` takes.
         device: where the model is.
         dtype: of the images that it takes.
         dim: length of an embedding.
     """
 
     clip: Any
+    see: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor]
+    cut: CausalTower | None
     tokenize: Callable[[list[str]], Tensor]
-    transforms: Sequence[Callable[[Image.Image], Image.Image]]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    cuts_long: bool
+    preprocess: Preprocess
     device: torch.device
     dtype: torch.dtype
     dim: int
-
-    def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Resizes and crops an image as open_clip does, up to its normalisation. Safe to call in threads.
-
-        Returns:
-            uint8[height, width, 3].
-        """
-        short, long = sorted(image.size)
-        if self.cuts_long and long > _LONGEST * short:
-            # Resized whole, a line of one pixel would fill memory; only the middle of it is looked at.
-            left, top = ((side - min(side, _LONGEST * short)) // 2 for side in image.size)
-            image = image.crop((left, top, image.width - left, image.height - top))
-        for transform in self.transforms:
-            image = transform(image)
-        return np.asarray(image)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -137,24 +119,25 @@ class Model:
         """Embeds up to `batch_size` prepared images; the batch is filled up to that size with black ones.
 
         Args:
-            prepared: as `prepare` gives them.
+            prepared: as `preprocess` gives them.
             batch_size: rows of the forward pass.
             mirrored: embed what is seen in a mirror: left and right change places.
 
         Returns:
             float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
         """
-        batch = np.zeros((batch_size, *prepared[0].shape), np.uint8)
-        np.stack(prepared, out=batch[: len(prepared)])
-        pixels = torch.from_numpy(batch)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        on_gpu = self.device.type == "cuda"
+        # Pinned, it is sent while the device is still at the batch before.
+        pixels = torch.empty((batch_size, *prepared[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
+        np.stack(prepared, out=pixels.numpy()[: len(prepared)])
+        pixels[len(prepared) :] = 0
+        pixels = pixels.to(self.device, non_blocking=True)
+        images = pixels.to(torch.float32).div_(255)
         if mirrored:
             images = images.flip(-1)
-        images.sub_(self._by_channel(self.mean)).div_(self._by_channel(self.std))
+        images.sub_(self._by_channel(self.preprocess.mean)).div_(self._by_channel(self.preprocess.std))
         with torch.inference_mode():
-            features = self.clip.encode_image(images.to(self.dtype), normalize=False)
+            features = self.see(images.to(self.dtype))
             return nn.functional.normalize(features[: len(prepared)].float(), dim=-1)
 
     def encode_captions(self, captions: list[str], batch_size: int) -> npt.NDArray[np.float32]:
@@ -163,10 +146,19 @@ class Model:
         Returns:
             float32[n, dim], L2-normalised.
         """
-        if not captions:
-            return np.zeros((0, self.dim), np.float32)
+        return self.encode_tokens(self.tokenize(captions), batch_size).cpu().numpy()
+
+    def encode_tokens(self, tokens: Tensor, batch_size: int) -> Tensor:
+        """Embeds captions that were tokenized, int64[n, context]; give each one once.
+
+        Returns:
+            float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
+        """
+        if not len(tokens):
+            return torch.zeros((0, self.dim), device=self.device)
+        lengths = self.cut.lengths(tokens) if self.cut else torch.full((len(tokens),), tokens.shape[1])
         with torch.inference_mode():
-            return encode_captions(self.clip, self.tokenize, captions, batch_size, self.device).numpy()
+            return encode_captions(self.read, lengths, tokens, batch_size, self.device)
 
     def _by_channel(self, values: tuple[float, ...]) -> Tensor:
         return _on_device(values, self.device)
@@ -180,7 +172,7 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights.
+        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
         endpoint: of an S3 server other than AWS.
 
     Raises:
@@ -253,12 +245,13 @@ def load(
 ) -> Model:
     """Loads a model for embedding.
 
-    As with open_clip itself, a named model with weights from a path is given the preprocessing of OpenAI's CLIP;
-    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`.
+    As with open_clip itself, a named model with weights from a file is given the preprocessing of OpenAI's CLIP;
+    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`, or the folder that
+    has such a file beside the weights.
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag, or the path or URL of weights.
+        pretrained: an open_clip tag, or the path or URL of weights or of a folder.
         precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32.
         device: where it goes.
         endpoint: of an S3 server other than AWS.
@@ -280,40 +273,34 @@ def load(
         ).eval()
         tokenizer = open_clip.get_tokenizer(origin.name)
     clip.requires_grad_(requires_grad=False)
-    settings = PreprocessCfg(**clip.visual.preprocess_cfg)
-    *transforms, to_tensor, normalize = image_transform_v2(settings, is_train=False).transforms
-    assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
-    assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
+    classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
     model = Model(
         clip=clip,
+        see=classed.encode if classed else clip.encode_image,
+        read=causal.encode if causal else clip.encode_text,
+        cut=causal,
         tokenize=tokenizer,
-        transforms=transforms,
-        mean=tuple(normalize.mean),
-        std=tuple(normalize.std),
-        cuts_long=settings.resize_mode == "shortest",
+        preprocess=Preprocess.of(clip.visual.preprocess_cfg),
         device=device,
         dtype=get_input_dtype(precision) or torch.float32,
         dim=int(origin.config["embed_dim"]),
     )
-    if compiled:
-        _compile(model, origin.label)
-    return model
+    return _compiled(model, origin.label) if compiled else model
 
 
-def _compile(model: Model, label: str) -> None:
-    """Compiles both towers in place, and runs them once, so that what is missing here is found now.
+def _compiled(model: Model, label: str) -> Model:
+    """Compiles both towers, and runs them once, so that what is missing here is found now.
 
-    The text tower's blocks are compiled for lengths that vary: captions are cut to the longest of their batch.
+    The text tower is compiled for lengths that vary: captions are cut to the longest of their batch.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    tower = CausalTower.of(model.clip)
-    text = tower.parts.transformer if tower else getattr(model.clip, "text", model.clip.visual)
-    model.clip.visual.compile()
-    text.compile(dynamic=True)
+    see, read = torch.compile(model.see), torch.compile(model.read, dynamic=True)
+    model = dataclasses.replace(model, see=see, read=read)
     try:
-        model.encode_images([np.zeros((*model.image_size, 3), np.uint8)], 2)
+        model.encode_images([np.zeros((3, *model.image_size), np.uint8)], 2)
         model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
+        return model
     # A missing compiler is told in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):

@@ -137,5 +137,5 @@ def _sharpness(luma: Image.Image) -> float:
 def _spread(values: npt.NDArray[np.int16]) -> tuple[float, float]:
     """Mean and standard deviation, from whole sums, which are exact."""
     exact = values.astype(np.float64)
-    n, total, squares = len(exact), float(exact.sum()), float(exact @ exact)
+    n, total, squares = len(exact), float(exact.sum()), float(np.einsum("i,i", exact, exact))
     return total / n, math.sqrt(max(0.0, n * squares - total * total)) / n

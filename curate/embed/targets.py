@@ -123,7 +123,7 @@ class TargetEmbedder:
         if upright.has_transparency_data:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
-        return model.prepare(upright)
+        return model.preprocess(upright)
 
 
 def _match(path: str, endpoint: str | None) -> list[str]:

@@ -1,19 +1,45 @@
 """Captions to embeddings, without work on padding.
 
 A causal text tower that is read at its end token gives the same embedding whatever stands behind that token:
-captions are sorted by length and each batch is cut to its longest. Whether a tower is of that kind is read from
-its attributes; every other tower (SigLIP's reads the last place, CoCa appends a token of its own, those of
-Hugging Face bring their own masks) gets the full length.
+captions are sorted by length and each batch is cut to its longest, and the last block is computed for the end tokens
+alone (`last_block.py`). Whether a tower is of that kind is read from its attributes; every other tower (SigLIP's reads
+the last place, CoCa appends a token of its own, those of Hugging Face bring their own masks) gets the full length.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
+
+from curate.embed.last_block import can_be_read_at, read_at
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A part's captions, each distinct one once; a null is ''.
+
+    Attributes:
+        distinct: the captions.
+        of_pair: for each pair, its caption's place among them.
+        tokens: int64[distinct, context] by model, of those that were loaded in time.
+    """
+
+    distinct: list[str]
+    of_pair: npt.NDArray[np.int64]
+    tokens: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Captions":
+        """Of the pairs' column."""
+        encoded = column.fill_null("").combine_chunks().dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64), {})
 
 
 @dataclass(frozen=True)
@@ -59,9 +85,13 @@ class CausalTower:
         length = tokens.shape[1]
         dtype = parts.transformer.get_cast_dtype()
         embedded = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
-        seen = parts.transformer(embedded, attn_mask=parts.attn_mask[:length, :length])
+        mask = parts.attn_mask[:length, :length]
+        if can_be_read_at(parts.transformer):
+            read = read_at(parts.transformer, embedded, self.lengths(tokens) - 1, mask)
+        else:
+            read = text_global_pool(parts.transformer(embedded, mask), tokens, self.pool, eos_token_id=self.eos)
         # The layer norm works on each place by itself: it need not be done for the places that are not read.
-        x: Tensor = parts.ln_final(text_global_pool(seen, tokens, self.pool, eos_token_id=self.eos))
+        x: Tensor = parts.ln_final(read)
         if isinstance(parts.text_projection, nn.Linear):
             x = parts.text_projection(x)
         elif parts.text_projection is not None:
@@ -70,33 +100,27 @@ class CausalTower:
 
 
 def encode_captions(
-    clip: Any, tokenize: Callable[[list[str]], Tensor], captions: list[str], batch_size: int, device: torch.device
+    encode: Callable[[Tensor], Tensor], lengths: Tensor, tokens: Tensor, batch_size: int, device: torch.device
 ) -> Tensor:
     """Encodes captions in batches that are a function of the captions alone.
 
     Args:
-        clip: an open_clip model in eval mode.
-        tokenize: captions → int64[n, context].
-        captions: what to encode; give each caption once.
+        encode: int64[batch_size, length] → float[batch_size, dim], not normalised.
+        lengths: how many tokens of each caption it is to see, int64[n].
+        tokens: int64[n, context]; give each caption once.
         batch_size: rows of every forward pass, the last one's too: it is filled up with copies of a row, since
             kernels round differently for other shapes.
         device: where the model is.
 
     Returns:
-        float32[n, dim] on the CPU, L2-normalised, in the order of `captions`.
+        float32[n, dim] on the device, L2-normalised, in the order of `tokens`.
     """
-    tokens = tokenize(captions)
-    tower = CausalTower.of(clip)
-    lengths = tower.lengths(tokens) if tower else torch.full((len(captions),), tokens.shape[1])
     order = torch.sort(lengths, stable=True).indices
     encoded = []
     for rows in torch.split(order, batch_size):
         batch = tokens[rows, : int(lengths[rows[-1]])]
         if len(rows) < batch_size:
             batch = torch.cat([batch, batch[-1:].expand(batch_size - len(rows), -1)])
-        batch = batch.to(device, non_blocking=True)
-        features = tower.encode(batch) if tower else clip.encode_text(batch, normalize=False)
+        features = encode(batch.to(device, non_blocking=True))
         encoded.append(nn.functional.normalize(features[: len(rows)].float(), dim=-1))
-    result = torch.empty(len(captions), encoded[0].shape[1])
-    result[order] = torch.cat(encoded).cpu()
-    return result
+    return torch.cat(encoded)[torch.argsort(order).to(device, non_blocking=True)]

@@ -1,22 +1,26 @@
 """Where a model's config and weights lie: a name, a local path or a URL becomes local files.
 
 Three kinds of names are told apart by their form alone: `pocket` is built in; what ends in `.json` is an
-open_clip config file; every other name is open_clip's own. Weights are a file if they end like one, else one of
-open_clip's tags.
+open_clip config file; every other name is open_clip's own. Weights are one of open_clip's tags, a file if they end
+like one, else a folder laid out as the hub's snapshots are. Where there are safetensors and a pickle, safetensors are
+taken: open_clip does so for a tag, `_snapshot` for a folder.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from curate.errors import ModelError, nearest
 from curate.store import Store, access_errors
@@ -37,7 +41,7 @@ class Origin:
         label: what the user wrote, for messages.
         name: the name under which open_clip knows the architecture.
         config: the architecture, as in open_clip's config files.
-        preprocess: settings of the preprocessing that a config file gave beside it.
+        preprocess: settings of the preprocessing that a config file gave, beside the architecture or the weights.
         tokenizer: the folder of a tokenizer that lies beside the config file or where it says, or None.
         pretrained: a tag of open_clip's, or the path of a local file.
         is_tag: which of the two.
@@ -60,8 +64,12 @@ class Origin:
         if not self.is_tag:
             return Path(self.pretrained)
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
+        # The hub's client has a lock of its own. What open_clip downloads itself it writes in place, so that another
+        # process would take half a file.
+        turn = contextlib.nullcontext() if tag.get("hf_hub") else _turn(str(tag.get("url")))
         try:
-            return Path(open_clip.download_pretrained(tag))
+            with turn:
+                return Path(open_clip.download_pretrained(tag))
         # What the hub's client raises derives from these; so does urllib's error.
         except (OSError, RuntimeError, ValueError) as error:
             reason = one_line(error)
@@ -73,7 +81,7 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag, or the path or URL of weights; None with `pocket` alone.
+        pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` alone.
         endpoint: of an S3 server other than AWS.
 
     Raises:
@@ -102,9 +110,14 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
     if open_clip.get_pretrained_cfg(known, pretrained):
         return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer)
     if not pretrained.endswith(WEIGHT_FILES):
-        tags = open_clip.list_pretrained_tags_by_model(known)
-        hint = nearest(pretrained, tags) or f"; a file of weights ends in {', '.join(WEIGHT_FILES)}"
-        raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
+        files = _files(pretrained, endpoint)
+        if not files:
+            tags = open_clip.list_pretrained_tags_by_model(known)
+            hint = nearest(pretrained, tags) or f"; a file of weights ends in {', '.join(WEIGHT_FILES)}"
+            raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
+        if HF_CONFIG_NAME in files:
+            preprocess = preprocess or _preprocess_beside(pretrained, name, config, tokenizer, endpoint)
+        pretrained = _snapshot(pretrained, files)
     file = str(_local(pretrained, endpoint))
     return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer)
 
@@ -132,6 +145,42 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
         raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
     # The size that counts is that of the vision tower.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
+
+
+def _files(folder: str, endpoint: str | None) -> list[str]:
+    """The names of the files in a folder; none where it is no folder."""
+    if "://" not in folder and not Path(folder).is_dir():
+        return []
+    try:
+        return Store(folder, endpoint).names("")
+    except access_errors(folder) as error:
+        raise ModelError(f"weights {folder} cannot be read: {one_line(error)}") from error
+
+
+def _snapshot(folder: str, files: Sequence[str]) -> str:
+    """The file of weights in a folder as the hub's client leaves them: safetensors before a pickle."""
+    for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        if file in files:
+            return f"{folder.rstrip('/')}/{file}"
+    raise ModelError(f"weights {folder}: a folder of weights holds {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME}")
+
+
+def _preprocess_beside(
+    folder: str, name: str, config: Mapping[str, Any], tokenizer: Path | None, endpoint: str | None
+) -> dict[str, Any]:
+    """The preprocessing that a folder of weights brings in its config, as a tag brings its own.
+
+    Weights may fit an architecture that differs in what has no weights (quick_gelu), and score without a word.
+    """
+    path = f"{folder.rstrip('/')}/{HF_CONFIG_NAME}"
+    theirs, preprocess = _read_config(path, endpoint)
+    if tokenizer:
+        # The model's own lies where its config file says.
+        theirs["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
+    if theirs != config:
+        differs = ", ".join(key for key in sorted({*theirs, *config}) if theirs.get(key) != config.get(key))
+        raise ModelError(f"model {name} is another one than {path} says ({differs}); name that file as the model")
+    return preprocess
 
 
 def _beside(path: str, config: Mapping[str, Any]) -> Path | None:
@@ -174,18 +223,40 @@ def _local(path: str, endpoint: str | None) -> Path:
         version = f"{store.path(file)} {store.fs.ukey(store.path(file))}"
         cached = _cache() / f"{hashlib.sha256(version.encode()).hexdigest()[:32]}{Path(file).suffix}"
         if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            scratch = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
-            try:
-                store.fs.get_file(store.path(file), str(scratch))
-                scratch.replace(cached)
-            finally:
-                scratch.unlink(missing_ok=True)
+            with _turn(cached.name):
+                # Whoever had the turn before left it there.
+                if not cached.is_file():
+                    _copy(store, file, cached)
     except FileNotFoundError as error:
         raise ModelError(f"weights {path} do not exist") from error
     except access_errors(path) as error:
         raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from error
     return cached
+
+
+def _copy(store: Store, file: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        store.fs.get_file(store.path(file), str(scratch))
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _turn(what: str) -> Iterator[None]:
+    """One process of this machine at a time gets a thing of that name; a process that dies has had its turn."""
+    locks = _cache().with_name("locks")
+    with contextlib.ExitStack() as held:
+        # Where no lock can be had (a cache that is not ours to write, a file system without locks), each process gets
+        # the thing for itself.
+        with contextlib.suppress(OSError):
+            locks.mkdir(parents=True, exist_ok=True)
+            # Never deleted: who waits at a deleted file and who comes later would hold two locks.
+            lock = held.enter_context((locks / hashlib.sha256(what.encode()).hexdigest()[:32]).open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cache() -> Path:

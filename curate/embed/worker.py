@@ -3,7 +3,7 @@
 Batches never mix parts and are always full, so that what is written is a function of the part alone. Where memory
 does not hold a batch, it halves, and the part's marker says so (`batch.py`).
 
-While a GPU computes, the next images are decoded in threads; a CPU does one after the other. As soon as a part has
+While a GPU computes, the next images are decoded by processes; a CPU does one after the other. As soon as a part has
 been read whole the next one is read (`reading.py`): compressed bytes, of one part, within a bound. Nothing of the next
 part is decoded ahead, so that a file that kills its worker kills it at its own part.
 
@@ -11,7 +11,9 @@ part is decoded ahead, so that a file that kills its worker kills it at its own 
 storage; from the stored ones it comes back within 1e-3.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+import threading
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,18 +27,21 @@ from torch import Tensor
 
 from curate import schema
 from curate.embed.batch import ON_CPU, BatchSize, default_size
-from curate.embed.images import REDUCED, decode_at, map_ahead
+from curate.embed.decoding import Decoding
+from curate.embed.memory import keep_freed_blocks
 from curate.embed.model import Model, choose_device, load
-from curate.embed.pixels import Measures, measure, pixel_table
+from curate.embed.pixels import Measures, pixel_table
+from curate.embed.prepare import Prepare
 from curate.embed.reading import Reading
+from curate.embed.text import Captions
 from curate.errors import ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
 """Batches of images that may be decoded before they are asked for."""
 
-_ENOUGH = 2
-"""Where images are decoded reduced, their shorter side keeps this many times the model's (benchmarks/decode.py)."""
+_MOST_DECODERS = 16
+"""Processes for a GPU where the recipe says nothing; each holds a quarter of a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,19 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     """A worker of the embed pass.
 
     Args:
-        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (exact, scaled),
-            `endpoint` (of an S3 server other than AWS, for weights; or None).
+        settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
+            `endpoint` (of an S3 server other than AWS, for weights; or None), and `decoders` (processes that decode
+            for a GPU; left out or None: one for each core, 16 at most).
 
     Raises:
         UsageError: the device is not there.
     """
     models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
     is_exact = settings["decode"] == "exact"
-    return Embedder(models, choose_device(settings["device"]), settings["endpoint"], is_exact)
+    device = choose_device(settings["device"])
+    if device.type == "cpu":
+        keep_freed_blocks()
+    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"))
 
 
 @dataclass
@@ -85,14 +94,23 @@ class Embedder:
     device: torch.device
     endpoint: str | None
     is_exact: bool = True
+    decoders: int | None = None
     _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
-    _decoders: Executor = field(init=False)
+    _decoding: Decoding = field(init=False)
     _reader: Executor = field(init=False)
-    _coming: Reading | None = None
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock)
+    _coming: Reading[Captions] | None = None
 
     def __post_init__(self) -> None:
-        threads = max(settings.threads for settings in self.settings.values())
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        if self.device.type == "cpu":
+            # Threads that decode and threads that compute would keep each other waiting at every step: measured,
+            # embedding took 15 % longer than one after the other (benchmarks/score.py).
+            threads = max(settings.threads for settings in self.settings.values())
+            self._decoding = Decoding(threads, in_turns=True)
+        else:
+            # A GPU wants more images than threads can decode (benchmarks/feed.py).
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            self._decoding = Decoding(self.decoders or min(cores, _MOST_DECODERS), in_processes=True)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs], following: int | None = None) -> None:
@@ -114,30 +132,32 @@ class Embedder:
         finally:
             reading.close()
 
-    def _reading(self, part: int, inputs: Inputs, following: int | None) -> Reading:
+    def _reading(self, part: int, inputs: Inputs, following: int | None) -> Reading[Captions]:
         """The reading of this part, which may be done already; the following one's begins after it."""
         reading = self._coming
         if reading is None or reading.part != part:
             if reading:
                 reading.close()
-            reading = Reading(part, inputs, self._reader)
-        self._coming = None if following is None else Reading(following, inputs, self._reader)
+            reading = Reading(part, inputs, self._reader, self._tokenize)
+        self._coming = None if following is None else Reading(following, inputs, self._reader, self._tokenize)
         reading.begin(self._coming)
         return reading
 
-    def _embed(self, reading: Reading, outputs: Mapping[str, Outputs]) -> None:
-        images, pairs = reading.tables()
+    def _embed(self, reading: Reading[Captions], outputs: Mapping[str, Outputs]) -> None:
+        images, pairs, captions = reading.tables()
         names = [name for name in self.settings if f"embed-{name}" in outputs]
         runs = [_Run(self.settings[name], *self._model(name)) for name in names]
-        prepare = _Prepare([run.model for run in runs], "pixels" in outputs, self.is_exact)
-        # On a CPU, threads that decode and threads that compute would keep each other waiting at every step: measured,
-        # embedding took 15 % longer than one after the other (benchmarks/score.py).
-        in_turns = self.device.type == "cpu"
-        ahead = (1 if in_turns else _AHEAD) * max((run.size.asked for run in runs), default=ON_CPU)
-        prepared = map_ahead(prepare, reading.members(), self._decoders, ahead, in_turns=in_turns)
+        models = [run.model for run in runs]
+        preprocesses, sides = [model.preprocess for model in models], [model.image_side for model in models]
+        prepare = Prepare(preprocesses, sides, "pixels" in outputs, self.is_exact)
+        batches = 1 if self.device.type == "cpu" else _AHEAD
+        ahead = batches * max((run.size.asked for run in runs), default=ON_CPU)
+        prepared = self._decoding.prepared(prepare, reading.members(), ahead)
         # On a GPU the first images decode while the captions are embedded.
-        for run in runs:
-            run.embed_captions(pairs["caption"])
+        for name, run in zip(names, runs, strict=True):
+            if captions.distinct:
+                known = captions.tokens.get(name)
+                run.embed_captions(self._tokens(run.model, captions) if known is None else known)
         measured: dict[int, Measures | None] = {}
         for row, image in prepared:
             measured[row] = image.measures if image else None
@@ -150,7 +170,20 @@ class Embedder:
             lost = sum(measures is None for measures in measured.values())
             output.counts.update(images=len(ids), undecodable=lost)
         for name, run in zip(names, runs, strict=True):
-            run.write(ids, pairs, outputs[f"embed-{name}"])
+            run.write(ids, pairs, captions.of_pair, outputs[f"embed-{name}"])
+
+    def _tokenize(self, column: pa.ChunkedArray) -> Captions:
+        """Captions as the models that are loaded take them; for any other it is done when it is there."""
+        captions = Captions.of(column)
+        if captions.distinct:
+            for name, (model, _) in list(self._loaded.items()):
+                captions.tokens[name] = self._tokens(model, captions)
+        return captions
+
+    def _tokens(self, model: Model, captions: Captions) -> Tensor:
+        # Tokenizers of Hugging Face refuse to work for two threads at once.
+        with self._tokenizing:
+            return model.tokenize(captions.distinct)
 
     def _model(self, name: str) -> tuple[Model, BatchSize]:
         if name not in self._loaded:
@@ -159,33 +192,6 @@ class Embedder:
             by_memory = settings.batch_size is None and self.device.type == "cuda"
             self._loaded[name] = model, BatchSize(settings.name, size, by_memory=by_memory)
         return self._loaded[name]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A decoded image as each model takes it, and its measures where they were asked for."""
-
-    crops: Sequence[npt.NDArray[np.uint8]]
-    measures: Measures | None
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """What is done to an image in a thread."""
-
-    models: Sequence[Model]
-    with_measures: bool
-    is_exact: bool
-
-    def __call__(self, data: bytes) -> _Prepared | None:
-        # A model's picture depends on that model alone, and the measures' on none: each is the same, whatever
-        # else is computed with it.
-        sides = [None if self.is_exact else max(REDUCED, _ENOUGH * model.image_side) for model in self.models]
-        pictures = decode_at(data, [*sides, REDUCED] if self.with_measures else sides)
-        if pictures is None:
-            return None
-        measures = measure(pictures.pop()) if self.with_measures else None
-        return _Prepared([model.prepare(image) for model, image in zip(self.models, pictures, strict=True)], measures)
 
 
 @dataclass
@@ -197,8 +203,7 @@ class _Run:
         waiting: the images of the batch that is not yet full.
         embedded: float32[n, dim] of each batch, on the model's device.
         mirrored: likewise of the mirrored images, where they are asked for.
-        captions: float32[distinct captions, dim].
-        caption_of: for each pair, its row in `captions`.
+        captions: float32[distinct captions, dim], on the model's device; None where there are none.
     """
 
     settings: ModelSettings
@@ -208,16 +213,12 @@ class _Run:
     waiting: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     embedded: list[Tensor] = field(default_factory=list)
     mirrored: list[Tensor] = field(default_factory=list)
-    captions: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    caption_of: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    captions: Tensor | None = None
 
-    def embed_captions(self, captions: pa.ChunkedArray) -> None:
-        """Embeds a part's captions, each distinct one once; a null is embedded as ''."""
-        encoded = captions.fill_null("").combine_chunks().dictionary_encode()
+    def embed_captions(self, tokens: Tensor) -> None:
+        """Embeds a part's captions, each distinct one once, int64[n, context]."""
         torch.set_num_threads(self.settings.threads)
-        distinct = encoded.dictionary.to_pylist()
-        self.captions = self.size.run(lambda size: self.model.encode_captions(distinct, size))
-        self.caption_of = encoded.indices.to_numpy().astype(np.int64)
+        self.captions = self.size.run(lambda size: self.model.encode_tokens(tokens, size))
 
     def add_image(self, row: int, crop: npt.NDArray[np.uint8]) -> None:
         """Takes an image; a batch that is full is embedded."""
@@ -226,8 +227,8 @@ class _Run:
         if len(self.waiting) == self.size.asked:
             self._embed_waiting()
 
-    def write(self, image_ids: pa.Array, pairs: pa.Table, output: Outputs) -> None:
-        """Writes the tables of this model and part."""
+    def write(self, image_ids: pa.Array, pairs: pa.Table, caption_of: npt.NDArray[np.int64], output: Outputs) -> None:
+        """Writes the tables of this model and part; `caption_of` is each pair's row in `captions`."""
         if self.waiting:
             self._embed_waiting()
         dim = self.model.dim
@@ -240,7 +241,7 @@ class _Run:
         output.put_table("images.parquet", images)
 
         image_of = row_of[pc.index_in(pairs["image_id"], value_set=image_ids).to_numpy()]
-        text = self.captions[self.caption_of]
+        text = self._numbers([] if self.captions is None else [self.captions])[caption_of]
         by_pair = {
             "pair_id": pairs["pair_id"],
             "text_embedding": _embeddings(text.astype(np.float16)),
@@ -276,9 +277,9 @@ class _Run:
         return batches
 
     def _numbers(self, batches: list[Tensor]) -> npt.NDArray[np.float32]:
-        """Batches as one array [n, dim], once they were found to be numbers, as the captions' have to be."""
+        """Batches as one array [n, dim], once they were found to be numbers."""
         found = torch.cat(batches).cpu().numpy() if batches else np.zeros((0, self.model.dim), np.float32)
-        if not (np.isfinite(found).all() and np.isfinite(self.captions).all()):
+        if not np.isfinite(found).all():
             raise ModelError(
                 f"model {self.settings.name} in {self.settings.precision} gives embeddings that are not numbers; "
                 "try another precision"

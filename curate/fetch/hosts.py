@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from time import monotonic
 
+from curate.errors import counted
 from curate.fetch.contract import FetchError
 from curate.fetch.deadline import Deadline
 
@@ -90,7 +91,9 @@ class Hosts:
             if in_time:
                 host.next_start = max(now, host.next_start) + self._interval
         if asked_for:
-            raise FetchError("host_busy", f"it wants to be left alone for {host.not_before - now:.0f} seconds")
+            raise FetchError(
+                "host_busy", f"it wants to be left alone for {counted(round(host.not_before - now), 'second')}"
+            )
         # Even where it is in vain: a part full of one host's images goes at that host's pace, not to waste.
         time.sleep(min(start - now, deadline.patience()))
         if not in_time:
@@ -112,4 +115,4 @@ class Hosts:
                 host.not_before = max(host.not_before, monotonic() + error.retry_after)
             host.refusals = host.refusals + 1 if refused else 0
             if host.refusals >= self._failures:
-                host.left_alone = f"left alone after {host.refusals} refusals in a row, the last: {error}"
+                host.left_alone = f"left alone after {counted(host.refusals, 'refusal')} in a row, the last: {error}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
-from curate.errors import BrokenResult
+from curate.errors import BrokenResult, counted
 from curate.fetch.contract import Outcome
 from curate.fetch.spool import Spool
 from curate.store import Outputs
@@ -68,7 +68,7 @@ def write(out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions:
     out.counts.update(_counts(table))
     lost = out.counts.get("error:internal", 0)
     if lost:
-        out.notes.append(f"{lost} images ended as internal: a fault of this program, not of their servers")
+        out.notes.append(f"{counted(lost, 'image')} ended as internal: a fault of this program, not of their servers")
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

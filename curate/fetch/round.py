@@ -67,8 +67,7 @@ class RoundWorker:
                 order = _replaced(len(table), again)
                 whole = pa.concat_tables([fresh, table]).take(order)
                 write(out, whole, spool, scratch, order.to_pylist())
-        recovered = pc.count(fresh["file"]).as_py()
-        out.counts.update({"retried": len(fresh), "recovered": recovered})
+        out.counts.update(_gained(table.take(again), fresh))
 
 
 def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: int) -> None:
@@ -87,6 +86,17 @@ def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: 
             found += 1
     if found != len(row_of):
         raise BrokenResult(f"{before.path}: images.tar has {found} of {len(row_of)} pictures")
+
+
+def _gained(lost: pa.Table, fresh: pa.Table) -> dict[str, int]:
+    """How many images were tried again and how many came back: in all, and by the class that they had before."""
+    came = pc.is_valid(fresh["file"])
+    counts = {"retried": len(lost), "recovered": pc.sum(came, min_count=0).as_py()}
+    for name in pc.unique(lost["error_class"]).to_pylist():
+        of = pc.equal(lost["error_class"], name)
+        counts[f"retried:{name}"] = pc.sum(of).as_py()
+        counts[f"recovered:{name}"] = pc.sum(pc.and_(of, came)).as_py()
+    return counts
 
 
 def _replaced(rows: int, again: pa.Array) -> pa.Array:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from curate.errors import counted
 from curate.pack.rows import Settings
 from curate.pack.worker import Worker, shard_sizes
 from curate.store import Inputs, Json, Outputs
@@ -52,14 +53,14 @@ def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, J
     """
     kept, planned = funnel["kept"], funnel["planned"]
     missing = len(funnel["missing_parts"])
-    left_out = f" {missing:,} parts of the list are missing from this result." if missing else ""
+    left_out = f" {counted(missing, 'part')} of the list missing from this result." if missing else ""
     return "\n".join(
         [
             "# Image-text pairs",
             "",
             (
-                f"{kept:,} pairs of an image and a caption in {len(sizes):,} WebDataset shards, kept from "
-                f"{planned:,} planned ones ({_share(kept, planned)}).{left_out} Made by Curate."
+                f"{counted(kept, 'pair')} of an image and a caption in {counted(len(sizes), 'WebDataset shard')}, kept "
+                f"from {planned:,} planned ones ({_share(kept, planned)}).{left_out} Made by Curate."
             ),
             "",
             _origin(recipe.get("source", {})),
@@ -118,8 +119,10 @@ def _rule(step: Json) -> str:
     if step["kind"] == "where":
         return _code(step["where"])
     if step["kind"] == "keep_top":
-        lowest = f" (from {threshold} upwards)" if threshold else ""
-        return f"all but the top {100 * step['fraction']:.6g}% by {_code(step['of'])}{lowest}"
+        # The words of the report and the terminal (`report.funnel.describe`).
+        among = " of all fetched pairs" if step["over"] == "pool" else ""
+        least = f": {_code(step['of'])} ≥ {threshold}" if threshold else ""
+        return f"all but the top {100 * step['fraction']:.4g} %{among} by {_code(step['of'])}{least}"
     if step["kind"] == "duplicates":
         above = f" at {threshold} or more" if step["by"] == "image_embedding" and threshold else ""
         by, prefer = _code(step["by"]), _code(step["prefer"])

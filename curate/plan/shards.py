@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from curate.errors import SourceError
+from curate.errors import SourceError, counted
 
 IMAGES = frozenset(
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "avif", "tif", "tiff", "heic", "heif", "jxl"]
@@ -145,7 +145,7 @@ def _members(opened: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
             at = tar.offset
     except _BROKEN as error:
         if not count:
-            raise SourceError(f"{path} is no tar ({_line(error)}); leave it out, and choose another output") from error
+            raise SourceError(f"{path} is no tar ({_line(error)}); leave it out") from error
         raise SourceError(_torn(path, _line(error), count)) from error
     # tarfile takes a header that is none for the end.
     opened.seek(at)
@@ -155,7 +155,7 @@ def _members(opened: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _torn(path: str, said: str, count: int) -> str:
-    return f"{path} is torn: {said}, after {count:,} members; pack it anew or leave it out, and choose another output"
+    return f"{path} is torn: {said}, after {counted(count, 'member')}; pack it anew or leave it out"
 
 
 def _line(error: BaseException) -> str:

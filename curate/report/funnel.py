@@ -35,18 +35,13 @@ _BEFORE = {
 }
 
 
-def describe(step: Step, over: str | None = None) -> str:
-    """What a step does and where its threshold fell, in one line.
-
-    Args:
-        step: the step as `funnel.json` has it.
-        over: a keep_top step's `over` in the recipe, where that is at hand.
-    """
+def describe(step: Step) -> str:
+    """What a step does and where its threshold fell, in one line."""
     match step["kind"]:
         case "where":
             return " ".join(str(step["where"]).split())
         case "keep_top":
-            among = " of all fetched pairs" if over == "pool" else ""
+            among = " of all fetched pairs" if step["over"] == "pool" else ""
             share = f"{100 * step['fraction']:.4g} %"
             least = "" if step["threshold"] is None else f": {step['of']} ≥ {value(step['threshold'])}"
             return f"keeps the top {share}{among} by {step['of']}{least}"

@@ -21,7 +21,7 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
-from curate.errors import BrokenResult
+from curate.errors import BrokenResult, counted
 from curate.report.examples import Example, load
 from curate.report.funnel import FETCH, Step, describe, nulls, value
 from curate.report.histogram import Drawing, Histogram, draw
@@ -173,7 +173,6 @@ def render(settings: Settings, inputs: Inputs) -> str:
     passes = timings(inputs)
     counts = {timing.name: timing.counts for timing in passes}
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    over = {step["drop"]: step["over"] for step in settings.recipe["select"] if step.get("keep_top")}
     missing = sorted({*funnel["missing_parts"], *settings.run.get("missing", ())})
     return (
         _environment()
@@ -183,7 +182,6 @@ def render(settings: Settings, inputs: Inputs) -> str:
             run=settings.run,
             result=f"{str(settings.run['url']).rstrip('/')}/{inputs['pack'].path}/",
             funnel=funnel,
-            over=over,
             missing=missing,
             missing_shown=ranges(missing),
             missing_pairs=sum(inputs["plan"].marker(part).counts["rows"] for part in missing),
@@ -198,7 +196,7 @@ def render(settings: Settings, inputs: Inputs) -> str:
             near=_near(inputs, gathered) if "dedup" in inputs.folders else None,
             quantiles=QUANTILES,
             kept=_kept_sheet(gathered),
-            dropped=_dropped_sheets(gathered, over),
+            dropped=_dropped_sheets(gathered),
             failed=_failed_sheets(gathered),
             columns=[("similarity", "clip_similarity")]
             if len(models) == 1
@@ -271,7 +269,7 @@ def _failed_sheets(gathered: _Gathered) -> list[Sheet]:
     ]
 
 
-def _dropped_sheets(gathered: _Gathered, over: Mapping[str, str]) -> list[Sheet]:
+def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
     sheets = []
     for number, step in enumerate(gathered.funnel["steps"]):
         name = step["name"]
@@ -288,7 +286,7 @@ def _dropped_sheets(gathered: _Gathered, over: Mapping[str, str]) -> list[Sheet]
                 f"reason-{number}",
                 name,
                 step["kind"],
-                describe(step, over.get(name)),
+                describe(step),
                 step["dropped"],
                 columns=_columns_of(step, any_row, gathered.models),
                 pictures=pictures,
@@ -412,6 +410,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         count=count,
+        counted=counted,
         percent=percent,
         size=size,
         duration=duration,

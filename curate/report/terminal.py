@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.errors import counted
 from curate.report.funnel import describe, nulls
 from curate.report.text import count, percent, plain
 from curate.report.verdicts import Verdicts, read_verdicts
@@ -15,6 +16,8 @@ from curate.report.verdicts import Verdicts, read_verdicts
 __all__ = ["plain", "print_funnel"]
 
 Row = tuple[str, ...]
+
+LEGEND = "right, wrong: by the truth that was drawn; either: the truth leaves it open"
 
 NOTE_LIMIT = 160
 """Characters of a step's note; a predicate may be a page long."""
@@ -69,8 +72,9 @@ def _kept(verdicts: Verdicts | None) -> Row:
 def _remarks(funnel: Mapping[str, Any], verdicts: Verdicts | None) -> list[str]:
     lines = [f"{count(funnel['kept'])} of {count(funnel['planned'])} pairs kept"]
     if missing := funnel["missing_parts"]:
-        lines.append(f"{count(len(missing))} parts are missing and not counted here")
+        lines.append(f"{counted(len(missing), 'part is', 'parts are')} missing and not counted here")
     if verdicts:
+        lines.append(LEGEND)
         went = percent(verdicts.must_drop_dropped, verdicts.must_drop)
         stayed = percent(verdicts.must_keep_kept, verdicts.must_keep)
         lines.append(f"of the pairs that had to go {went} went; of those that had to stay {stayed} stayed")

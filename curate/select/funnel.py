@@ -30,7 +30,7 @@ from curate.select.predicate import Step
 _BATCH = 65_536
 
 
-_NOTHING: dict[str, Any] = dict.fromkeys(("would_drop", "threshold", "of", "where", "by", "prefer", "fraction"))
+_NOTHING: dict[str, Any] = dict.fromkeys(("would_drop", "threshold", "of", "where", "by", "prefer", "fraction", "over"))
 
 
 def top(values: int, fraction: float) -> int:
@@ -148,7 +148,7 @@ class Funnel:
                 self._do(f"SELECT count((\n{self._steps[number]['where']}\n)) FROM part WHERE _before IS NULL")
             except (duckdb.DataError, duckdb.InvalidInputException) as fault:
                 name = self._steps[number]["drop"]
-                return RecipeError(f"select: {name}: where: {one_line(fault)}; try_cast gives NULL there")
+                return RecipeError(f"select step {name!r}: where: {one_line(fault)}; try_cast gives NULL there")
         return RecipeError(f"select: {one_line(error)}")
 
     def _exists(self, table: str) -> bool:
@@ -218,7 +218,8 @@ class Funnel:
         self._do(f"INSERT INTO dropped SELECT id, {number}, NULL, NULL, NULL FROM alive WHERE NOT {stays}")
         self._keep(stays)
         threshold = lowest[0][0] if lowest else None
-        return {"kind": "keep_top", "of": of, "fraction": fraction, "nulls": nulls, "threshold": threshold}
+        said = {"kind": "keep_top", "of": of, "fraction": fraction, "over": step["over"]}
+        return {**said, "nulls": nulls, "threshold": threshold}
 
     def _drop_duplicates(self, number: int, step: Step) -> dict[str, Any]:
         above, prefer = step["duplicates"]["above"], step["duplicates"]["prefer"]

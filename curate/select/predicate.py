@@ -250,4 +250,4 @@ def _hint(name: str) -> str:
 
 
 def _wrong(step: Step, what: str) -> RecipeError:
-    return RecipeError(f"select: {step['drop']}: {what}")
+    return RecipeError(f"select step {step['drop']!r}: {what}")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.errors import RecipeError
+from curate.errors import RecipeError, counted
 from curate.signals.task import Task
 from curate.signals.vectors import Vectors, per_pair
 from curate.store import Store, access_errors
@@ -142,7 +142,8 @@ def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int
         raise RecipeError(f"signals.heads.{name}: {params['path']} gives {head.outputs} numbers; name one with `index`")
     if index is not None and index >= head.outputs:
         raise RecipeError(
-            f"signals.heads.{name}: index {index}, but {params['path']} gives {head.outputs} numbers, from 0 on"
+            f"signals.heads.{name}: index {index}, but {params['path']} gives "
+            f"{counted(head.outputs, 'number')}, from 0 on"
         )
     if params["output"] == "softmax" and head.outputs == 1:
         raise RecipeError(
@@ -158,7 +159,8 @@ def _check_activations(name: str, head: Head, params: Mapping[str, Any]) -> None
     activation, places = params["activation"], len(head.touching)
     if not isinstance(activation, str) and len(activation) != places:
         raise RecipeError(
-            f"signals.heads.{name}: {len(activation)} activations, but {params['path']} has {places + 1} layers: "
+            f"signals.heads.{name}: {counted(len(activation), 'activation')}, but {params['path']} has "
+            f"{counted(places + 1, 'layer')}: "
             f"write {places}, one for each place between two"
         )
     between = [activation] * places if isinstance(activation, str) else activation

@@ -160,7 +160,7 @@ def test_an_embedding_that_is_not_a_number_is_left_out_and_noted(tmp_path: Path)
     inputs, _ = corpus(tmp_path, [images], 2)
     table, folder = dedup(tmp_path, inputs, 0.5)
     assert [row[2] for row in rows(table)] == [1.0]
-    assert folder.marker().notes == ("1 images were not compared: their embedding is zero or not finite",)
+    assert folder.marker().notes == ("1 image was not compared: the embedding is zero or not finite",)
 
 
 def test_a_corpus_without_images_has_an_empty_table(tmp_path: Path) -> None:

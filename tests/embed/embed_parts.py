@@ -28,6 +28,21 @@ FAMILIES = {
         "custom_text": True,
         "quick_gelu": True,
     },
+    # Scaled layers, a norm behind the pooling.
+    "scaled": {
+        "embed_dim": 32,
+        "vision_cfg": {**VISION, "ls_init_value": 0.5, "final_ln_after_pool": True},
+        "text_cfg": {**TEXT, "ls_init_value": 0.5},
+    },
+    # Read everywhere: the mean of all places.
+    "averaged": {"embed_dim": 32, "vision_cfg": {**VISION, "pool_type": "avg"}, "text_cfg": TEXT},
+    # Blocks of another kind.
+    "normed": {
+        "embed_dim": 32,
+        "vision_cfg": {**VISION, "qk_norm": True},
+        "text_cfg": {**TEXT, "qk_norm": True},
+        "custom_text": True,
+    },
     # As open_clip's SigLIP models are, but for their tokenizer.
     "sigmoid": {
         "embed_dim": 64,
@@ -44,7 +59,14 @@ FAMILIES = {
         "custom_text": True,
     },
 }
-CAUSAL = ("vit", "resnet", "custom_text", "eos")
+CAUSAL = ("vit", "resnet", "custom_text", "eos", "scaled", "averaged", "normed")
+"""Families whose captions may be cut."""
+
+AT_THE_END = ("vit", "resnet", "custom_text", "eos", "scaled", "averaged")
+"""Families whose last text block is needed for the end token alone."""
+
+AT_THE_CLASS = ("vit", "custom_text", "eos", "scaled")
+"""Families whose last vision block is needed for the class token alone."""
 
 
 @dataclass(frozen=True)

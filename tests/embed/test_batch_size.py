@@ -42,7 +42,7 @@ def test_compiled_towers_give_the_same(family, tiny, loaded):
     made = tiny(family)
     plain = loaded(family)
     compiled = load(made.config, made.weights, "fp32", CPU, compiled=True)
-    pictures = [plain.prepare(draw(n)) for n in range(4)]
+    pictures = [plain.preprocess(draw(n)) for n in range(4)]
     ours, theirs = (model.encode_images(pictures, 4).numpy() for model in (compiled, plain))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for captions in (CAPTIONS, CAPTIONS[:2], ["one more of another length"]):

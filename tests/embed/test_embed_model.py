@@ -9,11 +9,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from embed_parts import CAUSAL, FAMILIES, draw
+from embed_parts import AT_THE_CLASS, AT_THE_END, CAUSAL, FAMILIES, draw
 from safetensors.torch import load_file, save_file
 
 from curate.embed.model import describe, load
 from curate.embed.text import CausalTower
+from curate.embed.vision import ClassTokenTower
 from curate.embed.weights import POCKET
 from curate.errors import ModelError
 
@@ -42,16 +43,43 @@ def test_captions_cut_or_not_are_embedded_as_open_clip_does(family, tiny, loaded
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["vit", "eos"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_are_embedded_as_open_clip_does(family, tiny, loaded):
+    expected, model = tiny(family), loaded(family)
+    assert (ClassTokenTower.of(model.clip.visual) is not None) == (family in AT_THE_CLASS)
+    pictures = [draw(n) for n in range(5)]
+    found = model.encode_images([model.preprocess(picture) for picture in pictures], 8).numpy()
+    wanted = np.stack([expected.embed_image(picture) for picture in pictures])
+    assert (1 - (found * wanted).sum(1)).max() < 1e-5
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def shapes(module, work):
+    """What a module is called with while something is done."""
+    seen = []
+    hook = module.register_forward_hook(lambda _, args, __: seen.append(tuple(args[0].shape[:-1])))
+    work()
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("family", ["vit", "eos", "normed"])
 def test_nothing_is_computed_behind_the_longest_caption_of_a_batch(family, loaded):
     model = loaded(family)
-    seen = []
-    transformer = CausalTower.of(model.clip).parts.transformer
-    hook = transformer.register_forward_hook(lambda _, args, __: seen.append(tuple(args[0].shape[:2])))
-    model.encode_captions(["one two three four", "one", "one two", "one two three"], batch_size=2)
-    hook.remove()
+    first, *_, last = CausalTower.of(model.clip).parts.transformer.resblocks
+    captions = ["one two three four", "one", "one two", "one two three"]
     # With the tokens of start and end.
-    assert seen == [(2, 4), (2, 6)]
+    assert shapes(first, lambda: model.encode_captions(captions, batch_size=2)) == [(2, 4), (2, 6)]
+    read = shapes(last.mlp, lambda: model.encode_captions(captions, batch_size=2))
+    assert read == ([(2,), (2,)] if family in AT_THE_END else [(2, 4), (2, 6)])
+
+
+def test_the_last_block_is_computed_for_the_class_token(loaded):
+    model = loaded("vit")
+    *_, before, last = model.clip.visual.transformer.resblocks
+    pictures = [model.preprocess(draw(n)) for n in range(3)]
+    assert shapes(last.mlp, lambda: model.encode_images(pictures, 4)) == [(4,)]
+    assert shapes(before.mlp, lambda: model.encode_images(pictures, 4)) == [(4, 17)]
 
 
 def test_facts(tiny):
@@ -78,7 +106,7 @@ def test_facts_tell_models_apart(tiny, tmp_path):
     assert other.preprocess["interpolation"] == "bilinear"
     assert other.image_size == (32, 32)
     model = load(str(hub), made.weights, "fp32", CPU)
-    assert model.mean == (0.5, 0.5, 0.5)
+    assert model.preprocess.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
@@ -115,7 +143,7 @@ def test_weights_and_configs_at_a_url(tiny, tmp_path, monkeypatch):
 )
 def test_lower_precision_stays_near(family, precision, loaded):
     exact, lower = loaded(family), loaded(family, precision)
-    images = [exact.prepare(draw(i)) for i in range(6)]
+    images = [exact.preprocess(draw(i)) for i in range(6)]
     for a, b in (
         (exact.encode_images(images, 6), lower.encode_images(images, 6)),
         (exact.encode_captions(CAPTIONS, 4), lower.encode_captions(CAPTIONS, 4)),
@@ -128,9 +156,9 @@ def test_a_long_image_is_seen_in_its_middle(tiny, loaded):
     made, model = tiny("vit"), loaded("vit")
     image = draw(1, (1, 1200)).resize((2, 1200))
     whole = np.asarray(made.preprocess.transforms[1](made.preprocess.transforms[0](image)), np.int16)
-    assert abs(model.prepare(image).astype(np.int16) - whole).max() <= 3
+    assert abs(model.preprocess(image).astype(np.int16) - whole.transpose(2, 0, 1)).max() <= 3
     # Resized whole, this one would take 20 GB.
-    assert model.prepare(image.resize((1, 60_000)).transpose(4)).shape == (32, 32, 3)
+    assert model.preprocess(image.resize((1, 60_000)).transpose(4)).shape == (3, 32, 32)
 
 
 def test_a_name_that_nobody_knows():
@@ -161,7 +189,7 @@ def test_a_tag_is_fetched_and_loaded_by_open_clip(tiny, monkeypatch):
     facts = describe(made.config, "some_tag")
     assert facts.preprocess["mean"] == [0.5, 0.5, 0.5]
     assert facts.weights_sha256 == describe(made.config, made.weights).weights_sha256
-    assert load(made.config, "some_tag", "fp32", CPU).std == (0.25, 0.25, 0.25)
+    assert load(made.config, "some_tag", "fp32", CPU).preprocess.std == (0.25, 0.25, 0.25)
     assert all(config == tag for config in asked)
 
 

@@ -37,7 +37,7 @@ def drawn():
 def test_scores_keep_their_order(precision, median, worst, drawn):
     pictures, captions, expected = drawn
     model = load("pocket", None, precision, torch.device("cpu"))
-    seen = model.encode_images([model.prepare(picture) for picture in pictures], PAIRS).numpy()
+    seen = model.encode_images([model.preprocess(picture) for picture in pictures], PAIRS).numpy()
     found = (seen * model.encode_captions(captions, PAIRS)).sum(-1)
     shift = np.abs(found - expected)
     assert np.median(shift) < median

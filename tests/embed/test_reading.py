@@ -1,5 +1,8 @@
 """A part is read while the one before it is computed: within a bound, and without doing it harm."""
 
+import dataclasses
+import threading
+
 import pytest
 from embed_parts import Part, draw, encode, worker_of
 
@@ -50,6 +53,25 @@ def test_the_next_part_is_in_memory_before_it_is_asked_for(two, tiny):
     assert embed(worker, second, "ahead") == alone
 
 
+def test_the_next_parts_captions_are_tokenized_before_it_is_asked_for(two, tiny):
+    worker = worker_of(m=tiny("vit"))
+    model, size = worker._model("m")
+    by = []
+
+    def noted(captions):
+        by.append((len(captions), threading.current_thread().name.partition("_")[0]))
+        return model.tokenize(captions)
+
+    worker._loaded["m"] = dataclasses.replace(model, tokenize=noted), size
+    first, second = two
+    embed(worker, first, "a", following=4)
+    wait_for_reader(worker)
+    # Five numbers, and the cat that is said of each.
+    assert by == [(6, "read"), (6, "read")]
+    embed(worker, second, "a")
+    assert len(by) == 2
+
+
 def test_no_more_is_read_ahead_than_the_bound(two, tiny, monkeypatch):
     monkeypatch.setattr(reading, "_CHUNK", 1)
     monkeypatch.setattr(reading, "_CHUNKS", 2)
@@ -97,12 +119,12 @@ def test_what_is_wrong_with_the_next_part_is_its_own_failure(two, tiny):
 
 def test_a_reading_that_was_closed_reads_no_more(two, tiny):
     worker, part = worker_of(m=tiny("vit")), two[0]
-    coming = Reading(3, part.inputs, worker._reader)
+    coming = Reading(3, part.inputs, worker._reader, worker._tokenize)
     coming.close()
     coming.begin()
     wait_for_reader(worker)
     assert coming._tables is None
-    begun = Reading(3, part.inputs, worker._reader)
+    begun = Reading(3, part.inputs, worker._reader, worker._tokenize)
     begun.begin()
     members = begun.members()
     next(members)

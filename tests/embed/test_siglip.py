@@ -84,7 +84,7 @@ def test_images_and_captions_are_open_clips(siglip):
     found = model.encode_captions(TEXTS, 4)
     np.testing.assert_allclose(found, [siglip.embed_text(text) for text in TEXTS], atol=1e-5)
     pictures = [draw(n, size) for n, size in enumerate([(90, 60), (32, 32), (40, 200)])]
-    embedded = model.encode_images([model.prepare(picture) for picture in pictures], 4).numpy()
+    embedded = model.encode_images([model.preprocess(picture) for picture in pictures], 4).numpy()
     np.testing.assert_allclose(embedded, [siglip.embed_image(picture) for picture in pictures], atol=1e-5)
 
 

@@ -220,7 +220,7 @@ def test_card_counts_and_names_no_place(run: MadeRun, result: Path) -> None:
     for step in run.inputs["select"].json("funnel.json")["steps"]:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{step['name']}`")]
         assert f"| {step['seen']} | {step['dropped']} |" in line
-    assert "top 30% by `clip_similarity` (from 0.21 upwards)" in text
+    assert "top 30 % of all fetched pairs by `clip_similarity`: `clip_similarity` ≥ 0.21" in text
     assert "small" * 8 in text
     assert str(result.parent) not in text
     assert not [caption for caption in CAPTIONS if caption and caption in text]

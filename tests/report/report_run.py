@@ -28,7 +28,14 @@ STEPS = [
     {"name": "undecodable", "kind": "before"},
     {"name": "small", "kind": "where", "where": "least(width, height) < 200 and '<b>' <> caption"},
     {"name": "watermark", "kind": "where", "where": "concept_watermark > 0.9"},
-    {"name": "mismatched", "kind": "keep_top", "of": "clip_similarity", "fraction": 0.5, "threshold": 0.25},
+    {
+        "name": "mismatched",
+        "kind": "keep_top",
+        "of": "clip_similarity",
+        "fraction": 0.5,
+        "over": "pool",
+        "threshold": 0.25,
+    },
     {"name": "same_image", "kind": "duplicates", "by": "sha256", "prefer": "clip_similarity"},
     {
         "name": "near_image",
@@ -38,7 +45,7 @@ STEPS = [
         "threshold": 0.95,
     },
 ]
-_STEP = dict.fromkeys(("nulls", "would_drop", "threshold", "of", "where", "by", "prefer", "fraction"))
+_STEP = dict.fromkeys(("nulls", "would_drop", "threshold", "of", "where", "by", "prefer", "fraction", "over"))
 
 RECIPE = {
     "version": 1,

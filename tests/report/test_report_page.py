@@ -226,7 +226,7 @@ def test_a_run_with_missing_parts_without_dedup_and_with_two_models(tmp_path):
     recipe = settings()["recipe"] | {"models": {"l14": {}, "b32": {}}}
     run = settings()["run"] | {"sample": 0.01, "allow": []}
     page = Page(report(made, inputs, recipe=recipe, run=run, facts={}))
-    assert "missing from this result: part 2, 4–6. Their 240 pairs" in page.text
+    assert "missing from this result: part 2, 4–6; 240 pairs are" in page.text
     assert "1.0 % of the parts only" in page.text
     assert "Near copies" not in page.text
     assert "clip_similarity_l14" in page.text

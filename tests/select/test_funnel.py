@@ -217,6 +217,8 @@ def test_decisions_and_funnel_are_those_of_the_definition(run):
         if one["kind"] != "before"
     ]
     assert said == facts
+    over = {one["name"]: one["over"] for one in funnel["steps"] if one["kind"] == "keep_top"}
+    assert over == {one["drop"]: one["over"] for one in steps if one["keep_top"]}
 
 
 @pytest.mark.parametrize("names", [["near"], ["same", "close"], ["closer", "same", "close"]], ids=" ".join)
@@ -322,7 +324,7 @@ def test_halves_are_rounded_up_of_the_fraction_as_it_is_written(values, fraction
 def test_a_predicate_that_cannot_be_computed_names_its_step(tmp_path: Path):
     rows = [Row(Image("http://a/0"), "12"), Row(Image("http://a/1"), "twelve")]
     steps = [step("fine", where="width < 3"), step("number", where="caption::INTEGER > 3")]
-    with pytest.raises(RecipeError, match=r"select: number: where: .*'twelve'.*try_cast"):
+    with pytest.raises(RecipeError, match=r"select step 'number': where: .*'twelve'.*try_cast"):
         run_select(write_inputs(tmp_path, rows, 1), steps, tmp_path / "run")
 
 

@@ -91,7 +91,7 @@ def test_accepted(where):
 def test_refused_in_one_line_that_names_the_step(where):
     with pytest.raises(RecipeError, match=REFUSED[where]) as error:
         check([step("fine", where="width < 3"), step("this", where=where)], COLUMNS)
-    assert str(error.value).startswith("select: this: where: ")
+    assert str(error.value).startswith("select step 'this': where: ")
     assert "\n" not in str(error.value)
 
 
@@ -106,7 +106,7 @@ def test_refused_in_one_line_that_names_the_step(where):
     ],
 )
 def test_columns_to_rank_by(kind, message):
-    with pytest.raises(RecipeError, match=f"select: this: .*{message}"):
+    with pytest.raises(RecipeError, match=f"select step 'this': .*{message}"):
         check([step("this", **kind)], COLUMNS)
     check([step("this", keep_top={"of": "half", "fraction": 0.3}), step("that", duplicates={"by": "sha256"})], COLUMNS)
 

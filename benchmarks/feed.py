@@ -1,0 +1,82 @@
+"""How fast images become what a model takes: in threads, and in processes behind threads.
+
+    python benchmarks/feed.py [--photos FOLDER] [--workers 1 2] [--images 2000]
+
+Nothing is embedded. Pictures are those of `score.py`: a longer side of 512 pixels, JPEG at quality 95, resized to 224;
+with the pixel columns, as when a part is embedded for the first time, and without. Ways take turns; the best of three
+rounds counts, since what disturbs only ever slows down. `own` is the processor time that this process itself spent on
+an image, in milliseconds: what is left for its other threads. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from score import stored_pictures
+
+from curate.embed.decoding import Decoding
+from curate.embed.prepare import Prepare
+from curate.embed.preprocess import Preprocess
+
+ROUNDS = 3
+SIDE = 224
+AHEAD = 256
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of preparing images."""
+
+    name: str
+    decoding: Decoding
+    prepare: Prepare
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs in the place of drawn pictures")
+    parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--images", type=int, default=2000, help="of each way and round (2000)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    members = list(enumerate(islice(cycle(stored_pictures(arguments.photos)), arguments.images)))
+    preprocess = Preprocess.of({"size": SIDE})
+    found: dict[str, list[float]] = {}
+    print("| | images/s | own ms |\n|---|---|---|")
+    for workers in arguments.workers:
+        pools = {"threads": Decoding(workers), "processes": Decoding(workers, in_processes=True)}
+        ways = [
+            Way(f"{workers} {kind}, {'with' if measures else 'without'} pixel columns", pool, prepare)
+            for measures in (True, False)
+            for prepare in [Prepare([preprocess], [SIDE], measures, is_exact=False)]
+            for kind, pool in pools.items()
+        ]
+        for way in ways:
+            once(way, members[:64])
+        rounds = [[once(way, members) for way in ways] for _ in range(ROUNDS)]
+        for way, its in zip(ways, zip(*rounds, strict=True), strict=True):
+            seconds, own = min(its)
+            found[way.name] = [round(len(members) / seconds, 1), round(1000 * own / len(members), 2)]
+            print(f"| {way.name} | {found[way.name][0]} | {found[way.name][1]} |")
+        for pool in pools.values():
+            pool.close()
+    print(json.dumps(found))
+
+
+def once(way: Way, members: list[tuple[int, bytes]]) -> tuple[float, float]:
+    """Seconds, and this process's own processor time."""
+    own, started = time.process_time(), time.perf_counter()
+    assert sum(image is not None for _, image in way.decoding.prepared(way.prepare, iter(members), AHEAD)) == len(
+        members
+    )
+    return time.perf_counter() - started, time.process_time() - own
+
+
+if __name__ == "__main__":
+    main()

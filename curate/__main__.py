@@ -1,0 +1,8 @@
+"""`python -m curate`: the command line, where no script was put on the path."""
+
+import sys
+
+from curate.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

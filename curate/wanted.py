@@ -1,0 +1,68 @@
+"""Which rows of a plan somebody means: by a pair's id, by how an id begins, or by a URL."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema
+from curate.errors import UsageError
+from curate.store import Folder
+
+Place = tuple[int, int]
+"""A row of the plan: part, row."""
+
+_ID = re.compile(r"([0-9a-f]{8,32})(…|\.\.\.)?", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+
+
+def rows(plan: Folder, wanted: str) -> list[Place]:
+    """Every row of the pair or the URL that is meant, part by part.
+
+    A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
+
+    Raises:
+        UsageError: there is no such pair or URL, several pairs begin so, or it can be neither.
+    """
+    n_parts = plan.marker().counts["parts"]
+    url = plan.store.url
+    if digits := _ID.fullmatch(wanted):
+        prefix = digits[1].lower()
+        found = list(_beginning(plan, prefix, range(n_parts)))
+        pairs = {pair for _, pair in found}
+        if len(pairs) > 1:
+            raise UsageError(f"{url}: {len(pairs):,} pairs begin with {prefix}; write more of its 32 digits")
+        if not pairs:
+            raise UsageError(f"{url} has no pair {prefix}" + ("…" if len(prefix) < 32 else ""))
+        return [place for place, _ in found]
+    image = schema.image_id(wanted)
+    part = schema.part_of(image, int(plan.store.read_json("run.json")["seed"]), n_parts)
+    # A list may hold anything as a URL, so that only what it does not hold is held against the form.
+    places = [(part, row) for row in _where(pc.equal(_ids(plan, "image_id", part), pa.scalar(image)))]
+    if not places and _URL.match(wanted):
+        raise UsageError(f"{url} has no URL {wanted}")
+    if not places:
+        form = "a pair's id (32 hex digits, or the first 8 or more of them) nor a URL"
+        raise UsageError(f"{wanted!r} is neither {form}")
+    return places
+
+
+def _beginning(plan: Folder, prefix: str, parts: Sequence[int]) -> Iterator[tuple[Place, bytes]]:
+    """Every row whose pair's id begins so, with the id."""
+    low, high = (pa.scalar(bytes.fromhex(prefix.ljust(32, digit))) for digit in "0f")
+    for part in parts:
+        ids = _ids(plan, "pair_id", part)
+        # All rows of one pair lie in one part, unless the source named pairs itself.
+        for row in _where(pc.and_(pc.greater_equal(ids, low), pc.less_equal(ids, high))):
+            yield (part, row), ids[row].as_py()
+
+
+def _ids(plan: Folder, column: str, part: int) -> pa.ChunkedArray:
+    """A column of ids as binary of no fixed length, which Arrow can put in order."""
+    return plan.table("pairs.parquet", part, [column])[column].cast(pa.binary())
+
+
+def _where(mask: pa.ChunkedArray) -> list[int]:
+    found: list[int] = pc.indices_nonzero(mask).to_pylist()
+    return found

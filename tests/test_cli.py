@@ -1,0 +1,38 @@
+"""What the command line says, without a run."""
+
+import subprocess
+import sys
+
+import pytest
+
+from curate import __version__, cli, verify
+from curate.errors import counted
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "curate", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"curate {__version__}\n")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 parts"), (1, "1 part"), (2, "2 parts"), (12_000, "12,000 parts")])
+def test_one_of_a_thing_is_no_plural(number, words):
+    assert counted(number, "part") == words
+    assert counted(number, "part is", "parts are").partition(" ")[2] == ("part is" if number == 1 else "parts are")
+
+
+@pytest.mark.parametrize(("faults", "said"), [(["a"], "1 fault"), (["a", "b"], "2 faults")])
+def test_verify_counts_its_faults(faults, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(verify, "verify", lambda *_args, **_how: faults)
+    assert cli.main(["verify", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
+def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a caption\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"{{version: 1, source: {{paths: [{tmp_path}/list.csv]}}, output: {tmp_path}/run}}"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 0
+    assert "would run over 1 file;" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
