@@ -13,6 +13,7 @@ import json
 import logging
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ _BUILD_ERRORS = (
     ValueError,
 )
 """What open_clip, timm and torch raise at a config that makes no model."""
-_FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError)
+_FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, struct.error)
 """… and at a file that holds no weights."""
 
 
@@ -341,6 +342,8 @@ def _loading(origin: weights.Origin, file: Path) -> Iterator[None]:
         with _quiet():
             yield
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise ModelError(f"weights {file} are none; is it a web page, or Git's pointer to a file?") from error
         raise ModelError(f"weights {file} are refused: a pickle that holds more than weights") from error
     except _FILE_ERRORS as error:
         text = str(error)

@@ -12,6 +12,7 @@ import io
 import itertools
 import pickle
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,8 +210,10 @@ def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
             else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         )
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise RecipeError(f"head {path} holds no weights; is it a web page, or Git's pointer to a file?") from error
         raise RecipeError(f"head {path} is refused: a pickle that holds more than weights") from error
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError) as error:
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError, struct.error) as error:
         said = " ".join(str(error).split())[:200]
         raise RecipeError(f"head {path} holds no weights: {said or type(error).__name__}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):

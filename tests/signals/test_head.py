@@ -189,7 +189,9 @@ class Other:
     ("make", "said"),
     [
         (lambda path: path.write_bytes(b""), "holds no weights"),
-        (lambda path: path.write_bytes(b"<html>not found</html>"), "refused|holds no weights"),
+        (lambda path: path.write_bytes(b"junk"), "holds no weights"),
+        (lambda path: path.write_bytes(b"<html>not found</html>"), "holds no weights; is it a web page"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "holds no weights; is it a web"),
         (lambda path: torch.save(Other(), path), "more than weights"),
         (lambda path: torch.save([1, 2], path), "no state dict"),
         (lambda path: torch.save({}, path), "no linear layer"),
