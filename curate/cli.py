@@ -154,6 +154,9 @@ def _run(arguments: argparse.Namespace) -> int:
         retry_parts=arguments.retry_parts,
         engine=arguments.engine,
     )
+    if any(model.name == "pocket" for model in loaded.models.values()):
+        said = "the built-in model 'pocket' knows drawn shapes alone; for photographs, name another one under models"
+        print(f"curate: {said}", file=sys.stderr)
     if arguments.dry_run:
         return _dry_run(loaded, options)
     from curate.layout import prepare
@@ -284,8 +287,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
     for problem in problems:
         print(problem)
-    print("everything is there and adds up" if not problems else counted(len(problems), "fault"))
-    return 1 if problems else 0
+    if not problems:
+        print("everything is there and adds up")
+        return 0
+    print(counted(len(problems), "fault"))
+    print("to mend one, delete the folder that its line begins with and run the recipe again: it is computed anew")
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
 """The Ray engine on a Ray of its own with one CPU, where everything that runs at once must fit."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from curate.engine.ray import RayEngine
+from curate.errors import StoreError
 
 SCRIPT = """
 import sys
@@ -46,3 +52,10 @@ def test_chained_works_stream_and_poison_is_set_aside_on_one_cpu(tmp_path, monke
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("all done")
+
+
+def test_an_address_where_no_cluster_answers_is_told_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    with pytest.raises(StoreError, match=f"no Ray cluster answers at 127.0.0.1:{port}: Connection refused"):
+        RayEngine(address=f"127.0.0.1:{port}")

@@ -7,6 +7,7 @@ docs/decisions/0001-plain-actors.md.
 
 import logging
 import os
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from curate.engine.queue import Queue
 from curate.errors import StoreError
 from curate.run import UnitResult, UnitRunner, Work
+
+_ANSWERS_WITHIN = 10
+"""Seconds."""
 
 
 @dataclass
@@ -46,6 +50,8 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # A batch job reports to nobody, unless its owner says so.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address:
+            _check_answers(address)
         try:
             # Ray's own lines and the workers' prints would tear the progress display.
             ray.init(
@@ -148,3 +154,14 @@ def _result(reference: Any, unit: int) -> UnitResult:
         lost = isinstance(error, ActorDiedError) and (error.preempted or "node has died" in said)
         return UnitResult(unit, "lost" if lost else "died", said)
     return result
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself asks an address that nobody answers at for ten minutes, and says nothing meanwhile."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise StoreError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
