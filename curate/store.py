@@ -18,7 +18,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import BrokenResult, StoreError
+from curate.scratch import scratch
 
 WHOLE = -1
 """The unit of a pass that is not done by parts, and of a pass's summary of all its parts."""
@@ -89,18 +89,18 @@ class Store:
     def put(self, name: str, data: bytes) -> None:
         """Writes a whole file; readers see the old content or the new, never a part of it."""
         if root := self.local_root:
-            with _beside(root / name) as scratch:
-                scratch.write_bytes(data)
-                scratch.replace(root / name)
+            with _beside(root / name) as aside:
+                aside.write_bytes(data)
+                aside.replace(root / name)
         else:
             self.fs.pipe_file(self.path(name), data)
 
     def put_file(self, name: str, source: Path) -> None:
         """Moves a local file here, whole. The source is gone afterwards where the store is local."""
         if root := self.local_root:
-            with _beside(root / name) as scratch:
-                shutil.move(source, scratch)
-                scratch.replace(root / name)
+            with _beside(root / name) as aside:
+                shutil.move(source, aside)
+                aside.replace(root / name)
         else:
             self.fs.put_file(str(source), self.path(name))
 
@@ -111,10 +111,10 @@ class Store:
         within one request may both believe that they were first, and the later content stands.
         """
         if root := self.local_root:
-            with _beside(root / name) as scratch:
-                scratch.write_bytes(data)
+            with _beside(root / name) as aside:
+                aside.write_bytes(data)
                 try:
-                    os.link(scratch, root / name)
+                    os.link(aside, root / name)
                 except FileExistsError:
                     return False
                 return True
@@ -205,8 +205,8 @@ class Store:
         if root := self.local_root:
             yield root / name
             return
-        with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
-            copy = Path(scratch) / name.rsplit("/", 1)[-1]
+        with scratch("copy") as folder:
+            copy = folder / name.rsplit("/", 1)[-1]
             self.fs.get_file(self.path(name), str(copy))
             yield copy
 
@@ -423,11 +423,11 @@ def _unit(name: str) -> int:
 def _beside(target: Path) -> Iterator[Path]:
     """A hidden name in the target's folder, removed at the end if it is still there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        yield scratch
+        yield aside
     finally:
-        scratch.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
 
 
 def _filesystem(url: str, endpoint: str | None) -> Any:

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import BrokenResult, StoreError, counted
 from curate.schema import REPEATED
+from curate.scratch import scratch
 from curate.store import WHOLE, FileInfo, Folder, Json, Store, key
 
 _SAMPLES = ({"jpg", "json", "txt"}, {"png", "json", "txt"}, {"webp", "json", "txt"})
@@ -77,8 +77,8 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
     """
     said = read_manifest(store, manifest)
     problems: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="curate-verify-") as scratch:
-        spill = Path(scratch) / "kept"
+    with scratch("verify") as folder:
+        spill = folder / "kept"
         with spill.open("wb") as kept:
             complete = _check_decisions(said, kept, problems)
         _check_shards(store, said, _ids(spill) if complete else None, problems)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
-COMMON = {"schema", "errors", "store"}
+COMMON = {"schema", "errors", "scratch", "store"}
 
 
 def imports(path):
@@ -27,7 +27,7 @@ def imports(path):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_schema_errors_store_and_itself(room):
+def test_a_room_imports_what_all_share_and_itself(room):
     files = list((CURATE / room).glob("*.py"))
     assert files, f"the room {room} is empty"
     for path in files:

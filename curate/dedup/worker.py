@@ -1,6 +1,5 @@
 """The dedup pass: from digests and embeddings of all parts to `near.parquet`."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from curate.dedup.nodes import DIGEST_BYTES, Nodes, collect
 from curate.errors import UsageError, counted
 from curate.schema import NEAR
+from curate.scratch import scratch
 from curate.store import Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -60,13 +60,12 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
     def dedup(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out = outputs["dedup"]
-        with tempfile.TemporaryDirectory(prefix="curate-dedup-") as folder:
-            scratch = Path(folder)
-            nodes = collect(inputs["fetch"], inputs[f"embed-{chosen.model}"], inputs.parts, scratch)
+        with scratch("dedup") as folder:
+            nodes = collect(inputs["fetch"], inputs[f"embed-{chosen.model}"], inputs.parts, folder)
             found = near_pairs(nodes.vectors, chosen.floor, chosen.tile, torch.device(device))
             tables = (_table(nodes, i, j, similarity) for i, j, similarity in found)
-            near = _write(scratch / "near.parquet", tables)
-            out.put_file("near.parquet", scratch / "near.parquet", rows=near)
+            near = _write(folder / "near.parquet", tables)
+            out.put_file("near.parquet", folder / "near.parquet", rows=near)
         out.counts.update(images=nodes.images, digests=len(nodes.digests), near=near)
         if nodes.unusable:
             left_out = counted(nodes.unusable, "image was", "images were")

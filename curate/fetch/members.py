@@ -5,13 +5,11 @@ of a download.
 """
 
 import tarfile
-import tempfile
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +22,7 @@ from curate.fetch.normalise import Normaliser
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.settings import Settings
 from curate.fetch.spool import Spool
+from curate.scratch import scratch
 from curate.store import Inputs, Outputs, Store
 
 GAP = 64 << 10
@@ -104,12 +103,10 @@ class MembersWorker:
         """
         pairs = inputs["plan"].table("pairs.parquet", unit, list(_COLUMNS))
         ids = distinct_images(pairs)["image_id"]
-        with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
-            scratch = Path(folder)
-            with Spool(scratch / "spool") as spool:
-                outcomes = self._read(pairs, len(ids), spool)
-                table = table_of(ids, outcomes, self._settings.format)
-                write(outputs["fetch"], table, spool, scratch, range(len(table)))
+        with scratch("fetch") as folder, Spool(folder / "spool") as spool:
+            outcomes = self._read(pairs, len(ids), spool)
+            table = table_of(ids, outcomes, self._settings.format)
+            write(outputs["fetch"], table, spool, folder, range(len(table)))
 
     def _read(self, pairs: pa.Table, images: int, spool: Spool) -> list[Outcome]:
         outcomes = [Outcome() for _ in range(images)]

@@ -5,9 +5,7 @@ What it writes is complete in itself, so that whoever reads images reads one fol
 """
 
 import tarfile
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +16,7 @@ from curate.fetch.part import distinct_images, write
 from curate.fetch.spool import Spool
 from curate.fetch.worker import FetchWorker
 from curate.fetch.worker import open_worker as open_fetch
+from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
 
 
@@ -58,15 +57,13 @@ class RoundWorker:
         if not table["image_id"].equals(images["image_id"]):
             raise BrokenResult(f"{before.path}: images.parquet does not have the images of the plan")
         again = pc.indices_nonzero(pc.is_in(table["error_class"], self._classes))
-        with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
-            scratch = Path(folder)
-            with Spool(scratch / "spool") as spool:
-                fresh = self._fetch.fetch(images.take(again), spool, scratch)
-                # Positions of what is fetched now come first, those of older pictures after them.
-                _take_over(before, unit, table, spool, first=len(fresh))
-                order = _replaced(len(table), again)
-                whole = pa.concat_tables([fresh, table]).take(order)
-                write(out, whole, spool, scratch, order.to_pylist())
+        with scratch("fetch") as folder, Spool(folder / "spool") as spool:
+            fresh = self._fetch.fetch(images.take(again), spool, folder)
+            # Positions of what is fetched now come first, those of older pictures after them.
+            _take_over(before, unit, table, spool, first=len(fresh))
+            order = _replaced(len(table), again)
+            whole = pa.concat_tables([fresh, table]).take(order)
+            write(out, whole, spool, folder, order.to_pylist())
         out.counts.update(_gained(table.take(again), fresh))
 
 

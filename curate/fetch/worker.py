@@ -1,6 +1,5 @@
 """The fetch stage: a part's plan in, `images.tar` and `images.parquet` out."""
 
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.resolver import Resolver
 from curate.fetch.settings import Settings
 from curate.fetch.spool import Spool
+from curate.scratch import scratch
 from curate.store import Inputs, Outputs
 
 THREADS_PER_TURN = 4
@@ -72,19 +72,17 @@ class FetchWorker:
         """
         out = outputs["fetch"]
         images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
-        with tempfile.TemporaryDirectory(prefix="curate-fetch-") as folder:
-            scratch = Path(folder)
-            with Spool(scratch / "spool") as spool:
-                table = self.fetch(images, spool, scratch)
-                write(out, table, spool, scratch, range(len(table)))
+        with scratch("fetch") as folder, Spool(folder / "spool") as spool:
+            table = self.fetch(images, spool, folder)
+            write(out, table, spool, folder, range(len(table)))
 
-    def fetch(self, images: pa.Table, spool: Spool, scratch: Path) -> pa.Table:
+    def fetch(self, images: pa.Table, spool: Spool, folder: Path) -> pa.Table:
         """Fetches images as one part.
 
         Args:
             images: image_id and url.
             spool: takes each stored picture under its row's number.
-            scratch: a local folder.
+            folder: a local one.
 
         Returns:
             Their rows of `schema.IMAGES`, in the same order.
@@ -93,5 +91,5 @@ class FetchWorker:
             OSError: the local disk does not take the pictures.
         """
         with self._guard.part():
-            outcomes = self._fetch_part(images["url"].to_pylist(), spool, scratch)
+            outcomes = self._fetch_part(images["url"].to_pylist(), spool, folder)
         return table_of(images["image_id"], outcomes, self._extension)

@@ -5,9 +5,7 @@ a function of committed inputs alone: order, time stamps, owners and compression
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +13,7 @@ import pyarrow as pa
 from curate.errors import BrokenResult
 from curate.pack.rows import Settings, columns, embeddings, image_files, read
 from curate.pack.tars import Images, Shard
+from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -28,8 +27,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
         out = outputs["pack"]
         name = f"{shard:08d}"
         rows, vectors = [], []
-        with tempfile.TemporaryDirectory(prefix="curate-pack-") as scratch:
-            path = Path(scratch) / f"{name}.tar"
+        with scratch("pack") as folder:
+            path = folder / f"{name}.tar"
             with Shard(path) as written:
                 for part, start, stop in spans(inputs["select"], chosen.shard_size, shard):
                     tables = read(inputs, chosen, part, start, stop)

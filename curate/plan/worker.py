@@ -5,10 +5,8 @@ buckets on the local disk (`curate.plan.buckets`), whose order by (image_id, pai
 """
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from curate.plan.buckets import Buckets
 from curate.plan.rows import rows
 from curate.plan.samples import Scan
 from curate.plan.source import look
+from curate.scratch import scratch
 from curate.store import Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -41,8 +40,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
         how = (settings["seed"], settings["part_size"], out)
         notes: Counter[str] = Counter()
         if source["kind"] == "samples":
-            with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
-                scan = Scan(samples.look(source, endpoint), Path(scratch), notes)
+            with scratch("plan") as folder:
+                scan = Scan(samples.look(source, endpoint), folder, notes)
                 plan(scan.layout.plan, scan.rows, scan.tables(), *how)
         else:
             layout = look(source, endpoint)
@@ -71,9 +70,9 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
         raise SourceError("the source is empty: no rows in any of its files")
     n_parts = math.ceil(total / part_size)
     counts: Counter[str] = Counter(parts=n_parts)
-    with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
+    with scratch("plan") as folder:
         stored = pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
-        buckets = Buckets(Path(scratch), stored, n_parts, part_size)
+        buckets = Buckets(folder, stored, n_parts, part_size)
         taken = 0
         for table in tables:
             images = table["image_id"].to_pylist()

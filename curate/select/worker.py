@@ -1,10 +1,8 @@
 """Select: for every row of the plan, whether its pair stays, or which step it fell to."""
 
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import BrokenResult
 from curate.schema import SIMILARITY
+from curate.scratch import scratch
 from curate.select import columns
 from curate.select.columns import PartRows, Tables
 from curate.select.database import connect
@@ -41,8 +40,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     def work(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         limit, threads = settings["memory_limit"], settings.get("threads")
         with (
-            tempfile.TemporaryDirectory(prefix="curate-select-") as scratch,
-            connect(Path(scratch), memory_limit=limit, threads=threads) as con,
+            scratch("select") as folder,
+            connect(folder, memory_limit=limit, threads=threads) as con,
         ):
             funnel = Funnel(con, settings["steps"])
             select(funnel, settings["steps"], Tables.of(settings), inputs, outputs["select"])
