@@ -6,7 +6,7 @@ One worker (the pocket model, CPU, pixels and embeddings, the next part read ahe
 each of its own drawn JPEGs of 512 × 384. Printed is the resident memory after the 10th and after the last part; the
 last line is one JSON object. Linux only.
 
-Two shared cores of an AMD EPYC, 50 images a part: 967 MB after 10 parts, 969 MB after 100 (981 at most): +0.2 %. Four
+Two cores of an AMD EPYC, 50 images a part: 1,004 MB after 10 parts, 1,006 MB after 100 (and at most): +0.2 %. Four
 Python threads at the end: the main one, the reader and two that decode.
 """
 

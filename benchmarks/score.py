@@ -124,7 +124,7 @@ def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device
     print("| model | forward, 77 tokens | forward, cut | score | plain | score / cut | score / plain | matrix share |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = rates["score"] / rates["forward_cut"], rates["score"] / rates["plain"]
-    cells = [f"{rate:.1f}" for rate in rates.values()] + [f"{ratio:.2f}" for ratio in ratios] + [f"{share:.2f}"]
+    cells = [f"{rate:.3g}" for rate in rates.values()] + [f"{ratio:.2f}" for ratio in ratios] + [f"{share:.2f}"]
     print(f"| {arguments.model} {precision} | {' | '.join(cells)} |")
     rounded = {name: round(rate, 2) for name, rate in rates.items()}
     result = {"device": named, "model": arguments.model, **rounded}
