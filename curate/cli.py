@@ -1,8 +1,8 @@
 """The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
 Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
-recipe or its input is wrong, 130 interrupted. Rooms are imported where a command needs them, so that `--help`
-and `status` wait for neither torch nor ray.
+recipe or its input is wrong, 130 interrupted. Results go to stdout; progress, notices and errors to stderr. Rooms are
+imported where a command needs them, so that `--help` and `status` wait for neither torch nor ray.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from curate.store import Store
 if TYPE_CHECKING:
     from curate.flow import Outcome
     from curate.layout import Prepared
-    from curate.recipe import Recipe
     from curate.run import Engine
 
 
@@ -154,14 +153,16 @@ def _run(arguments: argparse.Namespace) -> int:
         retry_parts=arguments.retry_parts,
         engine=arguments.engine,
     )
+    from curate.layout import prepare
+
+    prepared = prepare(loaded, probe=not arguments.dry_run)
+    # Not sooner: what is wrong is one line.
     if any(model.name == "pocket" for model in loaded.models.values()):
         said = "the built-in model 'pocket' knows drawn shapes alone; for photographs, name another one under models"
         print(f"curate: {said}", file=sys.stderr)
     if arguments.dry_run:
-        return _dry_run(loaded, options)
-    from curate.layout import prepare
-
-    return _finish(_drive(prepare(loaded), arguments, options), options)
+        return _dry_run(prepared, options)
+    return _finish(_drive(prepared, arguments, options), options)
 
 
 def _retry_failed(arguments: argparse.Namespace) -> int:
@@ -193,7 +194,8 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     from curate.progress import watch
 
     loaded = prepared.recipe
-    console = Console()
+    # Not where the funnel goes: `curate run … > result.txt` shows its progress, and the file holds what came out.
+    console = Console(stderr=True)
     if loaded.fetch.allow:
         opened = ", ".join(loaded.fetch.allow)
         console.print(f"fetch.allow opens {opened}", markup=False, highlight=False, soft_wrap=True)
@@ -227,11 +229,10 @@ def _finish(outcome: "Outcome", options: Options) -> int:
     return 0
 
 
-def _dry_run(loaded: "Recipe", options: Options) -> int:
+def _dry_run(prepared: "Prepared", options: Options) -> int:
     from curate.dry_run import lines
-    from curate.layout import prepare
 
-    for line in lines(prepare(loaded, probe=False), options):
+    for line in lines(prepared, options):
         print(line)
     return 0
 

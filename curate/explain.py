@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.decided import newest
 from curate.errors import UsageError
+from curate.report.funnel import best
 from curate.report.terminal import plain
 from curate.select.predicate import verdicts
 from curate.store import WHOLE, Folder, Json, Store, key
@@ -127,9 +128,9 @@ def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) ->
                 said = "was not asked"
             rule = step["where"]
         elif step["keep_top"] is not None:
-            of, threshold = step["keep_top"]["of"], funnel[name]["threshold"]
-            rule = f"{of} among the top {step['keep_top']['fraction']:g} ({step['over']}): at least {_value(threshold)}"
-            said = f"it has {_value(columns.get(of))}"
+            threshold = funnel[name]["threshold"]
+            rule = f"among {best(funnel[name])}" + ("" if threshold is None else f": at least {_value(threshold)}")
+            said = f"it has {_value(columns.get(step['keep_top']['of']))}"
         else:
             above = step["duplicates"]["above"]
             rule = f"duplicates by {step['duplicates']['by']}" + (f" at {above:g} or more" if above else "")

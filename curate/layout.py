@@ -5,6 +5,7 @@ the fingerprint of all that its content depends on. Never part of it: paths, the
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
@@ -15,6 +16,7 @@ from curate import schema
 from curate.embed.model import ModelFacts, describe
 from curate.embed.targets import TargetImage
 from curate.embed.targets import find as find_targets
+from curate.errors import RecipeError
 from curate.fetch import blocklist
 from curate.plan import places, samples
 from curate.plan import source as lists
@@ -133,17 +135,39 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         "seed": recipe.seed,
         "part_size": recipe.part_size,
     }
-    facts = {name: describe(model.name, model.pretrained, endpoint) for name, model in recipe.models.items()}
+    facts = {
+        name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
+        for name, model in recipe.models.items()
+    }
     heads = {name: _head(recipe, name, facts) for name in recipe.signals.heads}
     targets = {name: find_targets(name, of.images, endpoint) for name, of in recipe.signals.targets.items()}
     blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity)
+        _check_free(store)
         rounds = recorded(store)
     if probe:
         store.check_writable()
     return Prepared(recipe, store, identity, facts, blocked, rounds, heads, targets)
+
+
+def _check_free(store: Store) -> None:
+    """Raises RecipeError where the folder holds what is not ours; a run that died while it planned left plans alone.
+
+    Hidden names, such as a desktop's or a probe file of ours, are nobody's.
+    """
+    if store.exists("run.json"):
+        return
+    ours = re.compile(r"plan-[0-9a-f]{12}")
+    foreign = [
+        name
+        for name, kind in store.entries().items()
+        if not name.startswith(".") and not (kind == "directory" and ours.fullmatch(name))
+    ]
+    if foreign:
+        named = ", ".join(repr(name) for name in foreign[:3]) + (", …" if foreign[3:] else "")
+        raise RecipeError(f"output: {store.url} holds other things ({named}) and no run; name a new or an empty folder")
 
 
 def _head(recipe: Recipe, name: str, facts: Mapping[str, ModelFacts]) -> Json:

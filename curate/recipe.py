@@ -172,12 +172,27 @@ def _labels(value: Any) -> Any:
     of_each = isinstance(value, dict) and all(_is_text(label) and _are_texts(of) for label, of in value.items())
     if not (of_each or _are_texts(value)):
         raise ValueError("write a list of texts, or a mapping of texts to lists of prompts; none may be empty")
-    labels = [label.strip() for label in value]
+    labels = [_words(label) for label in value]
     if len(labels) < 2:
         raise ValueError("two labels at least")
-    if len(set(labels)) < len(labels):
-        raise ValueError("a label stands twice")
+    if twice := _twice(labels):
+        raise ValueError(f"the label {twice!r} stands twice")
     return value
+
+
+def _words(text: str) -> str:
+    """A text as every tokenizer reads it: no space but those between words."""
+    return " ".join(text.split())
+
+
+def _ensemble(prompt: str | Sequence[str]) -> str:
+    """A prompt, or those of an ensemble, in one text; their order changes nothing."""
+    return " / ".join(sorted(map(_words, [prompt] if isinstance(prompt, str) else prompt)))
+
+
+def _twice(texts: Sequence[str]) -> str | None:
+    """The first text that stood before."""
+    return next((text for place, text in enumerate(texts) if text in texts[:place]), None)
 
 
 ACTIVATIONS = ("none", "relu", "gelu", "tanh")
@@ -210,6 +225,8 @@ class Concept(_OfModel):
     def _two(cls, value: list[str | list[str]]) -> list[str | list[str]]:
         if len(value) < 2:
             raise ValueError("two prompts at least: the concept, and what it is told from")
+        if twice := _twice([_ensemble(prompt) for prompt in value]):
+            raise ValueError(f"the prompt {twice!r} stands twice")
         return value
 
 
@@ -229,6 +246,8 @@ class Classes(_OfModel):
             raise ValueError("labels with prompts of their own need no templates; leave them out")
         if any(template.count("{}") != 1 for template in self.templates):
             raise ValueError("a template has exactly one {}, for the label")
+        if twice := _twice([_ensemble(prompts) for prompts in self.prompts.values()]):
+            raise ValueError(f"two labels have the prompt {twice!r}")
         return self
 
     @property

@@ -171,13 +171,21 @@ class Store:
 
     def folders(self) -> list[str]:
         """The names of the folders directly under the root, sorted."""
+        return [name for name, kind in self.entries().items() if kind == "directory"]
+
+    def entries(self) -> dict[str, str]:
+        """What lies directly under the root, `file` or `directory` by name, sorted, from one listing."""
         try:
             if root := self.local_root:
-                return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+                found = {entry.name: "directory" if entry.is_dir() else "file" for entry in os.scandir(root)}
+                return dict(sorted(found.items()))
             listed = self.fs.ls(self.path(), detail=True, refresh=True)
         except FileNotFoundError:
-            return []
-        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in listed if entry["type"] == "directory")
+            return {}
+        # Some tools mark a folder of an object store by an empty object of its name.
+        own = self.url.partition("://")[2].strip("/")
+        inside = [entry for entry in listed if entry["name"].strip("/") != own]
+        return dict(sorted((entry["name"].strip("/").rsplit("/", 1)[-1], entry["type"]) for entry in inside))
 
     def open(self, name: str, block: int | None = None) -> IO[bytes]:
         """A file for reading, seekable.

@@ -27,6 +27,28 @@ def test_verify_counts_its_faults(faults, said, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out.splitlines()[-2] == said
 
 
+def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a caption\n")
+    (tmp_path / "recipe.yaml").write_text(
+        f"{{version: 1, source: {{paths: [{tmp_path}/list.csv]}}, output: {tmp_path}/run}}"
+    )
+    command = ["run", str(tmp_path / "recipe.yaml"), "--dry-run"]
+    # What a desktop, a version control and a run that died while it planned leave there is none.
+    (tmp_path / "run" / "plan-0123456789ab" / "parts").mkdir(parents=True)
+    for name in (".DS_Store", ".gitkeep"):
+        (tmp_path / "run" / name).touch()
+    assert cli.main(command) == 0
+    for name in ("notes.txt", "plan-b"):
+        (tmp_path / "run" / name).mkdir()
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"curate: output: {tmp_path}/run holds other things ('notes.txt', 'plan-b') and no run; "
+        "name a new or an empty folder"
+    )
+
+
 def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a caption\n")
     (tmp_path / "recipe.yaml").write_text(

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
         "source": {"kind": "samples", "paths": [str(root / "pairs")]},
         "output": str(root / "run"),
         "models": {"z": {"name": "pocket", "mirror": True}, "a": {"name": "pocket", "precision": "bf16"}},
-        "select": [{"drop": "mismatched", "keep_top": {"of": "clip_similarity", "fraction": 1.0}}],
+        "select": [{"drop": "mismatched", "keep_top": {"of": "clip_similarity", "fraction": 1.0}, "over": "pool"}],
     }
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     assert main(["run", str(root / "recipe.yaml"), "--engine", "local"]) == 0
@@ -49,4 +49,6 @@ def test_a_column_without_a_suffix_is_the_first_models(run, capsys):
         for column in ("clip_similarity", "clip_similarity_mirrored"):
             assert shown[column] == shown[f"{column}_z"] == f"{row[column]:.4f}"
         assert "clip_similarity_mirrored_a" not in shown
-        assert f"it has {row['clip_similarity']:.4f}" in said
+        least = min(first, key=lambda row: row["clip_similarity"])["clip_similarity"]
+        rule = f"[among the top 100 % of all fetched pairs by clip_similarity: at least {least:.4f}]"
+        assert f"it has {row['clip_similarity']:.4f}  {rule}" in said

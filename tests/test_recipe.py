@@ -134,7 +134,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(signals={"classes": {"kind": {"labels": ["a"]}}}), "recipe: signals.classes.kind.labels"),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", "a "]}}}),
-            "recipe: signals.classes.kind.labels: a label stands twice",
+            "recipe: signals.classes.kind.labels: the label 'a' stands twice",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", ""]}}}),
@@ -151,6 +151,14 @@ def test_every_key_is_documented_with_its_default():
         (
             with_(signals={"heads": {"taste": {"path": "x.pt", "activation": ["relu", "rel"]}}}),
             "recipe: signals.heads.taste.activation: write none, relu, gelu or tanh, or a list",
+        ),
+        (
+            with_(signals={"classes": {"kind": {"labels": {"a": ["x  y", "z"], "b": ["z", "x y"]}}}}),
+            "recipe: signals.classes.kind: two labels have the prompt 'x y / z'",
+        ),
+        (
+            with_(signals={"concepts": {"mark": ["a", "b", ["a "]]}}),
+            "recipe: signals.concepts.mark.prompts: the prompt 'a' stands twice",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}),

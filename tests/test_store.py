@@ -146,7 +146,10 @@ def test_a_real_s3_server(s3, tmp_path):
     assert not store.create("done/000001.json", b"second")
     store.put("done/000002.json", b"{}")
     assert store.names("done") == ["000001.json", "000002.json"]
+    store.put("a.json", b"{}")
+    assert store.entries() == {"a.json": "file", "done": "directory"}
     assert store.folders() == ["done"]
+    assert Store("s3://bucket/nowhere").entries() == {}
     source = tmp_path / "big.bin"
     source.write_bytes(bytes(6_000_000))
     folder = Folder(store, "fetch", "0123")

@@ -1,5 +1,6 @@
 """Openers for tests: workers that count, fail or die on purpose."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -57,6 +58,19 @@ def ahead(settings):
         time.sleep(settings.get("seconds", 0))
         for output in outputs.values():
             output.put_json("n.json", {"n": unit})
+
+    return work
+
+
+def endless(settings):
+    """Makes a lock as libraries do, says so, and works on."""
+
+    def work(unit, inputs, outputs):
+        lock = multiprocessing.Lock()
+        (Path(settings["folder"]) / "busy").touch()
+        while True:
+            with lock:
+                time.sleep(0.1)
 
     return work
 

@@ -165,7 +165,9 @@ class Model:
         return _on_device(values, self.device)
 
 
-def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> ModelFacts:
+def describe(
+    name: str, pretrained: str | None, endpoint: str | None = None, key: str = weights.MODEL_KEY
+) -> ModelFacts:
     """Says what a model is and makes sure that it will load, without a forward pass.
 
     The weights are checked against a model without storage (torch's meta device), through open_clip's own
@@ -175,12 +177,13 @@ def describe(name: str, pretrained: str | None, endpoint: str | None = None) -> 
         name: an open_clip model, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
         endpoint: of an S3 server other than AWS.
+        key: where the recipe names the model, for messages.
 
     Raises:
         ModelError: an unknown model or tag; weights that cannot be read or do not fit; a tokenizer that cannot
             be had. One line.
     """
-    origin = weights.find(name, pretrained, endpoint)
+    origin = weights.find(name, pretrained, endpoint, key)
     with _building(origin):
         # First, as it is the cheapest to find missing: some need a further package.
         tokenizer = open_clip.get_tokenizer(origin.name)
@@ -333,6 +336,11 @@ def _building(origin: weights.Origin) -> Iterator[None]:
         with _quiet():
             yield
     except _BUILD_ERRORS as error:
+        if reason := weights.unreachable(error):
+            raise ModelError(
+                f"{origin.key}.name: a tokenizer or config of {origin.label} cannot be downloaded: {reason}; "
+                "a config json may name a folder with the tokenizer (hf_tokenizer_name)"
+            ) from error
         raise ModelError(f"model {origin.label} cannot be built: {weights.one_line(error)}") from error
 
 
@@ -376,7 +384,7 @@ def _two(size: Any) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's remarks on a model that is meant to be without weights, or on meta tensors."""
+    """Without remarks on a model that is meant to be without weights, on meta tensors, or on tries of a download."""
     root = logging.getLogger()
 
     def is_wanted(record: logging.LogRecord) -> bool:
@@ -384,7 +392,7 @@ def _quiet() -> Iterator[None]:
 
     root.addFilter(is_wanted)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), weights.quiet_hub():
             warnings.filterwarnings("ignore", message=".*non-meta parameter.*is a no-op")
             yield
     finally:

@@ -5,12 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from curate.embed.model import Model, choose_device, describe
 from curate.embed.worker import ModelSettings
+from curate.errors import RecipeError
 from curate.store import Inputs, Outputs
+
+SAME = 0.9999
+"""The cosine from which two directions are one: what lies between them is the rounding of low precision."""
+
+_BLOCK = 1024
+"""Directions that are held against all others at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class PromptEmbedder:
         CLIP's zero-shot classification (Radford et al. 2021, 3.1.4).
 
         Raises:
+            RecipeError: two of the directions are one.
             UsageError: a model cannot be loaded.
         """
         for folder, output in outputs.items():
@@ -73,6 +82,7 @@ class PromptEmbedder:
             ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
             means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
             means /= np.linalg.norm(means, axis=1, keepdims=True)
+            _check_apart(folder, asked, means)
             column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
             output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
             # The scale is taken from the weights: low precision rounds the model's own.
@@ -80,3 +90,19 @@ class PromptEmbedder:
             scale = {"logit_scale": facts.logit_scale, "logit_bias": facts.logit_bias}
             output.put_json("model.json", scale)
             output.counts.update(prompts=len(texts))
+
+
+def _check_apart(folder: str, asked: PromptSet, means: npt.NDArray[np.float32]) -> None:
+    """Raises RecipeError where the model says the same of two directions: their shares would mean nothing."""
+    for start in range(0, len(means), _BLOCK):
+        cosines = np.tril(means[start : start + _BLOCK] @ means.T, start - 1)
+        place, other = np.unravel_index(cosines.argmax(), cosines.shape)
+        if cosines[place, other] > SAME:
+            kind, _, name = folder.partition("-")
+            key = {"prompts": "concepts", "labels": "classes"}[kind]
+            first, second = asked.names[int(other)], asked.names[start + int(place)]
+            raise RecipeError(
+                f"signals.{key}.{name}: to the model {asked.model!r} {first!r} and {second!r} are the same "
+                f"(cosine {cosines[place, other]:.5f}), so no image is told apart by them; put one in other words, or "
+                "name another model"
+            )

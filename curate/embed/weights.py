@@ -10,9 +10,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ POCKET = Path(__file__).parents[1] / "models" / "pocket"
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
+MODEL_KEY = "models.<name>"
+"""Where a recipe names a model, as long as nobody says which one it is."""
+
 _REGISTERED: set[str] = set()
 
 
@@ -45,6 +50,7 @@ class Origin:
         tokenizer: the folder of a tokenizer that lies beside the config file or where it says, or None.
         pretrained: a tag of open_clip's, or the path of a local file.
         is_tag: which of the two.
+        key: where the recipe names the model, for messages.
     """
 
     label: str
@@ -54,6 +60,7 @@ class Origin:
     pretrained: str
     is_tag: bool
     tokenizer: Path | None = None
+    key: str = MODEL_KEY
 
     def weights_file(self) -> Path:
         """The local file of the weights; a tag's is downloaded by open_clip, once.
@@ -68,21 +75,24 @@ class Origin:
         # process would take half a file.
         turn = contextlib.nullcontext() if tag.get("hf_hub") else _turn(str(tag.get("url")))
         try:
-            with turn:
+            with turn, quiet_hub():
                 return Path(open_clip.download_pretrained(tag))
         # What the hub's client raises derives from these; so does urllib's error.
         except (OSError, RuntimeError, ValueError) as error:
-            reason = one_line(error)
-            raise ModelError(f"model {self.label}: its weights cannot be downloaded: {reason}") from error
+            raise ModelError(
+                f"{self.key}.pretrained: {self.pretrained!r} of {self.name} cannot be downloaded: "
+                f"{unreachable(error) or one_line(error)}; it may also be the path of a file or folder of weights"
+            ) from error
 
 
-def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Origin:
+def find(name: str, pretrained: str | None, endpoint: str | None = None, key: str = MODEL_KEY) -> Origin:
     """Finds out what a name and its weights mean.
 
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` alone.
         endpoint: of an S3 server other than AWS.
+        key: where the recipe names the model, for messages.
 
     Raises:
         ModelError: an unknown model or tag, or a file that is not there or is no config.
@@ -108,7 +118,7 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
     if pretrained is None:
         raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
     if open_clip.get_pretrained_cfg(known, pretrained):
-        return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer)
+        return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer, key=key)
     if not pretrained.endswith(WEIGHT_FILES):
         files = _files(pretrained, endpoint)
         if not files:
@@ -119,13 +129,36 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None) -> Orig
             preprocess = preprocess or _preprocess_beside(pretrained, name, config, tokenizer, endpoint)
         pretrained = _snapshot(pretrained, files)
     file = str(_local(pretrained, endpoint))
-    return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer)
+    return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key)
 
 
 def one_line(error: BaseException) -> str:
     """The text of a library's error, as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "…"
+
+
+def unreachable(error: BaseException) -> str:
+    """What kept a library from its server, where that is what happened; else empty."""
+    found = ""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, ConnectionError | TimeoutError | socket.gaierror):
+            found = f"no connection ({one_line(at)})"
+        at = at.__cause__ or at.__context__
+    return found
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without what the hub's client logs of each of its tries; when it gives up, its error says why."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

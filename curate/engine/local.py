@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -104,7 +106,14 @@ def _spawn(pool: _Pool) -> _Worker:
     ours, theirs = _CONTEXT.Pipe()
     name = f"curate-{pool.work.name}"
     process = _CONTEXT.Process(target=_serve, args=(theirs, pool.work, pool.session), name=name, daemon=True)
-    process.start()
+    # Ctrl-C goes to every process of a terminal, and a worker would answer with a traceback. The driver alone takes it,
+    # and ends the workers; they inherit the mask. (The tracker is begun before, for its beginning lifts the mask.)
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     worker = _Worker(process, ours)
     pool.workers.append(worker)
@@ -113,6 +122,10 @@ def _spawn(pool: _Pool) -> _Worker:
 
 def _serve(pipe: Connection, work: Work, session: str) -> None:
     """A worker process: does units until the driver closes the pipe or dies."""
+    # Locks that libraries make of the default context (tqdm's, img2dataset's pool of threads) are named semaphores in
+    # a spawned process: its kill leaves them behind, and Python complains of it. Those of fork lose their name at once.
+    # Nothing is forked: a daemon may have no children.
+    multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     runner = UnitRunner(work, session)
     while True:

@@ -14,13 +14,13 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import os
 import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -249,9 +249,23 @@ def _imported() -> Any:
     spec = importlib.util.find_spec("img2dataset")
     if spec is None:
         raise UsageError("img2dataset is not installed")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # imported by img2dataset.logger
-    sys.modules["img2dataset"] = importlib.util.module_from_spec(spec)
+    stand_ins = {"img2dataset": importlib.util.module_from_spec(spec)}
+    if "wandb" not in sys.modules:
+        stand_ins["wandb"] = _when_used("wandb")
+    sys.modules.update(stand_ins)
     try:
         return importlib.import_module("img2dataset.downloader")
     finally:
-        del sys.modules["img2dataset"]
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+def _when_used(name: str) -> ModuleType:
+    """Stands in for a module, which is imported when something of it is asked for, if ever.
+
+    img2dataset.logger imports wandb for a monitor that is not run here, and wandb makes two temporary folders as it is
+    imported, which a worker that is killed leaves behind.
+    """
+    stand_in = ModuleType(name)
+    vars(stand_in)["__getattr__"] = lambda attribute: getattr(importlib.import_module(name), attribute)
+    return stand_in

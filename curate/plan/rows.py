@@ -10,7 +10,7 @@ from curate import schema
 from curate.errors import SourceError
 from curate.plan import cells, formats
 from curate.plan.formats import ListFile
-from curate.plan.source import Layout
+from curate.plan.source import Layout, Passed
 
 UID = r"^[0-9a-fA-F]{32}$"
 
@@ -45,7 +45,7 @@ def rows(layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
                     read["url"],
                     read["caption"],
                     pa.array(range(start, start + count), pa.int64()),
-                    *(read[f"source_{column.name}"] for column in layout.kept),
+                    *(read[column.to] for column in layout.kept),
                 ],
                 names=[name for name in layout.plan.names if name != "repeated"],
             )
@@ -60,7 +60,7 @@ def _read(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Ta
 def _parquet(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
     with formats.parquet(file) as opened:
         there = opened.schema_arrow.names
-        wanted = [layout.url, layout.caption, layout.uid, *layout.kept.names]
+        wanted = [layout.url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
         columns = list(dict.fromkeys(name for name in wanted if name is not None and name in there))
         for batch in formats.batches(opened, columns):
             table = {"url": cells.text(batch[layout.url]), "caption": cells.text(batch[layout.caption])}
@@ -72,7 +72,7 @@ def _parquet(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa
                     _note(notes, column, passed.null_count - batch[column.name].null_count)
                 else:
                     passed = pa.nulls(len(batch), column.type)
-                table[f"source_{column.name}"] = passed
+                table[column.to] = passed
             yield pa.table(table)
 
 
@@ -80,7 +80,7 @@ def _listed(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.
     kind = file.format
     # The one column of a txt list is its URL, however the recipe names the others'.
     url = "url" if kind == "txt" else layout.url
-    wanted = [url, layout.caption, *([layout.uid] if layout.uid else []), *layout.kept.names]
+    wanted = [url, layout.caption, *([layout.uid] if layout.uid else []), *(column.name for column in layout.kept)]
     for chunk in formats.chunks(file, layout.header, wanted if kind != "txt" else None):
         if chunk.unreadable:
             notes[f"{file.path}: lines that are not as the others were filled up, cut or left empty"] += (
@@ -98,13 +98,13 @@ def _listed(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.
             values = blank if kind == "txt" else chunk.columns[column.name]
             passed = cells.typed(values, column.type, kind)
             _note(notes, column, cells.misfits(values, passed, kind))
-            table[f"source_{column.name}"] = passed
+            table[column.to] = passed
         yield pa.table(table)
 
 
-def _note(notes: Counter[str], column: pa.Field, misfits: int) -> None:
+def _note(notes: Counter[str], column: Passed, misfits: int) -> None:
     if misfits:
-        notes[f"source_{column.name}: cells that are no {column.type} became null"] += misfits
+        notes[f"{column.to}: cells that are no {column.type} became null"] += misfits
 
 
 def _from_uids(uids: pa.ChunkedArray, file: ListFile, name: str, start: int) -> list[bytes]:

@@ -25,7 +25,7 @@ from curate.plan import cells, folders, shards
 from curate.plan.formats import ListFile, readable
 from curate.plan.places import AT_ONCE, Place, encoded, find
 from curate.plan.shards import Sample
-from curate.plan.source import Source, passed_through
+from curate.plan.source import Passed, Source, passed_through
 
 _LOOKED_AT = 32
 _HEAD = 100
@@ -46,19 +46,19 @@ class SampleLayout:
         url: the json's key of the URL.
         caption: the json's key of the caption, for samples without a txt.
         uid: the json's key of the pair id.
-        kept: the json's keys passed through, with the types they get.
+        kept: the json's keys passed through.
     """
 
     places: tuple[Place, ...]
     url: str
     caption: str
     uid: str
-    kept: pa.Schema
+    kept: tuple[Passed, ...]
 
     @property
     def plan(self) -> pa.Schema:
         """The plan table's schema."""
-        passed = [pa.field(f"source_{column.name}", column.type) for column in self.kept]
+        passed = [pa.field(column.to, column.type) for column in self.kept]
         return pa.schema([*schema.PLAN, *passed, *schema.SAMPLE])
 
 
@@ -197,8 +197,8 @@ class Scan:
             values = [json.get(column.name) for json in about]
             passed = cells.typed(values, column.type, "jsonl")
             if misfits := cells.misfits(values, passed, "jsonl"):
-                notes[f"source_{column.name}: values that are no {column.type} became null"] += misfits
-            table[f"source_{column.name}"] = passed
+                notes[f"{column.to}: values that are no {column.type} became null"] += misfits
+            table[column.to] = passed
         if unreadable := sum(sample.unreadable for sample in chunk):
             notes[f"{place.path}: txt and json members that cannot be read count as none"] += unreadable
         faults = [sample.fault() for sample in chunk]

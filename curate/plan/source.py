@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,8 @@ from curate.plan import formats
 from curate.plan.cells import inferred, plain_type
 from curate.plan.formats import ListFile
 from curate.store import Store
+
+_PREFIX = "source_"
 
 _AT_ONCE = 16
 """Files looked at side by side; a listing over thousands of remote files waits for the network."""
@@ -48,6 +50,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """A column of the source that is passed through.
+
+    Args:
+        name: in the source.
+        to: its name in the plan: `source_<name>`.
+        type: what it gets.
+    """
+
+    name: str
+    to: str
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
 class Layout:
     """A source looked at: its files in order, and the columns to pass through.
 
@@ -57,7 +74,7 @@ class Layout:
         caption: likewise.
         uid: the name of the column of pair ids, where there is one.
         header: whether csv and tsv begin with names.
-        kept: the columns passed through, by their own names, with the types they get.
+        kept: the columns passed through.
     """
 
     files: tuple[ListFile, ...]
@@ -65,13 +82,12 @@ class Layout:
     caption: str
     uid: str | None
     header: bool
-    kept: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    kept: tuple["Passed", ...] = ()
 
     @property
     def plan(self) -> pa.Schema:
         """The plan table's schema."""
-        passed = [pa.field(f"source_{column.name}", column.type) for column in self.kept]
-        return pa.schema([*schema.PLAN, *passed])
+        return pa.schema([*schema.PLAN, *(pa.field(column.to, column.type) for column in self.kept)])
 
 
 def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
@@ -238,7 +254,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
             raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
 
 
-def passed_through(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.Schema:
+def passed_through(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> tuple[Passed, ...]:
     """The columns passed through: the union over the files, each with one type."""
     there = {name for _, types in heads for name in types}
     named = {str(asked.url), str(asked.caption), asked.uid}
@@ -249,18 +265,37 @@ def passed_through(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, p
         for name in keep:
             if name not in there:
                 raise SourceError(f"source.keep_columns: no list has a column {name!r}{nearest(name, there)}")
-    fields = []
+    names = _names(list(keep))
+    return tuple(Passed(name, names[name], _one_type(name, heads)) for name in keep)
+
+
+def _names(keep: Sequence[str]) -> dict[str, str]:
+    """What each column is called in the plan; in SQL capitals make no difference.
+
+    A result of this program has such columns already, and its shards may be a source. Its `source_x` stays
+    `source_x`, unless an `x` beside it takes that name: then it is the source's source's, `source_source_x`.
+    """
+    names: dict[str, str] = {}
     taken = {column.name: column.name for column in schema.PLAN}
-    for name in keep:
-        passed = f"source_{name}".lower()
-        if passed in taken:
+    for name in sorted(keep, key=_generation):
+        passed = name if _generation(name) else _PREFIX + name
+        while _generation(name) and passed.lower() in taken:
+            passed = _PREFIX + passed
+        if passed.lower() in taken:
             raise SourceError(
-                f"column {name!r} would become source_{name}, beside {taken[passed]}; "
+                f"column {name!r} would become {passed}, beside {taken[passed.lower()]}; "
                 "leave one out with source.keep_columns"
             )
-        taken[passed] = f"source_{name}"
-        fields.append(pa.field(name, _one_type(name, heads)))
-    return pa.schema(fields)
+        names[name] = taken[passed.lower()] = passed
+    return names
+
+
+def _generation(name: str) -> int:
+    """How many times a column was passed through already."""
+    rest, times = name, 0
+    while rest.startswith(_PREFIX) and rest != _PREFIX:
+        rest, times = rest.removeprefix(_PREFIX), times + 1
+    return times
 
 
 def _one_type(name: str, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.DataType:

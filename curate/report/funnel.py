@@ -41,15 +41,19 @@ def describe(step: Step) -> str:
         case "where":
             return " ".join(str(step["where"]).split())
         case "keep_top":
-            among = " of all fetched pairs" if step["over"] == "pool" else ""
-            share = f"{100 * step['fraction']:.4g} %"
             least = "" if step["threshold"] is None else f": {step['of']} ≥ {value(step['threshold'])}"
-            return f"keeps the top {share}{among} by {step['of']}{least}"
+            return f"keeps {best(step)}{least}"
         case "duplicates":
             what = "equal bytes" if step["by"] == "sha256" else f"cosine ≥ {value(step['threshold'])}"
             return f"{what}; keeps the one with the highest {step['prefer']}"
         case _:
             return _BEFORE.get(step["name"], "")
+
+
+def best(step: Step) -> str:
+    """What a `keep_top` step keeps, without its threshold."""
+    among = " of all fetched pairs" if step["over"] == "pool" else ""
+    return f"the top {100 * step['fraction']:.4g} %{among} by {step['of']}"
 
 
 def nulls(step: Step) -> str:

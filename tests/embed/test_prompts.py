@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from curate.embed import prompts as prompts_module
 from curate.embed.prompts import open_worker
+from curate.errors import RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store
 
 
@@ -32,3 +34,33 @@ def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp
     assert scale["logit_scale"] == pytest.approx(1 / 0.07, rel=1e-6)
     assert scale["logit_bias"] == -10
     assert folder.marker().counts == {"prompts": 2}
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "said"),
+    [
+        (
+            "labels-kind",
+            ["dog", "A  Cat", "bird", "a cat"],
+            "signals.classes.kind: to the model 'm' 'A  Cat' and 'a cat'",
+        ),
+        # What stands behind the last token that a tower takes is not read.
+        ("prompts-mark", ["a dog " * 12, "a dog " * 12 + "on a hill", "x"], "signals.concepts.mark: to the model 'm'"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 2, 1024])
+def test_directions_that_the_model_does_not_tell_apart_are_refused(
+    folder, names, said, block, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(prompts_module, "_BLOCK", block)
+    settings = {
+        "models": {"m": tiny("vit").settings},
+        "sets": {folder: {"model": "m", "names": names, "prompts": [[name] for name in names]}},
+        "device": "cpu",
+        "endpoint": None,
+    }
+    outputs = {folder: Folder(Store(str(tmp_path)), folder, "x").outputs()}
+    with pytest.raises(RecipeError) as caught:
+        open_worker(settings)(WHOLE, Inputs({}, []), outputs)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)

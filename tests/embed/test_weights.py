@@ -12,12 +12,14 @@ from pathlib import Path
 
 import fsspec
 import huggingface_hub.constants
+import huggingface_hub.utils._http
 import open_clip.pretrained
 import pytest
 import torch
 import weights_processes
 from embed_parts import FAMILIES
 
+from curate.cli import main
 from curate.embed import weights
 from curate.embed.model import describe, load
 from curate.errors import ModelError
@@ -205,6 +207,28 @@ def test_of_a_tag_safetensors_are_taken(named, files, taken, tag, shelf):
     file = weights.find("ViT-B-32", tag(named, *files)).weights_file()
     assert file.name == taken
     assert shelf.read == [f"/somebody/tiny/resolve/main/{taken}"]
+
+
+@pytest.mark.parametrize("refused", ["hub", "server"])
+def test_without_a_network_one_line_names_the_key(refused, tag, shelf, tmp_path, monkeypatch, capfd):
+    """The hub's own client, and urllib, against an address where nobody listens."""
+    made_up = tag("", "open_clip_model.safetensors")
+    if refused == "server":
+        known = {"url": f"http://{shelf.address}/weights.pt"}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-32"], made_up, known)
+    shelf.shutdown()
+    shelf.server_close()
+    # The client's pauses between its tries, half a minute in all.
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _seconds: None)
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://a/b.jpg,c\n")
+    recipe = f"{{version: 1, source: {{paths: [{tmp_path}/list.csv]}}, output: {tmp_path}/run, models: {{l14: MODEL}}}}"
+    model = f"{{name: ViT-B-32, pretrained: {made_up}}}"
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("MODEL", model))
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("curate: models.l14.pretrained: 'made_up' of ViT-B-32 cannot be downloaded: no connection (")
+    assert "refused" in said
+    assert said.endswith("); it may also be the path of a file or folder of weights")
 
 
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 999}

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import os
 import socket
+import subprocess
+import sys
 import tarfile
 import urllib.request
 
@@ -247,6 +250,12 @@ def test_nothing_stays_attached(server):
     assert downloader_module._imported().download_image.__module__ == "img2dataset.downloader"
     with urllib.request.urlopen(server.url("/1.jpg")) as answer:
         assert answer.status == 200
+
+
+def test_a_worker_that_is_killed_leaves_no_folders_of_its_libraries(tmp_path):
+    code = "import os; from curate.fetch import downloader; downloader._imported(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_out_of_order_is_refused():

@@ -149,6 +149,23 @@ def test_types_that_disagree_name_both_files(tmp_path: Path):
     assert columns(source(tmp_path, keep_columns=[])) == schema.PLAN
 
 
+def test_a_column_that_was_passed_through_before_keeps_its_name(tmp_path: Path):
+    """As the shards of a result have them."""
+    path = csv(tmp_path, "url,caption,source_width,width,source_tag,source_row,source_source_width\nu,c,2,1,t,7,3\n")
+    (row,) = rows_of(run_plan(tmp_path / "run", source(path))[0]).to_pylist()
+    assert {name: value for name, value in row.items() if name.startswith("source_")} == {
+        "source_row": 0,
+        "source_width": 1,
+        "source_source_width": 2,
+        "source_source_source_width": 3,
+        "source_tag": "t",
+        "source_source_row": 7,
+    }
+    path = csv(tmp_path, "url,caption,source_width,source_Width,source_\nu,c,2,3,4\n")
+    kept = columns(source(path)).names
+    assert kept == [*schema.PLAN.names, "source_width", "source_source_Width", "source_source_"]
+
+
 def test_only_named_columns_are_kept(tmp_path: Path):
     path = csv(tmp_path, "url,caption,a,b\nu,c,1,x\n")
     kept = columns(source(path, keep_columns=["b", "url"]))
