@@ -173,6 +173,9 @@ class _Site:
         except _GONE:
             # The client has gone: after its last request, or having had enough of an endless body.
             pass
+        except asyncio.CancelledError:
+            # Hung up: the task's end, but asyncio 3.11 prints a traceback of every such task that ends as cancelled.
+            pass
         finally:
             self._talks.discard(task)
             writer.close()

@@ -176,7 +176,7 @@ def test_noise_harms_nobody(web, noise):
         assert response.status == 200
 
 
-def test_the_process_ends_with_the_block_though_clients_hang():
+def test_the_process_ends_with_the_block_though_clients_hang(capfd):
     corpus = Corpus(0, 300, free_port())
     with serve(corpus) as pid:
         talks = [ask(first(corpus, kind).url) for kind in ("timeout", "trickle", "endless", "clean")]
@@ -184,6 +184,7 @@ def test_the_process_ends_with_the_block_though_clients_hang():
         started = time.monotonic()
     assert time.monotonic() - started < 3
     assert not alive(pid)
+    assert capfd.readouterr().err == ""
     for talk in talks:
         talk.close()
     # The port is free again at once.
