@@ -287,8 +287,11 @@ def _select(prepared: Prepared, layout: Layout) -> Work:
 
 
 def _columns(prepared: Prepared) -> Json:
-    """Which embedding and signal tables there are, with the signals' columns."""
-    names = scorers(prepared.recipe)
+    """Which embedding and signal tables there are, with the signals' columns.
+
+    By name: in which order a recipe has its signals is no part of a fingerprint, and must not decide on bytes.
+    """
+    names = dict(sorted(scorers(prepared.recipe).items()))
     return {
         "models": prepared.models,
         "signals": {f"signals-{name}": list(registry.columns(name, params)) for name, params in names.items()},

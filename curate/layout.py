@@ -36,7 +36,7 @@ VERSIONS = {
     "targets": 2,
     "dedup": 1,
     "select": 2,
-    "pack": 1,
+    "pack": 2,
     "report": 1,
 }
 """Raised when a pass would write something else from the same inputs; scorers carry their own."""
