@@ -18,6 +18,15 @@ from torchvision.transforms.v2 import functional as vectorised
 _LONGEST = 256
 """Images that are more than this many times longer than wide are cut to it before they are resized by their width."""
 
+_CHOICES = {
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),
+    "resize_mode": ("shortest", "longest", "squash"),
+}
+"""What open_clip knows; at anything else it stops without a word."""
+
+_CHANNELS = 3
+
 _VECTORISED = {InterpolationMode.BICUBIC, InterpolationMode.BILINEAR}
 
 
@@ -43,11 +52,23 @@ class Preprocess:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Preprocess":
-        """From open_clip's settings (size, mean, std, interpolation, resize_mode, fill_color)."""
+        """From open_clip's settings (size, mean, std, interpolation, resize_mode, fill_color).
+
+        Raises:
+            ValueError: they make no preprocessing.
+        """
+        for key, values in _CHOICES.items():
+            if settings.get(key, values[0]) not in values:
+                raise ValueError(f"its preprocess_cfg has {key} {settings[key]!r}, not one of {', '.join(values)}")
         known = PreprocessCfg(**settings)
         *steps, to_tensor, normalize = image_transform_v2(known, is_train=False).transforms
         assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
         assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
+        for key, found in (("mean", normalize.mean), ("std", normalize.std)):
+            if len(found) != _CHANNELS or not all(isinstance(value, int | float) for value in found):
+                raise ValueError(f"its preprocess_cfg has {key} {settings[key]!r}, not three numbers")
+        if not all(value > 0 for value in normalize.std):
+            raise ValueError(f"its preprocess_cfg has std {settings['std']!r}, not three numbers above 0")
         first, *others = steps
         # What converts to RGB has nothing to do where the vectorised way is taken.
         crops = [step for step in others if isinstance(step, CenterCrop)]
