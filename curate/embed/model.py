@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from curate.embed import weights
-from curate.embed.preprocess import Preprocess
+from curate.embed.preprocess import Preprocess, height_and_width
 from curate.embed.text import CausalTower, encode_captions
 from curate.embed.vision import ClassTokenTower
 from curate.errors import ModelError, UsageError
@@ -107,7 +107,7 @@ class Model:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of what the vision tower takes, in pixels."""
-        return _two(self.clip.visual.preprocess_cfg["size"])
+        return height_and_width(self.clip.visual.preprocess_cfg["size"])
 
     @property
     def image_side(self) -> int:
@@ -212,7 +212,7 @@ def describe(
     preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
     with _building(origin):
         Preprocess.of(preprocess)
-    height, width = _two(preprocess["size"])
+    height, width = height_and_width(preprocess["size"])
     config = copy.deepcopy(origin.config)
     if origin.tokenizer:
         # What it is stands in its digest; where it lies is no part of a model.
@@ -439,10 +439,6 @@ def _misfit(text: str) -> str:
 def _first(words: list[str]) -> str:
     more = f" and {len(words) - 3} more" if len(words) > 3 else ""
     return ", ".join(words[:3]) + more
-
-
-def _two(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 @contextlib.contextmanager

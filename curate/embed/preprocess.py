@@ -39,6 +39,7 @@ class Preprocess:
         mean: of the normalisation that follows, by channel.
         std: likewise.
         cuts_long: whether the image is resized by its shorter side.
+        fits_into: pixels of the square that the image is made to fit into, where it is resized by its longer side.
         resize: the resize where torch's vectorised one can take its place, else None.
         crop: the crop that follows it, if any.
     """
@@ -47,6 +48,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     cuts_long: bool
+    fits_into: int | None
     resize: Resize | None
     crop: CenterCrop | None
 
@@ -78,6 +80,7 @@ class Preprocess:
             mean=tuple(normalize.mean),
             std=tuple(normalize.std),
             cuts_long=known.resize_mode == "shortest",
+            fits_into=min(height_and_width(known.size)) if known.resize_mode == "longest" else None,
             resize=first if is_known else None,
             crop=crops[0] if crops else None,
         )
@@ -99,6 +102,10 @@ class Preprocess:
             # Resized whole, a line of one pixel would fill memory; only the middle of it is looked at.
             left, top = ((side - min(side, _LONGEST * short)) // 2 for side in image.size)
             image = image.crop((left, top, image.width - left, image.height - top))
+        if self.fits_into and long > self.fits_into * short:
+            # Resized, its shorter side would come to no pixel at all: it is made as wide as comes to one.
+            one_pixel = -(-long // self.fits_into)
+            image = image.resize((max(image.width, one_pixel), max(image.height, one_pixel)))
         if not exact and self.resize and image.mode == "RGB":
             return self._vectorised(image, self.resize)
         for step in self.steps:
@@ -112,6 +119,11 @@ class Preprocess:
         if self.crop:
             small = vectorised.center_crop(small, self.crop.size)
         return _planes(small.permute(1, 2, 0).numpy())
+
+
+def height_and_width(size: Any) -> tuple[int, int]:
+    """Of a size in open_clip's settings, which may be one number."""
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _planes(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
