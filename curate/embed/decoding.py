@@ -86,10 +86,15 @@ class Decoding:
             self._idle.pop().close()
 
     def _by_process(self, prepare: bytes, images: tuple[bytes, ...]) -> list[Prepared | None]:
-        decoder = self._idle.pop() if self._idle else Decoder()
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            # Some died, and none stands for this thread.
+            decoder = Decoder()
         try:
             found = decoder(prepare, images)
-        except RuntimeError:
+        except BaseException:
+            # Whatever went wrong, what comes out of its socket next belongs to these images.
             decoder.close()
             raise
         self._idle.append(decoder)
