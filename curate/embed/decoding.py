@@ -1,5 +1,6 @@
 """Images of a part, decoded ahead of whoever takes them: in threads, or in processes behind threads."""
 
+import contextlib
 import pickle
 from collections import deque
 from collections.abc import Iterator
@@ -91,11 +92,10 @@ class Decoding:
         except IndexError:
             # Some died, and none stands for this thread.
             decoder = Decoder()
-        try:
+        with contextlib.ExitStack() as failing:
+            # Whatever goes wrong, what comes out of its socket next belongs to these images.
+            failing.callback(decoder.close)
             found = decoder(prepare, images)
-        except BaseException:
-            # Whatever went wrong, what comes out of its socket next belongs to these images.
-            decoder.close()
-            raise
+            failing.pop_all()
         self._idle.append(decoder)
         return found

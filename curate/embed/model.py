@@ -218,10 +218,8 @@ def describe(
         # What it is stands in its digest; where it lies is no part of a model.
         del config["text_cfg"]["hf_tokenizer_name"]
     canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return ModelFacts(
-        weights_sha256=digest,
+        weights_sha256=_sha256(file),
         config_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
         embed_dim=int(origin.config["embed_dim"]),
         context_length=int(tokenizer.context_length),
@@ -231,6 +229,11 @@ def describe(
         preprocess=preprocess,
         tokenizer_sha256=None if inner is None else _tokenizer_digest(inner),
     )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
@@ -249,6 +252,7 @@ def load(
     endpoint: str | None = None,
     *,
     compiled: bool = False,
+    weights_sha256: str | None = None,
 ) -> Model:
     """Loads a model for embedding.
 
@@ -264,12 +268,18 @@ def load(
         device: where it goes.
         endpoint: of an S3 server other than AWS.
         compiled: compile the towers with torch.compile; captions of any length go through one compilation.
+        weights_sha256: what `describe` said of the weights, where that was said.
 
     Raises:
-        ModelError: as `describe`; or it cannot be compiled here.
+        ModelError: as `describe`; it cannot be compiled here; or the weights are others by now, or on this machine.
     """
     origin = weights.find(name, pretrained, endpoint)
     file = origin.weights_file()
+    if weights_sha256 and _sha256(file) != weights_sha256:
+        raise ModelError(
+            f"weights {file} are not those that the run began with: they changed, or are others on this machine; "
+            "start it again"
+        )
     lower = get_input_dtype(precision)
     autocast = lower if lower and not _can_be_lowered(origin.config) else None
     with _loading(origin, file):

@@ -46,7 +46,7 @@ _MOST_DECODERS = 16
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of the recipe (`recipe.Model`)."""
+    """One model of the recipe (`recipe.Model`), and the digest of the weights that the run began with."""
 
     name: str
     pretrained: str | None
@@ -55,6 +55,7 @@ class ModelSettings:
     threads: int
     mirror: bool = False
     compile: bool = False
+    weights_sha256: str | None = None
 
     def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, BatchSize]:
         """The model, and how many rows go through it at once.
@@ -63,7 +64,15 @@ class ModelSettings:
             UsageError: it cannot be loaded.
         """
         torch.set_num_threads(self.threads)
-        model = load(self.name, self.pretrained, self.precision, device, endpoint, compiled=self.compile)
+        model = load(
+            self.name,
+            self.pretrained,
+            self.precision,
+            device,
+            endpoint,
+            compiled=self.compile,
+            weights_sha256=self.weights_sha256,
+        )
         by_memory = self.batch_size is None and device.type == "cuda"
         return model, BatchSize(self.name, self.batch_size or default_size(model), by_memory=by_memory)
 

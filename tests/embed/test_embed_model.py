@@ -120,6 +120,17 @@ def test_weights_of_either_form_are_the_same_model(suffix, tiny):
     assert not model.clip.training
 
 
+def test_weights_that_are_not_those_that_the_run_began_with(tiny, tmp_path):
+    made = tiny("vit")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(Path(made.weights).read_bytes())
+    began = describe(made.config, str(path)).weights_sha256
+    load(made.config, str(path), "fp32", CPU, weights_sha256=began)
+    changed(made, path, lambda state: state["visual.proj"].zero_())
+    with pytest.raises(ModelError, match=r"weights \S+ are not those that the run began with"):
+        load(made.config, str(path), "fp32", CPU, weights_sha256=began)
+
+
 def test_weights_and_configs_at_a_url(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = tiny("vit")
