@@ -453,8 +453,7 @@ def _first(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without remarks on a model meant to be without weights, on meta tensors, on tries of a download, and on what is
-    refused anyway."""
+    """Without remarks on a model that is meant to be without weights, and on what is refused anyway."""
     root = logging.getLogger()
 
     def is_wanted(record: logging.LogRecord) -> bool:

@@ -114,7 +114,7 @@ def test_a_tokenizer_that_is_not_there_or_too_large_is_one_line(siglip, tmp_path
     config = tmp_path / "model.json"
     config.write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}))
     # Which of the two depends on whether the machine has a network to ask.
-    with pytest.raises(ModelError, match="cannot be (built|downloaded)") as caught:
+    with pytest.raises(ModelError, match=r"cannot be (built|downloaded)") as caught:
         describe(str(config), siglip.weights)
     assert "\n" not in str(caught.value)
     small = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "vocab_size": 20}}
