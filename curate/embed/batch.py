@@ -23,8 +23,13 @@ _LEAST, _MOST = 16, 1024
 _SHARE = 0.25
 """Of a GPU's memory, what a batch may take: other workers, weights and the next batch want some, too."""
 
-_SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Out of memory where torch has no error of its own for it: on the CPU, and in CUDA's libraries."""
+_SAID = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Out of memory where torch has no error of its own for it: on the CPU, outside its allocator, in CUDA's libraries."""
 
 
 @dataclass

@@ -34,7 +34,8 @@ from curate.embed.pixels import Measures, pixel_table
 from curate.embed.prepare import Prepare
 from curate.embed.reading import Reading
 from curate.embed.text import Captions
-from curate.errors import ModelError
+from curate.embed.weights import one_line
+from curate.errors import DeviceLost, ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
@@ -148,10 +149,14 @@ class Embedder:
         Raises:
             BrokenResult: plan, images and tar do not belong together.
             ModelError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            DeviceLost: the GPU failed; this process cannot use it any more.
         """
         reading = self._reading(part, inputs, following)
         try:
             self._embed(reading, outputs)
+        except torch.AcceleratorError as error:
+            # An assert, an illegal access, a bus error: what is left of the process's context answers nothing else.
+            raise DeviceLost(f"the GPU failed: {one_line(error)}") from error
         finally:
             reading.close()
 
