@@ -8,11 +8,12 @@
     │   ├── IdentityError     the output holds a run of other sources, columns, seed or part size
     │   └── StoreError        a place that cannot be read or written with these credentials
     ├── RunIncomplete         the run stopped or ended with parts set aside: exit 1
-    └── BrokenResult          what lies in a run folder is not what its markers say
+    ├── BrokenResult          what lies in a run folder is not what its markers say
+    └── DeviceLost            a GPU that this process cannot use any more
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
-boundaries only: a part (`curate.run.run_unit`) and the command line (`curate.cli.main`). A `UsageError`
-raised inside a part stops the run; every other exception sets that part back.
+boundaries only: a part (`curate.run.UnitRunner`) and the command line (`curate.cli.main`). A `UsageError`
+raised inside a part stops the run, a `DeviceLost` ends the worker; every other exception sets that part back.
 """
 
 import difflib
@@ -53,6 +54,10 @@ class RunIncomplete(CurateError):
 
 class BrokenResult(CurateError):
     """A committed file is missing or differs from its marker."""
+
+
+class DeviceLost(CurateError):
+    """A GPU failed under this process, and every further call would fail like that one: the process has to end."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -182,7 +182,10 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
             )
         )
     embed_settings: Json = {
-        "models": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
+        "models": {
+            name: {**model.model_dump(mode="json"), "weights_sha256": prepared.facts[name].weights_sha256}
+            for name, model in recipe.models.items()
+        },
         "device": recipe.embed.device,
         "endpoint": recipe.storage.endpoint,
     }

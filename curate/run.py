@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from curate import errors
-from curate.errors import IdentityError, RunIncomplete, UsageError
+from curate.errors import DeviceLost, IdentityError, RunIncomplete, UsageError
 from curate.identity import difference
 from curate.store import WHOLE, Folder, Inputs, Json, Outputs, Store, key
 
@@ -188,12 +188,15 @@ class UnitRunner:
         self.worker: Worker | None = None
 
     def run(self, unit: int, start: int, following: int | None = None) -> UnitResult:
-        """Does one unit; every exception becomes a result here, and only here.
+        """Does one unit; every exception but one becomes a result here, and only here.
 
         Args:
             unit: which one.
             start: how many times it was begun, this time included.
             following: which unit will probably come next, for a worker that reads ahead.
+
+        Raises:
+            DeviceLost: this process is of no more use; its engine takes it for dead.
         """
         work = self.work
         outputs = {
@@ -218,6 +221,9 @@ class UnitRunner:
         except UsageError as error:
             work.store.delete(record)
             return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
+        except DeviceLost:
+            # Kept, this worker would fail every part that it is given, and sooner than the others do theirs.
+            raise
         except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
             said = str(error).strip().partition("\n")[0]
             outcome = {"error": f"{type(error).__name__}: {said}", "traceback": traceback.format_exc()}

@@ -219,6 +219,20 @@ def test_a_worker_that_died_once_is_replaced(store, tmp_path):
     assert work.done() == {0, 1, 2, 3}
 
 
+def test_a_worker_that_lost_its_gpu_is_replaced_though_it_lives(store, tmp_path):
+    """Kept, it would fail whatever it is given."""
+    pids = tmp_path / "pids"
+    settings = {"log": str(tmp_path / "log"), "pids": str(pids), "heal": True, "lose": [1]}
+    work = single(store, "trouble", range(3), **settings)
+    engine = LocalEngine()
+    try:
+        assert drive([work], engine, Silent()) == {"out": {}}
+    finally:
+        engine.close()
+    assert work.done() == {0, 1, 2}
+    assert len(set(pids.read_text().split())) == 2
+
+
 def test_fingerprints_follow_content_not_order_or_place(tmp_path):
     one = Pass.of(Store(str(tmp_path / "a")), "fetch", 1, {"x": 1, "y": [2]})
     same = Pass.of(Store("s3://elsewhere/b"), "fetch", 1, {"y": [2], "x": 1})

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from curate.errors import DeviceLost
+
 
 def double(settings):
     def work(unit, inputs, outputs):
@@ -39,6 +41,11 @@ def trouble(settings):
         tried = _tries(settings, unit)
         if unit in settings.get("raise", []) and not (settings.get("heal") and tried > 1):
             raise ValueError(f"part {unit} is bad")
+        if unit in settings.get("lose", []) and not (settings.get("heal") and tried > 1):
+            raise DeviceLost("the GPU failed")
+        if "pids" in settings:
+            with Path(settings["pids"]).open("a") as log:
+                log.write(f"{os.getpid()}\n")
         if unit in settings.get("die", []) and not (settings.get("heal") and tried > 1):
             os.kill(os.getpid(), signal.SIGKILL)
         for output in outputs.values():

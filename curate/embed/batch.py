@@ -1,12 +1,14 @@
 """How many rows go through a model at once: what the recipe says, and less where memory does not hold it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from curate.embed.model import Model
 from curate.errors import ModelError
@@ -21,8 +23,13 @@ _LEAST, _MOST = 16, 1024
 _SHARE = 0.25
 """Of a GPU's memory, what a batch may take: other workers, weights and the next batch want some, too."""
 
-_SAID = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Out of memory where torch has no error of its own for it: on the CPU, and in CUDA's libraries."""
+_SAID = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Out of memory where torch has no error of its own for it: on the CPU, outside its allocator, in CUDA's libraries."""
 
 
 @dataclass
@@ -72,6 +79,22 @@ class BatchSize:
             self.now //= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def embed_images(
+    model: Model, size: BatchSize, prepared: Sequence[npt.NDArray[np.uint8]], *, mirrored: bool = False
+) -> list[Tensor]:
+    """Prepared images in one batch, or in as many as memory allows: float32[n, dim] of each, on the model's device."""
+    batches: list[Tensor] = []
+    done = 0
+
+    def embed(rows: int) -> Tensor:
+        return model.encode_images(prepared[done : done + rows], rows, mirrored=mirrored)
+
+    while done < len(prepared):
+        batches.append(size.run(embed))
+        done += len(batches[-1])
+    return batches
 
 
 def default_size(model: Model) -> int:

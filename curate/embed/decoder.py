@@ -7,9 +7,11 @@ fifth of a thread's time is spent under it, so that no number of threads prepare
 Compressed bytes go one way, crops the other. The process ends when the other end of its socket does.
 """
 
+import contextlib
 import json
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
@@ -68,22 +70,23 @@ class Decoder:
         return found
 
     def close(self) -> None:
-        """Has the process end."""
+        """Ends the process, whatever it is at: it has nothing to lose."""
         self._socket.close()
+        self._process.kill()
         self._process.wait()
 
 
 def serve(descriptor: int) -> None:
     """What the process does: prepares what comes until nothing does."""
+    # A Ctrl-C is for the worker to heed; sixteen tracebacks would hide what it says.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Each of these processes has one core.
     torch.set_num_threads(1)
-    with socket.socket(fileno=descriptor) as end:
+    # The other end may go at any moment, with an answer on its way.
+    with contextlib.suppress(EOFError, ConnectionError), socket.socket(fileno=descriptor) as end:
         known, prepare = b"", None
         while True:
-            try:
-                _, (asked, *images) = _receive(end)
-            except EOFError:
-                return
+            _, (asked, *images) = _receive(end)
             if prepare is None or asked.tobytes() != known:
                 known = asked.tobytes()
                 prepare = pickle.loads(known)  # noqa: S301 - made by the process that started this one

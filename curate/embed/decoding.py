@@ -1,5 +1,6 @@
 """Images of a part, decoded ahead of whoever takes them: in threads, or in processes behind threads."""
 
+import contextlib
 import pickle
 from collections import deque
 from collections.abc import Iterator
@@ -86,11 +87,15 @@ class Decoding:
             self._idle.pop().close()
 
     def _by_process(self, prepare: bytes, images: tuple[bytes, ...]) -> list[Prepared | None]:
-        decoder = self._idle.pop() if self._idle else Decoder()
         try:
+            decoder = self._idle.pop()
+        except IndexError:
+            # Some died, and none stands for this thread.
+            decoder = Decoder()
+        with contextlib.ExitStack() as failing:
+            # Whatever goes wrong, what comes out of its socket next belongs to these images.
+            failing.callback(decoder.close)
             found = decoder(prepare, images)
-        except RuntimeError:
-            decoder.close()
-            raise
+            failing.pop_all()
         self._idle.append(decoder)
         return found

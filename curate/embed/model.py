@@ -15,7 +15,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
+from open_clip.factory import load_checkpoint, load_state_dict
 from open_clip.model import get_input_dtype
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from curate.embed import weights
-from curate.embed.preprocess import Preprocess
+from curate.embed.preprocess import Preprocess, height_and_width
 from curate.embed.text import CausalTower, encode_captions
 from curate.embed.vision import ClassTokenTower
 from curate.errors import ModelError, UsageError
@@ -107,7 +107,7 @@ class Model:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of what the vision tower takes, in pixels."""
-        return _two(self.clip.visual.preprocess_cfg["size"])
+        return height_and_width(self.clip.visual.preprocess_cfg["size"])
 
     @property
     def image_side(self) -> int:
@@ -206,19 +206,20 @@ def describe(
     clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
     if clip.logit_bias is not None:
         clip.logit_bias = nn.Parameter(torch.zeros(clip.logit_bias.shape))
+    _check_fit(origin, file, clip)
     with _loading(origin, file):
         load_checkpoint(clip, str(file), weights_only=True)
     preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
-    height, width = _two(preprocess["size"])
+    with _building(origin):
+        Preprocess.of(preprocess)
+    height, width = height_and_width(preprocess["size"])
     config = copy.deepcopy(origin.config)
     if origin.tokenizer:
         # What it is stands in its digest; where it lies is no part of a model.
         del config["text_cfg"]["hf_tokenizer_name"]
     canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return ModelFacts(
-        weights_sha256=digest,
+        weights_sha256=_sha256(file),
         config_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
         embed_dim=int(origin.config["embed_dim"]),
         context_length=int(tokenizer.context_length),
@@ -228,6 +229,11 @@ def describe(
         preprocess=preprocess,
         tokenizer_sha256=None if inner is None else _tokenizer_digest(inner),
     )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
@@ -246,6 +252,7 @@ def load(
     endpoint: str | None = None,
     *,
     compiled: bool = False,
+    weights_sha256: str | None = None,
 ) -> Model:
     """Loads a model for embedding.
 
@@ -256,40 +263,101 @@ def load(
     Args:
         name: an open_clip model, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights or of a folder.
-        precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32.
+        precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32; where it cannot lower a
+            model's weights, they stay and torch's autocast lowers what is computed with them.
         device: where it goes.
         endpoint: of an S3 server other than AWS.
         compiled: compile the towers with torch.compile; captions of any length go through one compilation.
+        weights_sha256: what `describe` said of the weights, where that was said.
 
     Raises:
-        ModelError: as `describe`; or it cannot be compiled here.
+        ModelError: as `describe`; it cannot be compiled here; or the weights are others by now, or on this machine.
     """
     origin = weights.find(name, pretrained, endpoint)
     file = origin.weights_file()
+    if weights_sha256 and _sha256(file) != weights_sha256:
+        raise ModelError(
+            f"weights {file} are not those that the run began with: they changed, or are others on this machine; "
+            "start it again"
+        )
+    lower = get_input_dtype(precision)
+    autocast = lower if lower and not _can_be_lowered(origin.config) else None
     with _loading(origin, file):
         clip = open_clip.create_model(
             origin.name,
             # A tag brings its own preprocessing; open_clip finds the file that was just downloaded.
             origin.pretrained if origin.is_tag else str(file),
-            precision=precision,
+            precision="fp32" if autocast else precision,
             device=device,
             force_preprocess_cfg=origin.preprocess or None,
         ).eval()
         tokenizer = open_clip.get_tokenizer(origin.name)
+    _check_fit(origin, file, clip)
     clip.requires_grad_(requires_grad=False)
     classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
+    see = classed.encode if classed else clip.encode_image
+    read = causal.encode if causal else clip.encode_text
     model = Model(
         clip=clip,
-        see=classed.encode if classed else clip.encode_image,
-        read=causal.encode if causal else clip.encode_text,
+        see=_under(autocast, device, see) if autocast else see,
+        read=_under(autocast, device, read) if autocast else read,
         cut=causal,
         tokenize=tokenizer,
         preprocess=Preprocess.of(clip.visual.preprocess_cfg),
         device=device,
-        dtype=get_input_dtype(precision) or torch.float32,
+        dtype=torch.float32 if autocast else lower or torch.float32,
         dim=int(origin.config["embed_dim"]),
     )
     return _compiled(model, origin.label) if compiled else model
+
+
+def _can_be_lowered(config: Mapping[str, Any]) -> bool:
+    """Whether open_clip's conversion reaches all weights of a model that have to be of one precision.
+
+    It leaves those of Hugging Face's text towers, of attention poolers (CoCa's) and of projections with a bias, which
+    then meet others in one product; towers of timm are converted in another way, as a whole.
+    """
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if "hf_model_name" in text or "multimodal_cfg" in config:
+        return False
+    return "timm_model_name" in vision or not (text.get("proj_bias") or vision.get("attentional_pool"))
+
+
+def _under(dtype: torch.dtype, device: torch.device, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A tower under torch's autocast."""
+
+    def encode_lower(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return encode(x)
+
+    return encode_lower
+
+
+def _check_fit(origin: weights.Origin, file: Path, clip: Any) -> None:
+    """Refuses what open_clip makes fit by itself, or fails at without saying why.
+
+    It stretches positional embeddings of another length than the model's (weights for images of another size, or for
+    longer captions), and says nothing: such scores are of neither model. What belongs to a tag is open_clip's to say.
+
+    Raises:
+        ModelError: the weights do not fit.
+    """
+    if origin.is_tag:
+        return
+    with _loading(origin, file):
+        state = load_state_dict(str(file))
+        own = clip.state_dict()
+        wrong = [
+            f"{key} is {list(state[key].shape)}, not {list(wanted.shape)}"
+            for key in ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
+            # Weights with the text tower inside the model fit one that has it apart.
+            for wanted in [own.get(key, own.get(f"text.{key}"))]
+            if wanted is not None and key in state and state[key].shape != wanted.shape
+        ]
+    if "logit_bias" in state and clip.logit_bias is None:
+        wrong.append("unknown is logit_bias (a model trained with a sigmoid; its config has init_logit_bias)")
+    if wrong:
+        raise ModelError(f"weights {file} do not fit model {origin.label}: {'; '.join(wrong)}")
 
 
 def _compiled(model: Model, label: str) -> Model:
@@ -355,6 +423,11 @@ def _loading(origin: weights.Origin, file: Path) -> Iterator[None]:
         raise ModelError(f"weights {file} are refused: a pickle that holds more than weights") from error
     except _FILE_ERRORS as error:
         text = str(error)
+        if "TorchScript" in text:
+            # As OpenAI published its models.
+            raise ModelError(
+                f"weights {file} are a program (TorchScript); save its state_dict, or name a tag"
+            ) from error
         if "loading state_dict" in text:
             raise ModelError(f"weights {file} do not fit model {origin.label}: {_misfit(text)}") from error
         raise ModelError(f"weights {file} cannot be loaded: {weights.one_line(error)}") from error
@@ -378,13 +451,9 @@ def _first(words: list[str]) -> str:
     return ", ".join(words[:3]) + more
 
 
-def _two(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without remarks on a model that is meant to be without weights, on meta tensors, or on tries of a download."""
+    """Without remarks on a model that is meant to be without weights, and on what is refused anyway."""
     root = logging.getLogger()
 
     def is_wanted(record: logging.LogRecord) -> bool:
@@ -394,6 +463,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), weights.quiet_hub():
             warnings.filterwarnings("ignore", message=".*non-meta parameter.*is a no-op")
+            warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive")
             yield
     finally:
         root.removeFilter(is_wanted)

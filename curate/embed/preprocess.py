@@ -18,6 +18,15 @@ from torchvision.transforms.v2 import functional as vectorised
 _LONGEST = 256
 """Images that are more than this many times longer than wide are cut to it before they are resized by their width."""
 
+_CHOICES = {
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),
+    "resize_mode": ("shortest", "longest", "squash"),
+}
+"""What open_clip knows; at anything else it stops without a word."""
+
+_CHANNELS = 3
+
 _VECTORISED = {InterpolationMode.BICUBIC, InterpolationMode.BILINEAR}
 
 
@@ -30,6 +39,7 @@ class Preprocess:
         mean: of the normalisation that follows, by channel.
         std: likewise.
         cuts_long: whether the image is resized by its shorter side.
+        fits_into: pixels of the square that the image is made to fit into, where it is resized by its longer side.
         resize: the resize where torch's vectorised one can take its place, else None.
         crop: the crop that follows it, if any.
     """
@@ -38,16 +48,29 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     cuts_long: bool
+    fits_into: int | None
     resize: Resize | None
     crop: CenterCrop | None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Preprocess":
-        """From open_clip's settings (size, mean, std, interpolation, resize_mode, fill_color)."""
+        """From open_clip's settings (size, mean, std, interpolation, resize_mode, fill_color).
+
+        Raises:
+            ValueError: they make no preprocessing.
+        """
+        for key, values in _CHOICES.items():
+            if settings.get(key, values[0]) not in values:
+                raise ValueError(f"its preprocess_cfg has {key} {settings[key]!r}, not one of {', '.join(values)}")
         known = PreprocessCfg(**settings)
         *steps, to_tensor, normalize = image_transform_v2(known, is_train=False).transforms
         assert isinstance(to_tensor, MaybeToTensor), "open_clip's preprocessing ends otherwise than it did"
         assert isinstance(normalize, Normalize), "open_clip's preprocessing ends otherwise than it did"
+        for key, found in (("mean", normalize.mean), ("std", normalize.std)):
+            if len(found) != _CHANNELS or not all(isinstance(value, int | float) for value in found):
+                raise ValueError(f"its preprocess_cfg has {key} {settings[key]!r}, not three numbers")
+        if not all(value > 0 for value in normalize.std):
+            raise ValueError(f"its preprocess_cfg has std {settings['std']!r}, not three numbers above 0")
         first, *others = steps
         # What converts to RGB has nothing to do where the vectorised way is taken.
         crops = [step for step in others if isinstance(step, CenterCrop)]
@@ -57,6 +80,7 @@ class Preprocess:
             mean=tuple(normalize.mean),
             std=tuple(normalize.std),
             cuts_long=known.resize_mode == "shortest",
+            fits_into=min(height_and_width(known.size)) if known.resize_mode == "longest" else None,
             resize=first if is_known else None,
             crop=crops[0] if crops else None,
         )
@@ -78,6 +102,10 @@ class Preprocess:
             # Resized whole, a line of one pixel would fill memory; only the middle of it is looked at.
             left, top = ((side - min(side, _LONGEST * short)) // 2 for side in image.size)
             image = image.crop((left, top, image.width - left, image.height - top))
+        if self.fits_into and long > self.fits_into * short:
+            # Resized, its shorter side would come to no pixel at all: it is made as wide as comes to one.
+            one_pixel = -(-long // self.fits_into)
+            image = image.resize((max(image.width, one_pixel), max(image.height, one_pixel)))
         if not exact and self.resize and image.mode == "RGB":
             return self._vectorised(image, self.resize)
         for step in self.steps:
@@ -91,6 +119,11 @@ class Preprocess:
         if self.crop:
             small = vectorised.center_crop(small, self.crop.size)
         return _planes(small.permute(1, 2, 0).numpy())
+
+
+def height_and_width(size: Any) -> tuple[int, int]:
+    """Of a size in open_clip's settings, which may be one number."""
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _planes(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

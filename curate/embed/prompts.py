@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from curate.embed.batch import BatchSize
 from curate.embed.model import Model, choose_device, describe
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
-from curate.store import Inputs, Outputs
+from curate.store import Inputs, Json, Outputs
 
 SAME = 0.9999
 """The cosine from which two directions are one: what lies between them is the rounding of low precision."""
@@ -59,7 +61,7 @@ class PromptEmbedder:
     sets: Mapping[str, PromptSet]
     device: torch.device
     endpoint: str | None
-    _loaded: dict[str, tuple[Model, int]] = field(default_factory=dict)
+    _loaded: dict[str, tuple[Model, BatchSize, Json]] = field(default_factory=dict)
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Writes `prompts.parquet` (prompt, embedding) and `model.json` (scale, bias) of each set.
@@ -69,27 +71,36 @@ class PromptEmbedder:
 
         Raises:
             RecipeError: two of the directions are one.
-            UsageError: a model cannot be loaded.
+            UsageError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
         """
         for folder, output in outputs.items():
             asked = self.sets[folder]
             chosen = self.models[asked.model]
-            if asked.model not in self._loaded:
-                self._loaded[asked.model] = chosen.load(self.device, self.endpoint)
-            model, batch_size = self._loaded[asked.model]
+            model, size, scale = self._model(asked.model)
+            torch.set_num_threads(chosen.threads)
             texts = [text for ensemble in asked.prompts for text in ensemble]
-            embedded = model.encode_captions(texts, batch_size)
+            tokens = model.tokenize(texts)
+            embedded = chosen.numbers(size.run(partial(model.encode_tokens, tokens)))
             ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
             means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
             means /= np.linalg.norm(means, axis=1, keepdims=True)
             _check_apart(folder, asked, means)
             column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
             output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
+            output.put_json("model.json", scale)
+            output.counts.update(prompts=len(texts))
+            if size.note:
+                output.notes.append(size.note)
+
+    def _model(self, name: str) -> tuple[Model, BatchSize, Json]:
+        """A model, its batch size, and what a cosine is made of before a softmax."""
+        if name not in self._loaded:
+            chosen = self.models[name]
             # The scale is taken from the weights: low precision rounds the model's own.
             facts = describe(chosen.name, chosen.pretrained, self.endpoint)
             scale = {"logit_scale": facts.logit_scale, "logit_bias": facts.logit_bias}
-            output.put_json("model.json", scale)
-            output.counts.update(prompts=len(texts))
+            self._loaded[name] = *chosen.load(self.device, self.endpoint), scale
+        return self._loaded[name]
 
 
 def _check_apart(folder: str, asked: PromptSet, means: npt.NDArray[np.float32]) -> None:

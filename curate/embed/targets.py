@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
+from curate.embed.batch import BatchSize, embed_images
 from curate.embed.images import decode
 from curate.embed.model import Model, choose_device
 from curate.embed.weights import one_line
@@ -85,28 +87,37 @@ class TargetEmbedder:
     sets: Mapping[str, Any]
     device: torch.device
     endpoint: str | None
-    _loaded: dict[str, tuple[Model, int]] = field(default_factory=dict)
+    _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Writes `prompts.parquet` (prompt: an image's digest, embedding) of each set.
 
         Raises:
             RecipeError: an image cannot be read or decoded, or is another one by now.
+            ModelError: the model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
         """
         for folder, output in outputs.items():
             name, asked = folder.removeprefix("targets-"), self.sets[folder]
-            if asked["model"] not in self._loaded:
-                self._loaded[asked["model"]] = self.models[asked["model"]].load(self.device, self.endpoint)
-            model, batch_size = self._loaded[asked["model"]]
+            chosen = self.models[asked["model"]]
+            model, size = self._model(asked["model"])
+            torch.set_num_threads(chosen.threads)
             images = [TargetImage(**image) for image in asked["images"]]
-            embedded = []
-            for start in range(0, len(images), batch_size):
-                crops = [self._prepared(name, model, image) for image in images[start : start + batch_size]]
-                embedded.append(model.encode_images(crops, batch_size).cpu())
-            column = pa.array(list(torch.cat(embedded).numpy()), pa.list_(pa.float32(), model.dim))
+            embedded: list[Tensor] = []
+            for start in range(0, len(images), size.asked):
+                crops = [self._prepared(name, model, image) for image in images[start : start + size.asked]]
+                embedded += embed_images(model, size, crops)
+            found = chosen.numbers(torch.cat(embedded))
+            column = pa.array(list(found), pa.list_(pa.float32(), model.dim))
             digests = [image.sha256 for image in images]
             output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))
             output.counts.update(images=len(images))
+            if size.note:
+                output.notes.append(size.note)
+
+    def _model(self, name: str) -> tuple[Model, BatchSize]:
+        if name not in self._loaded:
+            self._loaded[name] = self.models[name].load(self.device, self.endpoint)
+        return self._loaded[name]
 
     def _prepared(self, name: str, model: Model, image: TargetImage) -> Any:
         """An image as fetch would have stored it, upright and without transparency, as the model takes it."""

@@ -117,7 +117,10 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     config = open_clip.get_model_config(known)
     if pretrained is None:
         raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
-    if open_clip.get_pretrained_cfg(known, pretrained):
+    if tag := open_clip.get_pretrained_cfg(known, pretrained):
+        if tag.get("quick_gelu") and not config.get("quick_gelu"):
+            # open_clip warns and computes on, with an activation that these weights were not trained with.
+            raise ModelError(f"model {name}: {pretrained} was trained with QuickGELU; name the model {known}-quickgelu")
         return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer, key=key)
     if not pretrained.endswith(WEIGHT_FILES):
         files = _files(pretrained, endpoint)
@@ -172,10 +175,14 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
         raise ModelError(f"model config {path} cannot be read: {one_line(error)}") from error
     content = content if isinstance(content, dict) else {}
     config = content.get("model_cfg", content)
+    config = config if isinstance(config, dict) else {}
     preprocess = content.get("preprocess_cfg", {})
     lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if lacking:
         raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
+    for key, value in (*config.items(), ("preprocess_cfg", preprocess)):
+        if key.endswith("_cfg") and not isinstance(value, dict):
+            raise ModelError(f"{path} is no open_clip model config: its {key} is no object")
     # The size that counts is that of the vision tower.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from curate import schema
-from curate.embed.batch import ON_CPU, BatchSize, default_size
+from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decoding import Decoding
 from curate.embed.memory import keep_freed_blocks
 from curate.embed.model import Model, choose_device, load
@@ -34,7 +34,8 @@ from curate.embed.pixels import Measures, pixel_table
 from curate.embed.prepare import Prepare
 from curate.embed.reading import Reading
 from curate.embed.text import Captions
-from curate.errors import ModelError
+from curate.embed.weights import one_line
+from curate.errors import DeviceLost, ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
@@ -46,7 +47,7 @@ _MOST_DECODERS = 16
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of the recipe (`recipe.Model`)."""
+    """One model of the recipe (`recipe.Model`), and the digest of the weights that the run began with."""
 
     name: str
     pretrained: str | None
@@ -55,16 +56,39 @@ class ModelSettings:
     threads: int
     mirror: bool = False
     compile: bool = False
+    weights_sha256: str | None = None
 
-    def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, int]:
+    def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, BatchSize]:
         """The model, and how many rows go through it at once.
 
         Raises:
             UsageError: it cannot be loaded.
         """
         torch.set_num_threads(self.threads)
-        model = load(self.name, self.pretrained, self.precision, device, endpoint, compiled=self.compile)
-        return model, self.batch_size or default_size(model)
+        model = load(
+            self.name,
+            self.pretrained,
+            self.precision,
+            device,
+            endpoint,
+            compiled=self.compile,
+            weights_sha256=self.weights_sha256,
+        )
+        by_memory = self.batch_size is None and device.type == "cuda"
+        return model, BatchSize(self.name, self.batch_size or default_size(model), by_memory=by_memory)
+
+    def numbers(self, embedded: Tensor) -> npt.NDArray[np.float32]:
+        """Embeddings [n, dim] of the model, once they were found to be numbers.
+
+        Raises:
+            ModelError: they are not.
+        """
+        found: npt.NDArray[np.float32] = embedded.cpu().numpy()
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"model {self.name} in {self.precision} gives embeddings that are not numbers; try another precision"
+            )
+        return found
 
 
 def open_worker(settings: Mapping[str, Any]) -> "Embedder":
@@ -125,10 +149,14 @@ class Embedder:
         Raises:
             BrokenResult: plan, images and tar do not belong together.
             ModelError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            DeviceLost: the GPU failed; this process cannot use it any more.
         """
         reading = self._reading(part, inputs, following)
         try:
             self._embed(reading, outputs)
+        except torch.AcceleratorError as error:
+            # An assert, an illegal access, a bus error: what is left of the process's context answers nothing else.
+            raise DeviceLost(f"the GPU failed: {one_line(error)}") from error
         finally:
             reading.close()
 
@@ -187,10 +215,7 @@ class Embedder:
 
     def _model(self, name: str) -> tuple[Model, BatchSize]:
         if name not in self._loaded:
-            settings = self.settings[name]
-            model, size = settings.load(self.device, self.endpoint)
-            by_memory = settings.batch_size is None and self.device.type == "cuda"
-            self._loaded[name] = model, BatchSize(settings.name, size, by_memory=by_memory)
+            self._loaded[name] = self.settings[name].load(self.device, self.endpoint)
         return self._loaded[name]
 
 
@@ -258,33 +283,14 @@ class _Run:
 
     def _embed_waiting(self) -> None:
         torch.set_num_threads(self.settings.threads)
-        self.embedded += self._embed_batches(mirrored=False)
+        self.embedded += embed_images(self.model, self.size, self.waiting)
         if self.settings.mirror:
-            self.mirrored += self._embed_batches(mirrored=True)
+            self.mirrored += embed_images(self.model, self.size, self.waiting, mirrored=True)
         self.waiting = []
 
-    def _embed_batches(self, *, mirrored: bool) -> list[Tensor]:
-        """The waiting images in one batch, or in as many as memory allows."""
-        batches: list[Tensor] = []
-        done = 0
-
-        def embed(size: int) -> Tensor:
-            return self.model.encode_images(self.waiting[done : done + size], size, mirrored=mirrored)
-
-        while done < len(self.waiting):
-            batches.append(self.size.run(embed))
-            done += len(batches[-1])
-        return batches
-
     def _numbers(self, batches: list[Tensor]) -> npt.NDArray[np.float32]:
-        """Batches as one array [n, dim], once they were found to be numbers."""
-        found = torch.cat(batches).cpu().numpy() if batches else np.zeros((0, self.model.dim), np.float32)
-        if not np.isfinite(found).all():
-            raise ModelError(
-                f"model {self.settings.name} in {self.settings.precision} gives embeddings that are not numbers; "
-                "try another precision"
-            )
-        return found
+        """Batches as one array [n, dim]."""
+        return self.settings.numbers(torch.cat(batches) if batches else torch.zeros((0, self.model.dim)))
 
 
 def _cosines(

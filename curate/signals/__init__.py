@@ -8,7 +8,7 @@
     head.py       linear and MLP heads from a file
     target.py     similarity to a set of images
     task.py       what a scorer is asked to do
-    worker.py      a part: the pass itself
+    worker.py     a part: the pass itself
 
 A scorer is a function with a name, an integer version, parameters and declared columns. To add one, write its
 module and name it in `registry.SCORERS`.

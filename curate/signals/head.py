@@ -220,6 +220,9 @@ def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise RecipeError(f"head {path} is no state dict of tensors")
+    for name, value in content.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise RecipeError(f"head {path}: {str(name)!r} holds no plain numbers")
     return {str(name): value.detach().float().numpy() for name, value in content.items()}
 
 
@@ -240,7 +243,7 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
     for name in weights:
         weight = state[name]
         bias = state.get(biases[name])
-        if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        if weight.ndim != 2 or not weight.size or (bias is not None and bias.shape != weight.shape[:1]):
             raise RecipeError(f"head {path}: {name!r} of shape {list(weight.shape)} is no linear layer's")
         layers.append((weight, np.zeros(len(weight), np.float32) if bias is None else bias))
     for (before, after), name in zip(itertools.pairwise(layers), weights[1:], strict=True):

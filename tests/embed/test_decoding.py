@@ -1,12 +1,14 @@
 """Images decoded ahead, in threads and in processes: the same, in order, and nothing hangs where one dies."""
 
 import os
+import pickle
 import signal
 
 import numpy as np
 import pytest
 from embed_parts import draw, encode, worker_of
 
+from curate.embed.decoder import _send
 from curate.embed.decoding import Decoding
 from curate.embed.prepare import Prepare
 from curate.embed.preprocess import Preprocess
@@ -114,6 +116,30 @@ def test_processes_end_with_the_worker(members):
     # As when the worker is killed: its end of the socket is gone, nobody says goodbye.
     decoding._idle[0]._socket.close()
     assert process.wait(timeout=20) == 0
+
+
+def test_a_worker_that_dies_in_the_middle_leaves_no_process_and_no_traceback(members, capfd):
+    decoding = Decoding(1, in_processes=True)
+    list(decoding.prepared(prepare_for(SETTINGS[:1]), iter(members[:1]), 1))
+    decoder = decoding._idle[0]
+    # A Ctrl-C reaches every process of the terminal; this one waits for its worker's word.
+    os.kill(decoder._process.pid, signal.SIGINT)
+    list(decoding.prepared(prepare_for(SETTINGS[:1]), iter(members[:1]), 1))
+    _send(decoder._socket, None, [pickle.dumps(prepare_for(SETTINGS)), *(data for _, data in members)])
+    # With its answer unread.
+    decoder._socket.close()
+    assert decoder._process.wait(timeout=20) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_thread_without_a_process_starts_one(members):
+    """As after two of them died at once, while the third one is at work."""
+    decoding = Decoding(2, in_processes=True)
+    while decoding._idle:
+        decoding._idle.pop().close()
+    prepare = prepare_for(SETTINGS[:1])
+    check(list(decoding.prepared(prepare, iter(members), 64)), prepare, members)
+    decoding.close()
 
 
 def test_a_worker_decodes_in_processes_to_the_same_tables(part, tiny):

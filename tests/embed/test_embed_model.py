@@ -120,6 +120,17 @@ def test_weights_of_either_form_are_the_same_model(suffix, tiny):
     assert not model.clip.training
 
 
+def test_weights_that_are_not_those_that_the_run_began_with(tiny, tmp_path):
+    made = tiny("vit")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(Path(made.weights).read_bytes())
+    began = describe(made.config, str(path)).weights_sha256
+    load(made.config, str(path), "fp32", CPU, weights_sha256=began)
+    changed(made, path, lambda state: state["visual.proj"].zero_())
+    with pytest.raises(ModelError, match=r"weights \S+ are not those that the run began with"):
+        load(made.config, str(path), "fp32", CPU, weights_sha256=began)
+
+
 def test_weights_and_configs_at_a_url(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = tiny("vit")
@@ -139,7 +150,11 @@ def test_weights_and_configs_at_a_url(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "precision"),
-    [("vit", "bf16"), ("vit", "fp16"), ("resnet", "bf16"), ("custom_text", "bf16"), ("sigmoid", "bf16")],
+    [
+        *(("vit", "bf16"), ("vit", "fp16"), ("resnet", "bf16"), ("custom_text", "bf16"), ("sigmoid", "bf16")),
+        # Of these open_clip's conversion leaves a part as it was.
+        *(("coca", "bf16"), ("coca", "fp16"), ("eos", "bf16"), ("eos", "fp16")),
+    ],
 )
 def test_lower_precision_stays_near(family, precision, loaded):
     exact, lower = loaded(family), loaded(family, precision)
@@ -199,7 +214,7 @@ def test_a_download_that_fails_is_one_line(monkeypatch):
 
     monkeypatch.setattr("open_clip.download_pretrained", download)
     with pytest.raises(ModelError, match="cannot be downloaded: We couldn't connect to the hub"):
-        describe("ViT-B-32", "openai")
+        describe("ViT-B-32-quickgelu", "openai")
 
 
 def test_a_tokenizer_that_cannot_be_had(tiny, tmp_path, monkeypatch):
@@ -241,6 +256,48 @@ def test_weights_that_do_not_fit(change, said, tiny, tmp_path):
         load(made.config, path, "fp32", CPU)
 
 
+@pytest.mark.parametrize(
+    ("tower", "key", "size", "said"),
+    [
+        ("vision_cfg", "image_size", 64, r"visual\.positional_embedding is \[17, 64\], not \[65, 64\]$"),
+        ("text_cfg", "context_length", 77, r"positional_embedding is \[24, 32\], not \[77, 32\]$"),
+        ("text_cfg", "context_length", 12, r"positional_embedding is \[24, 32\], not \[12, 32\]$"),
+        ("text_cfg", "width", 64, r"positional_embedding is \[24, 32\], not \[24, 64\]$"),
+    ],
+)
+@pytest.mark.parametrize("family", ["vit", "custom_text"])
+def test_positions_are_not_stretched_to_fit(family, tower, key, size, said, tiny, tmp_path):
+    """Open_clip does so, and its scores are then those of neither model."""
+    made = tiny(family)
+    config = tmp_path / "other.json"
+    config.write_text(json.dumps({**FAMILIES[family], tower: {**FAMILIES[family][tower], key: size}}))
+    for look in (describe, lambda *where: load(*where, "fp32", CPU)):
+        with pytest.raises(ModelError, match=said if look is describe or key != "width" else "width changed"):
+            look(str(config), made.weights)
+
+
+def test_weights_of_a_text_tower_inside_the_model_fit_one_that_has_it_apart(tiny):
+    assert describe(tiny("custom_text").config, tiny("vit").weights).embed_dim == 32
+
+
+def test_weights_with_a_bias_that_the_model_lacks(tiny, tmp_path):
+    path = changed(tiny("vit"), tmp_path / "w.safetensors", lambda s: s.update(logit_bias=torch.tensor(-10.0)))
+    with pytest.raises(ModelError, match=r"unknown is logit_bias .* init_logit_bias\)$"):
+        describe(tiny("vit").config, path)
+
+
+def test_a_tag_that_wants_another_activation_is_refused():
+    with pytest.raises(ModelError, match=r"openai was trained with QuickGELU; name the model ViT-L-14-quickgelu$"):
+        describe("ViT-L-14", "openai")
+
+
+def test_a_program_is_not_taken_for_weights(tiny, tmp_path):
+    """As OpenAI published its models."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "ViT-B-32.pt"))
+    with pytest.raises(ModelError, match=r"are a program \(TorchScript\); save its state_dict, or name a tag$"):
+        describe(tiny("vit").config, str(tmp_path / "ViT-B-32.pt"))
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("run",))
@@ -278,6 +335,9 @@ def test_a_torn_file_of_weights(tiny, tmp_path):
     [
         ("{", "cannot be read"),
         ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
+        ('{"model_cfg": null}', "lacks embed_dim, vision_cfg, text_cfg"),
+        (json.dumps({**FAMILIES["vit"], "text_cfg": []}), "its text_cfg is no object"),
+        (json.dumps({"model_cfg": FAMILIES["vit"], "preprocess_cfg": [1]}), "its preprocess_cfg is no object"),
         ('{"embed_dim": 8, "vision_cfg": {}}', "lacks text_cfg"),
         (json.dumps({**FAMILIES["vit"], "vision_cfg": {"no_such_key": 1}}), "cannot be built.*no_such_key"),
         (
@@ -289,6 +349,24 @@ def test_a_torn_file_of_weights(tiny, tmp_path):
 def test_configs_that_make_no_model(content, said, tiny, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(content)
+    with pytest.raises(ModelError, match=said):
+        describe(str(path), tiny("vit").weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mean": [0.5]}, r"has mean \[0\.5\], not three numbers$"),
+        ({"mean": "x"}, "has mean 'x', not three numbers$"),
+        ({"std": [0.5, 0, 0.5]}, "not three numbers above 0$"),
+        ({"interpolation": "nearest"}, "has interpolation 'nearest', not one of bicubic, bilinear, random$"),
+        ({"resize_mode": "stretch"}, "has resize_mode 'stretch', not one of shortest, longest, squash$"),
+        ({"mode": "L"}, "has mode 'L', not one of RGB$"),
+    ],
+)
+def test_settings_that_make_no_preprocessing(settings, said, tiny, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_cfg": FAMILIES["vit"], "preprocess_cfg": settings}))
     with pytest.raises(ModelError, match=said):
         describe(str(path), tiny("vit").weights)
 

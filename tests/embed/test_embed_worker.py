@@ -17,7 +17,7 @@ from curate.embed.prepare import Prepare
 from curate.embed.text import Captions
 from curate.embed.weights import POCKET
 from curate.embed.worker import ModelSettings, _Run
-from curate.errors import BrokenResult, ModelError, UsageError
+from curate.errors import BrokenResult, DeviceLost, ModelError, UsageError
 
 
 @pytest.fixture(scope="session")
@@ -308,6 +308,7 @@ class TooLarge:
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: tried 99 bytes"),
+    torch.AcceleratorError("CUDA error: out of memory"),
     MemoryError(),
 ]
 
@@ -357,6 +358,14 @@ def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory(part, tiny):
     with pytest.raises(RuntimeError, match="illegal memory access"):
         part.embed(worker, "embed-m")
     assert memory.seen == [4]
+
+
+def test_a_gpu_that_failed_ends_the_worker(part, tiny):
+    worker = worker_of(m=tiny("vit"))
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA")
+    TooLarge(worker._model("m")[0].clip.visual.conv1, 0, error)
+    with pytest.raises(DeviceLost, match="the GPU failed: CUDA error: device-side assert triggered Compile"):
+        part.embed(worker, "embed-m")
 
 
 def large_part(root):

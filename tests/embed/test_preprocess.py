@@ -6,6 +6,7 @@ from embed_parts import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from curate.embed.preprocess import Preprocess
 
@@ -44,6 +45,17 @@ def test_the_vectorised_resize_is_near_it(settings, width, height, seed):
     moved = abs(found.astype(np.int16) - wanted)
     assert moved.max() <= 3
     assert moved.mean() < 0.1
+
+
+@pytest.mark.parametrize("size", [(1, 500), (20_000, 1), (2, 300), (1, 1)])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("exact", [True, False])
+def test_no_picture_is_too_thin(settings, size, exact):
+    """Open_clip's own stops at one whose shorter side comes to no pixel."""
+    picture = Image.new("RGB", size, (250, 20, 30))
+    found = Preprocess.of(settings)(picture, exact=exact)
+    pixels = found.reshape(3, -1).T.astype(int)
+    assert (abs(pixels - (250, 20, 30)) <= 1).all(axis=1).any()
 
 
 def test_a_picture_in_several_blocks_is_copied():

@@ -9,10 +9,11 @@ import pytest
 import torch
 from embed_parts import draw, encode
 from PIL import Image
+from test_embed_worker import OUT_OF_MEMORY, TooLarge
 
 from curate.embed import targets, weights
 from curate.embed.prompts import open_worker as open_prompts
-from curate.errors import RecipeError
+from curate.errors import ModelError, RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store
 
 
@@ -51,14 +52,22 @@ def test_targets_on_s3(s3, folder):
     assert targets.find("x", ["s3://bucket/good/*.png"]) == [found]
 
 
-def run(opener, made, sets, root):
+def run(opener, made, sets, root, change=None):
+    """The tables of some sets; `change` is done to the CLIP before."""
     settings = {"models": {"m": made.settings}, "sets": sets, "device": "cpu", "endpoint": None}
+    worker = opener(settings)
+    if change:
+        change(worker._model("m")[0].clip)
     folders = {name: Folder(Store(str(root)), name, "x") for name in sets}
     outputs = {name: of.outputs() for name, of in folders.items()}
-    opener(settings)(WHOLE, Inputs({}, []), outputs)
+    worker(WHOLE, Inputs({}, []), outputs)
     for output in outputs.values():
         output.commit()
     return {name: of.table("prompts.parquet") for name, of in folders.items()}
+
+
+def notes(name, root):
+    return Folder(Store(str(root)), name, "x").marker().notes
 
 
 def embeddings(table):
@@ -154,3 +163,44 @@ def test_ensembles_are_open_clips(tiny, tmp_path):
         )
     assert table["prompt"].to_pylist() == labels
     np.testing.assert_allclose(embeddings(table), expected.T.numpy(), atol=1e-5)
+
+
+def ask(opener, folder):
+    """A set of six prompts, or of six images."""
+    if opener is open_prompts:
+        return {"labels-x": {"model": "m", "names": list("abc"), "prompts": [[f"{n} one", f"two {n}s"] for n in "abc"]}}
+    for n in range(6):
+        (folder / "inner" / f"{n}.png").write_bytes(encode(draw(n + 20)))
+    images = targets.find("x", [str(folder / "inner" / "*.png")])
+    return {"targets-x": {"model": "m", "images": [vars(image) for image in images]}}
+
+
+OPENERS = [open_prompts, targets.open_worker]
+
+
+@pytest.mark.parametrize("opener", OPENERS, ids=["prompts", "targets"])
+def test_a_set_that_memory_does_not_hold_at_once_is_halved(opener, tiny, folder, tmp_path):
+    asked = ask(opener, folder)
+    (name,) = asked
+    usual = run(opener, tiny("vit"), asked, tmp_path / "usual")[name]
+    assert not notes(name, tmp_path / "usual")
+
+    def holds_two(clip):
+        for module in (clip.token_embedding, clip.visual.conv1):
+            TooLarge(module, 2, OUT_OF_MEMORY[0])
+
+    halved = run(opener, tiny("vit"), asked, tmp_path / "halved", holds_two)[name]
+    assert halved["prompt"].equals(usual["prompt"])
+    np.testing.assert_allclose(embeddings(halved), embeddings(usual), atol=1e-5)
+    assert notes(name, tmp_path / "halved") == ("out of memory: embedded in batches of 2 instead of 4",)
+
+
+@pytest.mark.parametrize("opener", OPENERS, ids=["prompts", "targets"])
+def test_a_set_whose_embeddings_are_not_numbers_stops_the_run(opener, tiny, folder, tmp_path):
+    def breaks(clip):
+        with torch.no_grad():
+            clip.visual.proj.fill_(float("nan"))
+            clip.text_projection.fill_(float("nan"))
+
+    with pytest.raises(ModelError, match="not numbers; try another precision"):
+        run(opener, tiny("vit"), ask(opener, folder), tmp_path / "out", breaks)
