@@ -87,7 +87,8 @@ from PIL import Image
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
 from curate.embed.images import REDUCED, decode
-from curate.embed.model import Model, load
+from curate.embed.loading import load
+from curate.embed.model import Model
 
 QUALITY = 95
 MOSAICS = 60

@@ -13,7 +13,7 @@ from pathlib import PurePath
 import pyarrow as pa
 
 from curate import schema
-from curate.embed.model import ModelFacts, describe
+from curate.embed.facts import ModelFacts, describe
 from curate.embed.targets import TargetImage
 from curate.embed.targets import find as find_targets
 from curate.errors import RecipeError

@@ -1,7 +1,10 @@
 """Embed: images and captions through CLIP models, and the pixel columns, one part at a time.
 
     weights.py     where a model's config and weights lie: named, local or remote → local files and digests
-    model.py       an open_clip model: what it is (`describe`) and the model itself (`load`)
+    facts.py       what a model is, without running it (`describe`)
+    loading.py     the model itself, from its weights (`load`)
+    fit.py         whether weights fit their model, and one line where they do not
+    model.py       images and captions through a model
     text.py        captions → embeddings, without work on padding
     vision.py      images → embeddings, without work on what is not read
     last_block.py  what both leave out of a transformer's last block

@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 
 from curate.embed.batch import BatchSize
-from curate.embed.model import Model, choose_device, describe
+from curate.embed.facts import describe
+from curate.embed.model import Model, choose_device
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
 from curate.store import Inputs, Json, Outputs

@@ -135,6 +135,12 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key)
 
 
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def one_line(error: BaseException) -> str:
     """The text of a library's error, as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__

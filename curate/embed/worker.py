@@ -28,8 +28,9 @@ from torch import Tensor
 from curate import schema
 from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decoding import Decoding
+from curate.embed.loading import load
 from curate.embed.memory import keep_freed_blocks
-from curate.embed.model import Model, choose_device, load
+from curate.embed.model import Model, choose_device
 from curate.embed.pixels import Measures, pixel_table
 from curate.embed.prepare import Prepare
 from curate.embed.reading import Reading

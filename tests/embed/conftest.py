@@ -9,7 +9,7 @@ import torch
 from embed_parts import FAMILIES, Part, Tiny, draw, encode
 from safetensors.torch import save_file
 
-from curate.embed.model import load
+from curate.embed.loading import load
 
 
 @pytest.fixture(scope="session", autouse=True)

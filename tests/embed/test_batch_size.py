@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_embed_worker import check_against_open_clip
 
 from curate.embed.batch import ON_CPU, default_size, largest_batch
-from curate.embed.model import load
+from curate.embed.loading import load
 from curate.errors import ModelError
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ import torch
 from embed_parts import AT_THE_CLASS, AT_THE_END, CAUSAL, FAMILIES, draw
 from safetensors.torch import load_file, save_file
 
-from curate.embed.model import describe, load
+from curate.embed.facts import describe
+from curate.embed.loading import load
 from curate.embed.text import CausalTower
 from curate.embed.vision import ClassTokenTower
 from curate.embed.weights import POCKET

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from test_siglip import TEXTS, train_tokenizer
 from transformers import XLMRobertaConfig
 
-from curate.embed.model import describe, load
+from curate.embed.facts import describe
+from curate.embed.loading import load
 
 CPU = torch.device("cpu")
 

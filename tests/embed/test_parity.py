@@ -9,7 +9,7 @@ import torch
 
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
-from curate.embed.model import load
+from curate.embed.loading import load
 from curate.embed.weights import POCKET
 
 PAIRS = 160

@@ -13,7 +13,8 @@ from test_embed_worker import check_against_open_clip
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from curate.embed.model import describe, load
+from curate.embed.facts import describe
+from curate.embed.loading import load
 from curate.errors import ModelError
 
 TEXTS = ["A photo of a cat!", "two dogs, on a hill", "", "  the   SEA at night ", "a " * 40]

@@ -21,7 +21,8 @@ from embed_parts import FAMILIES
 
 from curate.cli import main
 from curate.embed import weights
-from curate.embed.model import describe, load
+from curate.embed.facts import describe
+from curate.embed.loading import load
 from curate.errors import ModelError
 
 PROCESSES = 2
