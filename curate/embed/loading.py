@@ -29,7 +29,6 @@ def load(
     device: torch.device,
     endpoint: str | None = None,
     *,
-    compiled: bool = False,
     weights_sha256: str | None = None,
 ) -> Model:
     """Loads a model for embedding.
@@ -45,11 +44,10 @@ def load(
             model's weights, they stay and torch's autocast lowers what is computed with them.
         device: where it goes.
         endpoint: of an S3 server other than AWS.
-        compiled: compile the towers with torch.compile; captions of any length go through one compilation.
         weights_sha256: what `describe` said of the weights, where that was said.
 
     Raises:
-        ModelError: as `describe`; it cannot be compiled here; or the weights are others by now, or on this machine.
+        ModelError: as `describe`; or the weights are others by now, or on this machine.
     """
     origin = weights.find(name, pretrained, endpoint)
     file = origin.weights_file()
@@ -77,7 +75,7 @@ def load(
     classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
     see = classed.encode if classed else clip.encode_image
     read = causal.encode if causal else clip.encode_text
-    model = Model(
+    return Model(
         clip=clip,
         see=_under(autocast, device, see) if autocast else see,
         read=_under(autocast, device, read) if autocast else read,
@@ -88,7 +86,6 @@ def load(
         dtype=torch.float32 if autocast else lower or torch.float32,
         dim=int(origin.config["embed_dim"]),
     )
-    return _compiled(model, origin.label) if compiled else model
 
 
 def _can_be_lowered(config: Mapping[str, Any]) -> bool:
@@ -113,24 +110,34 @@ def _under(dtype: torch.dtype, device: torch.device, encode: Callable[[Tensor], 
     return encode_lower
 
 
-def _compiled(model: Model, label: str) -> Model:
-    """Compiles both towers, and runs them once, so that what is missing here is found now.
+def compiled(model: Model, name: str, rows: int) -> Model:
+    """The model with both towers compiled, and run once, so that what is missing here is found now.
 
-    The text tower is compiled for lengths that vary: captions are cut to the longest of their batch.
+    The text tower is compiled for lengths that vary, as captions are cut to the longest of their batch; the vision
+    tower for batches of one size, which all are.
+
+    Args:
+        model: as it was loaded.
+        name: what messages call it.
+        rows: of a batch.
+
+    Raises:
+        ModelError: it cannot be compiled here.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    see, read = torch.compile(model.see), torch.compile(model.read, dynamic=True)
+    see, read = torch.compile(model.see, dynamic=False), torch.compile(model.read, dynamic=True)
     model = dataclasses.replace(model, see=see, read=read)
     try:
-        model.encode_images([np.zeros((3, *model.image_size), np.uint8)], 2)
+        model.encode_images([np.zeros((3, *model.image_size), np.uint8)], rows)
         model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
-        return model
+    except torch.OutOfMemoryError:
+        # The first batch will find out how many rows memory holds.
+        pass
     # A missing compiler is told in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         said = weights.one_line(error)
         raise ModelError(
-            f"model {label} cannot be compiled here, set compile: false or install a compiler: {said}"
+            f"model {name} cannot be compiled here, set compile: false or install a compiler: {said}"
         ) from error
+    return model

@@ -28,7 +28,7 @@ from torch import Tensor
 from curate import schema
 from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decoding import Decoding
-from curate.embed.loading import load
+from curate.embed.loading import compiled, load
 from curate.embed.memory import keep_freed_blocks
 from curate.embed.model import Model, choose_device
 from curate.embed.pixels import Measures, pixel_table
@@ -66,17 +66,12 @@ class ModelSettings:
             UsageError: it cannot be loaded.
         """
         torch.set_num_threads(self.threads)
-        model = load(
-            self.name,
-            self.pretrained,
-            self.precision,
-            device,
-            endpoint,
-            compiled=self.compile,
-            weights_sha256=self.weights_sha256,
-        )
+        model = load(self.name, self.pretrained, self.precision, device, endpoint, weights_sha256=self.weights_sha256)
+        rows = self.batch_size or default_size(model)
+        if self.compile:
+            model = compiled(model, self.name, rows)
         by_memory = self.batch_size is None and device.type == "cuda"
-        return model, BatchSize(self.name, self.batch_size or default_size(model), by_memory=by_memory)
+        return model, BatchSize(self.name, rows, by_memory=by_memory)
 
     def numbers(self, embedded: Tensor) -> npt.NDArray[np.float32]:
         """Embeddings [n, dim] of the model, once they were found to be numbers.

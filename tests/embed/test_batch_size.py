@@ -9,9 +9,10 @@ from embed_parts import draw, worker_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_embed_worker import check_against_open_clip
+from torch._dynamo.utils import counters
 
 from curate.embed.batch import ON_CPU, default_size, largest_batch
-from curate.embed.loading import load
+from curate.embed.loading import compiled, load
 from curate.errors import ModelError
 
 CPU = torch.device("cpu")
@@ -41,12 +42,15 @@ def test_a_recipe_without_a_batch_size_has_one_on_a_cpu(loaded, part, tiny):
 def test_compiled_towers_give_the_same(family, tiny, loaded):
     made = tiny(family)
     plain = loaded(family)
-    compiled = load(made.config, made.weights, "fp32", CPU, compiled=True)
+    torch._dynamo.reset()
+    fast = compiled(load(made.config, made.weights, "fp32", CPU), "m", 4)
+    graphs = counters["stats"]["unique_graphs"]
     pictures = [plain.preprocess(draw(n)) for n in range(4)]
-    ours, theirs = (model.encode_images(pictures, 4).numpy() for model in (compiled, plain))
+    ours, theirs = (model.encode_images(pictures, 4).numpy() for model in (fast, plain))
+    assert counters["stats"]["unique_graphs"] == graphs, "the first batch was compiled for again"
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for captions in (CAPTIONS, CAPTIONS[:2], ["one more of another length"]):
-        ours, theirs = (model.encode_captions(captions, 4) for model in (compiled, plain))
+        ours, theirs = (model.encode_captions(captions, 4) for model in (fast, plain))
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
@@ -58,5 +62,5 @@ def test_without_a_compiler_it_says_so(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setattr(inductor, "fx_graph_cache", False)
     with pytest.raises(ModelError, match="cannot be compiled here, set compile: false") as caught:
-        load(tiny("resnet").config, tiny("resnet").weights, "fp32", CPU, compiled=True)
+        compiled(load(tiny("resnet").config, tiny("resnet").weights, "fp32", CPU), "m", 4)
     assert "\n" not in str(caught.value)
