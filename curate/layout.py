@@ -16,6 +16,7 @@ from curate import schema
 from curate.embed.facts import ModelFacts, describe
 from curate.embed.targets import TargetImage
 from curate.embed.targets import find as find_targets
+from curate.embed.weights import HUB
 from curate.errors import RecipeError
 from curate.fetch import blocklist
 from curate.plan import places, samples
@@ -337,8 +338,9 @@ def card_settings(prepared: Prepared) -> Json:
         },
     )
     for model in recipe["models"].values():
-        # Of a path only its last word: the same files elsewhere are the same model.
-        model |= {key: PurePath(model[key]).name for key in ("name", "pretrained") if model[key]}
+        # Of a path only its last word: the same files elsewhere are the same model. A hub's name is no place.
+        places = (key for key in ("name", "pretrained") if model[key] and not model[key].startswith(HUB))
+        model |= {key: PurePath(model[key]).name for key in places}
     for of in recipe["signals"]["heads"].values():
         of["path"] = PurePath(of["path"]).name
     for of in recipe["signals"]["targets"].values():

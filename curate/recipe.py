@@ -113,10 +113,14 @@ class Fetch(_Model):
 class Model(_Model):
     """A CLIP model that scores the pairs."""
 
-    name: str = Field(description="An open_clip model, or a path to an open_clip config json; `pocket` is built in.")
+    name: str = Field(
+        description="An open_clip model, one on the hub (`hf-hub:owner/model`), or a path to an open_clip config json; "
+        "`pocket` is built in."
+    )
     pretrained: str | None = Field(
         None,
-        description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` has its own.",
+        description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` and models on "
+        "the hub have their own.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
     batch_size: Positive | None = Field(
@@ -130,7 +134,7 @@ class Model(_Model):
 
     @model_validator(mode="after")
     def _weights(self) -> "Model":
-        if self.pretrained is None and self.name != "pocket":
+        if self.pretrained is None and self.name != "pocket" and not self.name.startswith("hf-hub:"):
             raise ValueError("pretrained is missing: an open_clip tag or a path to weights")
         return self
 

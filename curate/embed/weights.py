@@ -23,6 +23,7 @@ from typing import Any
 
 import open_clip
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
 
 from curate.errors import ModelError, nearest
 from curate.store import Store, access_errors
@@ -34,6 +35,9 @@ WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 MODEL_KEY = "models.<name>"
 """Where a recipe names a model, as long as nobody says which one it is."""
+
+HUB = "hf-hub:"
+"""Begins open_clip's names of models that lie on the Hugging Face hub, config and weights in one folder."""
 
 _REGISTERED: set[str] = set()
 
@@ -89,8 +93,9 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     """Finds out what a name and its weights mean.
 
     Args:
-        name: an open_clip model, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` alone.
+        name: an open_clip model, one on the hub (`hf-hub:owner/model`), the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` or a
+            model on the hub, which have their own.
         endpoint: of an S3 server other than AWS.
         key: where the recipe names the model, for messages.
 
@@ -103,6 +108,10 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     if name == "pocket":
         pretrained = pretrained or str(POCKET / "weights.safetensors")
         known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
+    elif name.startswith(HUB):
+        config, preprocess = _read_config(_from_hub(name, HF_CONFIG_NAME, key), None)
+        known = _register(name, "hub", config)
+        pretrained = pretrained or _from_hub(name, None, key)
     elif name.endswith(".json"):
         config, preprocess = _read_config(name, endpoint)
         tokenizer = _beside(name, config)
@@ -191,6 +200,16 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
             raise ModelError(f"{path} is no open_clip model config: its {key} is no object")
     # The size that counts is that of the vision tower.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
+
+
+def _from_hub(name: str, file: str | None, key: str) -> str:
+    """The local path of a file of a model on the hub, by default of its weights; the hub's client downloads it once."""
+    try:
+        with quiet_hub():
+            return str(download_pretrained_from_hf(name.removeprefix(HUB), filename=file))
+    except (OSError, RuntimeError, ValueError) as error:
+        said = unreachable(error) or one_line(error)
+        raise ModelError(f"{key}.name: {name!r} cannot be downloaded: {said}") from error
 
 
 def _files(folder: str, endpoint: str | None) -> list[str]:

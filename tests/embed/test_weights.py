@@ -232,6 +232,29 @@ def test_without_a_network_one_line_names_the_key(refused, tag, shelf, tmp_path,
     assert said.endswith("); it may also be the path of a file or folder of weights")
 
 
+def test_a_model_on_the_hub_is_the_one_that_its_folder_holds(tag, shelf, tiny):
+    made, there = tiny("vit"), "/somebody/tiny/resolve/main"
+    shelf.files[f"{there}/open_clip_config.json"] = json.dumps(CONFIG).encode()
+    shelf.files[f"{there}/open_clip_model.safetensors"] = Path(made.weights).read_bytes()
+    facts = describe("hf-hub:somebody/tiny", None)
+    local = describe(made.config, made.weights)
+    assert facts.weights_sha256 == local.weights_sha256
+    assert facts.preprocess == {**local.preprocess, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    model = load("hf-hub:somebody/tiny", None, "fp32", torch.device("cpu"), weights_sha256=facts.weights_sha256)
+    captions = ["a cat", "two dogs"]
+    with torch.inference_mode():
+        theirs = made.clip.encode_text(made.tokenize(captions), normalize=True)
+    torch.testing.assert_close(torch.from_numpy(model.encode_captions(captions, 2)), theirs, atol=1e-5, rtol=0)
+    # Each file once, though a run asks for them again on every start.
+    assert sorted(Path(path).name for path in shelf.read) == ["open_clip_config.json", "open_clip_model.safetensors"]
+
+
+def test_a_model_that_is_not_on_the_hub_is_one_line(tag):
+    with pytest.raises(ModelError, match=r"^models\.x\.name: 'hf-hub:somebody/else' cannot be downloaded: ") as caught:
+        describe("hf-hub:somebody/else", None, key="models.x")
+    assert "\n" not in str(caught.value)
+
+
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 999}
 CONFIG = {"model_cfg": FAMILIES["vit"], "preprocess_cfg": PREPROCESS}
 
