@@ -106,10 +106,15 @@ def default_size(model: Model) -> int:
         return ON_CPU
     height, width = model.image_size
     black = [np.zeros((3, height, width), np.uint8)] * _PROBE
-    model.encode_images(black, _PROBE)  # what is allocated once, for good
-    torch.cuda.reset_peak_memory_stats(model.device)
-    before = torch.cuda.memory_allocated(model.device)
-    model.encode_images(black, _PROBE)
+    try:
+        model.encode_images(black, _PROBE)  # what is allocated once, for good
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+        model.encode_images(black, _PROBE)
+    except torch.OutOfMemoryError:
+        # The first batch is halved until it fits, or says that nothing does.
+        torch.cuda.empty_cache()
+        return _PROBE
     used = torch.cuda.max_memory_allocated(model.device) - before
     return largest_batch(used / _PROBE, torch.cuda.get_device_properties(model.device).total_memory)
 

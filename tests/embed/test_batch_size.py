@@ -1,6 +1,7 @@
 """The default batch size, and compiled towers."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def test_a_recipe_without_a_batch_size_has_one_on_a_cpu(loaded, part, tiny):
     tables = part.embed(type(worker)(settings, CPU, None), "embed-m")
     check_against_open_clip(part, tables, "m", tiny("vit"))
     assert not part.markers["embed-m"].notes
+
+
+def test_a_device_that_does_not_hold_the_probe_begins_with_it():
+    def encode_images(*_):
+        raise torch.OutOfMemoryError
+
+    model = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
+    assert default_size(model) == 8
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
