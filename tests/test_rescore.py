@@ -1,5 +1,6 @@
 """Samples that are there already: every one is a right pair, a row that says why it is none, or one clear line."""
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_run import jpeg, read_samples, sample, write_tar
 
-from curate import schema
+from curate import layout, schema
 from curate.cli import main
 from curate.errors import SourceError
 from curate.plan import places, shards
@@ -469,3 +470,14 @@ def test_retry_failed_and_a_changed_tar_are_refused(rescored, capsys):
     write_tar(folder / "in" / "1.tar", [*sample("other", 5, "x")])
     assert rescore.main(command) == 2
     assert "holds a run with another source" in capsys.readouterr().err
+
+
+def test_a_worker_that_finds_other_weights_than_the_run_began_with_stops_it(tmp_path, monkeypatch, capsys):
+    """As when the file is replaced, or is another one on some machine of a cluster."""
+    write_tar(tmp_path / "in" / "0.tar", sample("0", 0, "a red ball"))
+    described = layout.describe
+    monkeypatch.setattr(
+        layout, "describe", lambda *what: dataclasses.replace(described(*what), weights_sha256="0" * 64)
+    )
+    assert rescore.main([str(tmp_path / "in"), "--output", str(tmp_path / "run")]) == 2
+    assert "are not those that the run began with" in capsys.readouterr().err
