@@ -7,13 +7,16 @@ hundreds of megabytes: on a machine that lives long, the disk would fill up.
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = "curate-"
+_PREFIX = f"curate-{platform.node()}-"
+"""Where TMPDIR is shared, each machine minds its own: not every such file system tells one of another's locks."""
+
 _LOCK = "lock"
 _YOUNG = 600
 """Seconds in which a folder is left alone whatever its lock says: its owner may be about to take it."""
@@ -31,7 +34,9 @@ def scratch(room: str) -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{room}-") as folder,
         (Path(folder) / _LOCK).open("wb") as lock,
     ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Where a file system has no locks, nobody gets one, so that nothing is removed.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         own = Path(folder) / "own"
         own.mkdir()
         yield own

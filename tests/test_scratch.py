@@ -1,6 +1,8 @@
 """Scratch folders end with their owners, or with the next process that needs one."""
 
+import fcntl
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import time
 import pytest
 
 from curate.scratch import scratch
+
+OURS = f"curate-{platform.node()}-"
 
 OWNER = """
 import sys
@@ -70,7 +74,21 @@ def test_the_folder_of_a_living_process_stays_however_old(temporary, owner):
 
 
 def test_what_is_not_ours_stays(temporary):
-    (temporary / "curate-note").write_text("a file")
-    (temporary / "curate-photos").mkdir()
-    (temporary / "curate-link").symlink_to(temporary / "curate-photos")
-    assert len(others(temporary)) == 3
+    (temporary / f"{OURS}note").write_text("a file")
+    (temporary / f"{OURS}photos").mkdir()
+    (temporary / f"{OURS}link").symlink_to(temporary / f"{OURS}photos")
+    # Another machine's, on a disk that both have.
+    elsewhere = temporary / "curate-elsewhere-fetch-x"
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    age(temporary, 3600)
+    assert len(others(temporary)) == 4
+
+
+def test_without_locks_folders_are_made_and_none_is_removed(temporary, owner, monkeypatch):
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    age(temporary, 3600)
+    assert len(others(temporary)) == 1
