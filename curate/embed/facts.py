@@ -53,7 +53,7 @@ def describe(
     loader and its conversions.
 
     Args:
-        name: an open_clip model, the path or URL of a config json, or `pocket`.
+        name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
         endpoint: of an S3 server other than AWS.
         key: where the recipe names the model, for messages.

@@ -38,7 +38,7 @@ def load(
     has such a file beside the weights.
 
     Args:
-        name: an open_clip model, the path or URL of a config json, or `pocket`.
+        name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights or of a folder.
         precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32; where it cannot lower a
             model's weights, they stay and torch's autocast lowers what is computed with them.
