@@ -292,7 +292,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         print("everything is there and adds up")
         return 0
     print(counted(len(problems), "fault"))
-    print("to mend one, delete the folder that its line begins with and run the recipe again: it is computed anew")
+    what = "the folder that its line begins with"
+    if any(problem.startswith("fetch-") for problem in problems):
+        # Fetched anew, images may be others by now, and what was computed of the old ones would not tell.
+        what = "every folder but plan-*"
+    print(f"to mend one, delete {what}, and run the recipe again: it is computed anew")
     return 1
 
 

@@ -49,6 +49,16 @@ def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
     )
 
 
+def test_verify_does_not_have_images_fetched_anew_beside_embeddings_of_the_old(monkeypatch, capsys, tmp_path):
+    said = []
+    for fault in ("pack-0/shards/00000000.tar: is missing", "fetch-0/parts/000000.a.images.tar: is missing"):
+        monkeypatch.setattr(verify, "verify", lambda *_args, fault=fault, **_how: [fault])
+        assert cli.main(["verify", str(tmp_path)]) == 1
+        said.append(capsys.readouterr().out.splitlines()[-1])
+    assert "delete the folder that its line begins with," in said[0]
+    assert "delete every folder but plan-*," in said[1]
+
+
 def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("url,caption\nhttp://127.0.0.1:1/a.jpg,a caption\n")
     (tmp_path / "recipe.yaml").write_text(
