@@ -86,16 +86,16 @@ from PIL import Image
 
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
-from curate.embed.images import REDUCED, decode
-from curate.embed.loading import load
-from curate.embed.model import Model
+from curate.embed.decode.images import REDUCED, decode
+from curate.embed.model.loading import load
+from curate.embed.model.towers import Model
 
 QUALITY = 95
 MOSAICS = 60
 SCENES = 100
 MULTIPLES = (1.0, 1.5, 2.0, 3.0)
 KEPT = 2
-"""Times the model's size that `fast` keeps, and never less than REDUCED pixels (curate/embed/prepare.py)."""
+"""Times the model's size that `fast` keeps, and never less than REDUCED pixels (curate/embed/decode/prepare.py)."""
 Floats = npt.NDArray[np.float32]
 Pictures = list[tuple[bytes, str]]
 """Bytes of a JPEG, and a caption."""

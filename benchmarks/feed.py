@@ -31,9 +31,9 @@ from pathlib import Path
 import torch
 from score import stored_pictures
 
-from curate.embed.decoding import Decoding
-from curate.embed.prepare import Prepare
-from curate.embed.preprocess import Preprocess
+from curate.embed.decode.decoding import Decoding
+from curate.embed.decode.prepare import Prepare
+from curate.embed.model.preprocess import Preprocess
 
 ROUNDS = 3
 SIDE = 224

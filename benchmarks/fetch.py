@@ -162,7 +162,7 @@ class _Bench:
         }
         path = self._folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        command = ["-m", "curate.cli", "run", str(path), "--engine", "local", "--until", "fetch"]
+        command = ["-m", "curate.commands.main", "run", str(path), "--engine", "local", "--until", "fetch"]
         seconds, peak = _run([sys.executable, *command])
         done = output.glob("fetch-*/done/*.json")
         return Run(seconds, sum(json.loads(p.read_text())["counts"]["success"] for p in done), peak)

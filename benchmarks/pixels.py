@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curate.embed.images import REDUCED, decode
+from curate.embed.decode.images import REDUCED, decode
 from curate.embed.pixels import Measures, measure, perceptual_hashes
 
 COLUMNS = ("brightness", "contrast", "colorfulness", "sharpness")

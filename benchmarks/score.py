@@ -54,9 +54,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from curate import schema
 from curate.demo.captions import caption
 from curate.demo.scenes import sample_scene
-from curate.embed.loading import load
-from curate.embed.model import Model, choose_device
-from curate.embed.text import CausalTower
+from curate.embed.model.loading import load
+from curate.embed.model.text import CausalTower
+from curate.embed.model.towers import Model, choose_device
 from curate.embed.worker import open_worker
 from curate.store import Folder, Inputs, Store
 

@@ -12,7 +12,7 @@
     └── DeviceLost            a GPU that this process cannot use any more
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
-boundaries only: a part (`curate.run.UnitRunner`) and the command line (`curate.cli.main`). A `UsageError`
+boundaries only: a part (`curate.runs.units.UnitRunner`) and the command line (`curate.commands.main`). A `UsageError`
 raised inside a part stops the run, a `DeviceLost` ends the worker; every other exception sets that part back.
 """
 

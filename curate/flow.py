@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow.parquet as pq
 
-from curate import decided
 from curate.demo import truth
 from curate.errors import BrokenResult, RunIncomplete
 from curate.layout import (
@@ -28,12 +27,13 @@ from curate.layout import (
     scorers,
     target_sets,
 )
-from curate.options import Options, manifest_name
 from curate.pack.worker import n_shards
-from curate.run import RECIPE, Engine, Watcher, Work, claim, drive, result_files
+from curate.runs import latest as decided
+from curate.runs.driver import RECIPE, Engine, Watcher, Work, claim, drive, result_files
+from curate.runs.options import Options, manifest_name
+from curate.runs.stop_rules import MinSuccess, nothing_kept
 from curate.signals import registry
 from curate.store import WHOLE, Inputs, Json, Store, key
-from curate.success import MinSuccess, nothing_kept
 
 
 @dataclass
@@ -163,10 +163,10 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
         has = later[0].folder.units() if later else set()
         opener, folders, settings = "worker", {"plan": passes["plan"].folder}, fetch_settings
         if recipe.source.kind == "samples":
-            opener = "members"
+            opener = "from_samples"
             settings = {**fetch_settings, "places": [place["path"] for place in prepared.identity["source"]]}
         if number:
-            opener, folders["before"] = "round", layout.fetches[number - 1].folder
+            opener, folders["before"] = "retry_round", layout.fetches[number - 1].folder
             settings = {**fetch_settings, "classes": fetch.params["classes"]}
         works.append(
             Work(

@@ -13,17 +13,17 @@ from pathlib import PurePath
 import pyarrow as pa
 
 from curate import schema
-from curate.embed.facts import ModelFacts, describe
+from curate.embed.model.facts import ModelFacts, describe
+from curate.embed.model.weights import HUB
 from curate.embed.targets import TargetImage
 from curate.embed.targets import find as find_targets
-from curate.embed.weights import HUB
 from curate.errors import RecipeError
-from curate.fetch import blocklist
+from curate.fetch.pictures import blocklist
 from curate.plan import places, samples
 from curate.plan import source as lists
 from curate.recipe import Recipe
-from curate.rounds import Round, recorded
-from curate.run import Pass, check_identity
+from curate.runs.driver import Pass, check_identity
+from curate.runs.retry_rounds import Round, recorded
 from curate.select.predicate import check as check_steps
 from curate.signals import head, registry
 from curate.store import Inputs, Json, Store

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from curate.cli import main as curate
-from curate.options import PASSES
+from curate.commands.main import main as curate
+from curate.runs.options import PASSES
 
 RECIPE = Path(__file__).parent / "recipes" / "rescore.yaml"
 

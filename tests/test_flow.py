@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from curate.cli import main
+from curate.commands.main import main
+from curate.commands.verify import verify
 from curate.demo.corpus import Corpus
 from curate.demo.server import serve
 from curate.store import Folder, Store
-from curate.verify import verify
 
 PAIRS = 300
 SMALL = [
@@ -227,7 +227,7 @@ def kill_and_go_on(place, run, folder, engine, moments):
     web, port = place
     output = folder / "run"
     recipe = write_recipe(folder, web, port)
-    command = [sys.executable, "-m", "curate.cli", "run", str(recipe), *SMALL[2:], "--engine", engine]
+    command = [sys.executable, "-m", "curate.commands.main", "run", str(recipe), *SMALL[2:], "--engine", engine]
     kept: dict[str, int] = {}
     # The web is nobody's child here: the demo's own would end with its driver, before a Ray worker does, which would
     # commit a part whose hosts had gone.

@@ -1,20 +1,16 @@
 """Captions that a list of strangers holds, through the whole way and into the shards."""
 
 import json
-import sys
 import tarfile
-from pathlib import Path
 
 import yaml
+from helpers.hostile_server import HostileServer, ok
+from test_retry_failed import picture
 
-from curate.cli import main
+from curate.commands.main import main
+from curate.commands.verify import verify
 from curate.schema import clean_caption
 from curate.store import Store
-from curate.verify import verify
-
-sys.path.append(str(Path(__file__).parent / "fetch"))
-from hostile_server import HostileServer, ok
-from test_retry_failed import picture
 
 CAPTIONS = [
     None,

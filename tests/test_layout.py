@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from curate.embed.facts import ModelFacts
+from curate.embed.model.facts import ModelFacts
 from curate.embed.targets import TargetImage
 from curate.errors import RecipeError
 from curate.layout import Prepared, lay_out, visible_columns

@@ -13,16 +13,16 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import webdataset as wds
+from helpers.sample_run import jpeg, read_samples, sample, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_run import jpeg, read_samples, sample, write_tar
 
 from curate import layout, schema
-from curate.cli import main
+from curate.commands.main import main
+from curate.commands.verify import verify
 from curate.errors import SourceError
 from curate.plan import places, shards
 from curate.store import Folder, Store
-from curate.verify import verify
 from pipelines import rescore
 
 
@@ -364,7 +364,7 @@ def test_long_and_odd_names(tmp_path, form):
 def test_a_tar_that_changed_after_it_was_planned_is_one_line(tmp_path, monkeypatch, before, after):
     tar = write_tar(tmp_path / "a.tar", before)
     scan = places.find
-    from curate.fetch import members
+    from curate.fetch import from_samples as members
 
     opened = members.open_worker
 

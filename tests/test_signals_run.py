@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 
-from curate.cli import main
+from curate.commands.main import main
+from curate.commands.verify import verify
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
 from curate.store import Folder, Store
-from curate.verify import verify
 
 
 @pytest.fixture

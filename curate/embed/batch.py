@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from curate.embed.model import Model
+from curate.embed.model.towers import Model
 from curate.errors import ModelError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from curate.embed.images import REDUCED
+from curate.embed.decode.images import REDUCED
 from curate.schema import PIXELS
 
 _HASH_SIDE = 32

@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from curate.embed.batch import BatchSize
-from curate.embed.facts import describe
-from curate.embed.model import Model, choose_device
+from curate.embed.model.facts import describe
+from curate.embed.model.towers import Model, choose_device
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
 from curate.store import Inputs, Json, Outputs

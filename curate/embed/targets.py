@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from curate.embed.batch import BatchSize, embed_images
-from curate.embed.images import decode
-from curate.embed.model import Model, choose_device
-from curate.embed.weights import one_line
+from curate.embed.decode.images import decode
+from curate.embed.model.towers import Model, choose_device
+from curate.embed.model.weights import one_line
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
 from curate.store import Inputs, Outputs, Store, access_errors

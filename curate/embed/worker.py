@@ -27,15 +27,15 @@ from torch import Tensor
 
 from curate import schema
 from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
-from curate.embed.decoding import Decoding
-from curate.embed.loading import compiled, load
-from curate.embed.memory import keep_freed_blocks
-from curate.embed.model import Model, choose_device
+from curate.embed.decode.decoding import Decoding
+from curate.embed.decode.prepare import Prepare
+from curate.embed.decode.read_ahead import Reading
+from curate.embed.model.loading import compiled, load
+from curate.embed.model.memory import keep_freed_blocks
+from curate.embed.model.text import Captions
+from curate.embed.model.towers import Model, choose_device
+from curate.embed.model.weights import one_line
 from curate.embed.pixels import Measures, pixel_table
-from curate.embed.prepare import Prepare
-from curate.embed.reading import Reading
-from curate.embed.text import Captions
-from curate.embed.weights import one_line
 from curate.errors import DeviceLost, ModelError
 from curate.store import Inputs, Outputs
 

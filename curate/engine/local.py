@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from curate.engine.queue import Queue
-from curate.run import UnitResult, UnitRunner, Work
+from curate.runs.driver import UnitResult, UnitRunner, Work
 
 # Spawned, not forked: torch, Arrow and img2dataset all run threads in the driver or in a worker.
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -38,7 +38,7 @@ class LocalEngine:
         self._pools: dict[str, _Pool] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; processes start with their first unit. See `curate.run.Engine`."""
+        """Remembers the work; processes start with their first unit. See `curate.runs.driver.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 

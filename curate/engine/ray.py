@@ -1,7 +1,7 @@
 """Runs units in Ray actors, on this machine or on a cluster. The only module that imports ray.
 
 Plain actors, not Ray Data: a unit is a number, its bytes never enter the object store, and what follows a
-failure (count it, start anew, set aside) is decided in one place, `curate.run.drive`. See
+failure (count it, start anew, set aside) is decided in one place, `curate.runs.driver.drive`. See
 docs/decisions/0001-plain-actors.md.
 """
 
@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from curate.engine.queue import Queue
 from curate.errors import StoreError
-from curate.run import UnitResult, UnitRunner, Work
+from curate.runs.driver import UnitResult, UnitRunner, Work
 
 _ANSWERS_WITHIN = 10
 """Seconds."""
@@ -70,7 +70,7 @@ class RayEngine:
         self._flying: dict[Any, tuple[_Pool, Any, int]] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; actors start with their first unit. See `curate.run.Engine`."""
+        """Remembers the work; actors start with their first unit. See `curate.runs.driver.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from curate.fetch.budget import Lease
-from curate.fetch.spool import Spool
+from curate.fetch.http.limits import Lease
+from curate.fetch.pictures.sorted_tar import Spool
 from curate.schema import ERROR_CLASSES
 
 MESSAGE_LENGTH = 200

@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import UsageError
-from curate.fetch.budget import Lease
 from curate.fetch.contract import FetchError, Get, Normalise, Outcome
-from curate.fetch.spool import Spool
-from curate.fetch.urls import parse
+from curate.fetch.http.limits import Lease
+from curate.fetch.http.urls import parse
+from curate.fetch.pictures.sorted_tar import Spool
 
 Row = tuple[int, str]
 Downloaded = tuple[int, Any, str | None]

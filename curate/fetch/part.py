@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.errors import BrokenResult, counted
 from curate.fetch.contract import Outcome
-from curate.fetch.spool import Spool
+from curate.fetch.pictures.sorted_tar import Spool
 from curate.store import Outputs
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import RecipeError
-from curate.fetch import blocklist
 from curate.fetch.contract import FetchPart
 from curate.fetch.downloader import Img2dataset
-from curate.fetch.guard import Guard
-from curate.fetch.normalise import Normaliser
+from curate.fetch.http.client import Guard
+from curate.fetch.http.resolver import Resolver
 from curate.fetch.part import distinct_images, table_of, write
-from curate.fetch.resolver import Resolver
+from curate.fetch.pictures import blocklist
+from curate.fetch.pictures.normalise import Normaliser
+from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
-from curate.fetch.spool import Spool
 from curate.scratch import scratch
 from curate.store import Inputs, Outputs
 

@@ -6,10 +6,10 @@ import json
 import open_clip
 import pytest
 import torch
-from embed_parts import FAMILIES, Part, Tiny, draw, encode
+from helpers.embed_parts import FAMILIES, Part, Tiny, draw, encode
 from safetensors.torch import save_file
 
-from curate.embed.loading import load
+from curate.embed.model.loading import load
 
 
 @pytest.fixture(scope="session", autouse=True)

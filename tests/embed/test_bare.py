@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from embed_parts import Part, draw, encode
+from helpers.embed_parts import Part, draw, encode
 
 from curate.store import Folder, Store
 

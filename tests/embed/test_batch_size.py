@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from embed_parts import draw, worker_of
+from helpers.embed_parts import draw, worker_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_embed_worker import check_against_open_clip
 from torch._dynamo.utils import counters
 
 from curate.embed.batch import ON_CPU, default_size, largest_batch
-from curate.embed.loading import compiled, load
+from curate.embed.model.loading import compiled, load
 from curate.errors import ModelError
 
 CPU = torch.device("cpu")

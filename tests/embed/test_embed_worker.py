@@ -6,16 +6,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
-from embed_parts import Part, Tiny, draw, encode, worker_of
+from helpers.embed_parts import Part, Tiny, draw, encode, worker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from curate import schema
 from curate.embed.batch import BatchSize
-from curate.embed.prepare import Prepare
-from curate.embed.text import Captions
-from curate.embed.weights import POCKET
+from curate.embed.decode.prepare import Prepare
+from curate.embed.model.text import Captions
+from curate.embed.model.weights import POCKET
 from curate.embed.worker import ModelSettings, _Run
 from curate.errors import BrokenResult, DeviceLost, ModelError, UsageError
 

@@ -9,8 +9,8 @@ import torch
 
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
-from curate.embed.loading import load
-from curate.embed.weights import POCKET
+from curate.embed.model.loading import load
+from curate.embed.model.weights import POCKET
 
 PAIRS = 160
 

@@ -2,12 +2,12 @@ import imagehash
 import numpy as np
 import pytest
 import scipy.fft
-from embed_parts import draw, encode
+from helpers.embed_parts import draw, encode
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.embed.images import decode
+from curate.embed.decode.images import decode
 from curate.embed.pixels import measure, perceptual_hashes
 
 

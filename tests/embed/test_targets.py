@@ -7,11 +7,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from embed_parts import draw, encode
+from helpers.embed_parts import draw, encode
 from PIL import Image
 from test_embed_worker import OUT_OF_MEMORY, TooLarge
 
-from curate.embed import targets, weights
+from curate.embed import targets
+from curate.embed.model.towers import weights
 from curate.embed.prompts import open_worker as open_prompts
 from curate.errors import ModelError, RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store

@@ -11,17 +11,17 @@ import urllib.request
 
 import pyarrow as pa
 import pytest
-from fetch_samples import decoded, difference, drawing, encoded, section
-from hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
+from helpers.fetch_samples import decoded, difference, drawing, encoded, section
+from helpers.hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError, UsageError
 from curate.fetch import downloader as downloader_module
-from curate.fetch.blocklist import read
 from curate.fetch.contract import FetchError, Received
 from curate.fetch.downloader import Img2dataset
-from curate.fetch.normalise import Normaliser
 from curate.fetch.part import distinct_images
+from curate.fetch.pictures.blocklist import read
+from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.settings import Settings
 from curate.fetch.worker import open_worker
 from curate.store import Folder, Inputs, Store

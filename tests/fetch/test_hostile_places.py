@@ -3,12 +3,12 @@
 import socket
 
 import pytest
-from fetch_samples import settings
-from hostile_server import HostileServer, ok, redirect
+from helpers.fetch_samples import settings
+from helpers.hostile_server import HostileServer, ok, redirect
 from test_guard import LOOPBACK, failure, guard, names
 
-from curate.fetch.guard import Guard
-from curate.fetch.resolver import Resolver
+from curate.fetch.http.client import Guard
+from curate.fetch.http.resolver import Resolver
 
 PRIVATE = """10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 169.254.169.254 168.63.129.16 224.0.0.1 255.255.255.255 0.0.0.0
 ::1 fe80::1 fd00:ec2::254 fc00::1 ff02::1 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe 2002:7f00:1:: 2001::1 ::"""

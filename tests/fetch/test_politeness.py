@@ -6,15 +6,15 @@ import threading
 import time
 
 import pytest
-from fetch_samples import settings
-from hostile_server import HostileServer, head, never, ok, raw, reset, status, trickle
+from helpers.fetch_samples import settings
+from helpers.hostile_server import HostileServer, head, never, ok, raw, reset, status, trickle
 
-from curate.fetch import wire as wire_module
-from curate.fetch.blocklist import Blocklist
 from curate.fetch.contract import FetchError
-from curate.fetch.guard import Guard
-from curate.fetch.resolver import Resolver
-from curate.fetch.watchdog import Watchdog
+from curate.fetch.http import connection as wire_module
+from curate.fetch.http.client import Guard
+from curate.fetch.http.part_deadline import Watchdog
+from curate.fetch.http.resolver import Resolver
+from curate.fetch.pictures.blocklist import Blocklist
 
 BODY = b"\xff\xd8\xff" + b"pixels" * 100
 
@@ -257,7 +257,7 @@ def test_the_watchdog_shuts_what_ignores_its_deadline(monkeypatch):
     ours, theirs = socket.socketpair()
     other, beyond = socket.socketpair()
     with ours, theirs, other, beyond:
-        monkeypatch.setattr("curate.fetch.watchdog.GRACE", 0.05)
+        monkeypatch.setattr("curate.fetch.http.part_deadline.GRACE", 0.05)
         watchdog = Watchdog(0.05)
         watchdog.watch(Deaf(ours))
         forgotten = Deaf(other)

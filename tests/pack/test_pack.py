@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from made_run import CAPTIONS, DIMS, SETTINGS, MadeRun, make_run, pack
+from helpers.made_run import CAPTIONS, DIMS, SETTINGS, MadeRun, make_run, pack
 from PIL import Image
 
 from curate.errors import BrokenResult
@@ -170,7 +170,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from made_run import SETTINGS, make_run
+from helpers.made_run import SETTINGS, make_run
 from curate.pack import worker
 from curate.store import Folder, Outputs, Store
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.plan_run import rows_of, run_plan, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_run import rows_of, run_plan, source
 
 from curate import schema
 from curate.errors import SourceError

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from plan_run import rows_of, run_plan, source
+from helpers.plan_run import rows_of, run_plan, source
 
 from curate import schema
 from curate.errors import SourceError

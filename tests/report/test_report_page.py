@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.report_run import LONG, SCRIPT, STEPS, evaluation, make_run, settings
 from PIL import Image
-from report_run import LONG, SCRIPT, STEPS, evaluation, make_run, settings
 
 from curate.errors import BrokenResult
 from curate.report.examples import THUMBNAIL, thumb

@@ -1,9 +1,9 @@
 import io
 import re
 
+from helpers.report_run import STEPS, evaluation, make_run
 from hypothesis import given
 from hypothesis import strategies as st
-from report_run import STEPS, evaluation, make_run
 from rich.console import Console
 
 from curate.report.terminal import print_funnel

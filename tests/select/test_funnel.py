@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from helpers.select_run import Image, Row, planned, run_select, step, write_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from select_run import Image, Row, planned, run_select, step, write_inputs
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from select_run import step
+from helpers.select_run import step
 
 from curate.errors import RecipeError
 from curate.select.predicate import check, verdicts, wanted

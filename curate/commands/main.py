@@ -1,0 +1,304 @@
+"""The command line: `curate run | demo | retry-failed | status | explain | verify`.
+
+Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
+recipe or its input is wrong, 130 interrupted. Results go to stdout; progress, notices and errors to stderr. Rooms are
+imported where a command needs them, so that `--help` and `status` wait for neither torch nor ray.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate import __version__
+from curate.errors import CurateError, RunIncomplete, UsageError, counted
+from curate.runs.options import PASSES, Options, manifest_name
+from curate.schema import HEALING_CLASSES
+from curate.store import Store
+
+if TYPE_CHECKING:
+    from curate.flow import Outcome
+    from curate.layout import Prepared
+    from curate.runs.driver import Engine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; errors become one line here, and only here."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except UsageError as error:
+        return _complain(error, 2)
+    except CurateError as error:
+        return _complain(error, 1)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("curate: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return code
+
+
+def _complain(error: CurateError, code: int) -> int:
+    from curate.report.terminal import plain
+
+    print(f"curate: {plain(str(error))}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="curate", description="Curate image-text datasets: every pair measured, decided on and accounted for."
+    )
+    parser.add_argument("--version", action="version", version=f"curate {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe, or go on with it")
+    run.add_argument("recipe", type=Path, help="a YAML recipe")
+    _add_engine(run)
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    run.add_argument("--sample", type=_share, metavar="SHARE", help="only this share of the parts, to its own result")
+    run.add_argument("--until", choices=PASSES, default="report", help="stop after this pass")
+    run.add_argument("--dry-run", action="store_true", help="say what would run and what is reused, run nothing")
+    run.add_argument("--allow-missing", action="store_true", help="go on without parts that are set aside")
+    run.add_argument("--retry-parts", action="store_true", help="begin anew with parts that are set aside")
+    run.set_defaults(command=_run)
+
+    demo = commands.add_parser("demo", help="curate a drawn web of pairs whose truth is known")
+    demo.add_argument("--pairs", type=int, default=2000, help="how many (2,000)")
+    demo.add_argument("--seed", type=int, default=0, help="which ones (0)")
+    demo.add_argument("--port", type=int, default=8123, help="where the web is served, on 127.0.0.x (8123)")
+    demo.add_argument("--output", default="demo-run", help="the run's folder or s3:// prefix (demo-run)")
+    demo.add_argument("--web", type=Path, default=Path("demo-web"), help="the lists and the truth (demo-web)")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    _add_engine(demo)
+    demo.set_defaults(command=_demo)
+
+    again = commands.add_parser("retry-failed", help="fetch lost images again, as a round of its own, and go on")
+    _add_place(again)
+    again.add_argument(
+        "--class",
+        dest="classes",
+        type=lambda text: text.split(","),
+        default=list(HEALING_CLASSES),
+        metavar="CLASS,…",
+        help=f"which error classes ({','.join(HEALING_CLASSES)})",
+    )
+    again.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    again.add_argument("--until", choices=PASSES[1:], default="report", help="stop after this pass")
+    again.add_argument("--allow-missing", action="store_true", help="go on without parts that are set aside")
+    again.add_argument("--retry-parts", action="store_true", help="begin anew with parts that are set aside")
+    _add_engine(again)
+    again.set_defaults(command=_retry_failed)
+
+    status = commands.add_parser("status", help="what is done, what is set aside")
+    _add_place(status)
+    status.set_defaults(command=_status)
+
+    explain = commands.add_parser("explain", help="a pair's whole way")
+    _add_place(explain)
+    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
+    explain.set_defaults(command=_explain)
+
+    verify = commands.add_parser("verify", help="check that a result is whole and adds up")
+    verify.add_argument("--deep", action="store_true", help="every file of every pass, too")
+    _add_place(verify)
+    verify.set_defaults(command=_verify)
+    return parser
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=("ray", "local"), default="ray", help="where parts are run (ray)")
+    parser.add_argument("--address", help="a Ray cluster; by default a Ray of its own on this machine")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run's folder or s3:// prefix")
+    parser.add_argument("--sample", type=_share, metavar="SHARE", help="the result of `run --sample SHARE`")
+    parser.add_argument("--endpoint", help="an S3 server other than AWS; by default AWS_ENDPOINT_URL")
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share: write a number over 0 and up to 1, such as 0.01")
+    return share
+
+
+def _engine(arguments: argparse.Namespace) -> "Engine":
+    if arguments.engine == "local":
+        if arguments.address:
+            raise UsageError("--address goes with --engine ray")
+        from curate.engine.local import LocalEngine
+
+        return LocalEngine()
+    from curate.engine.ray import RayEngine
+
+    return RayEngine(arguments.address)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from curate import recipe
+
+    loaded = recipe.load(arguments.recipe, arguments.set)
+    options = Options(
+        sample=arguments.sample,
+        until=arguments.until,
+        allow_missing=arguments.allow_missing,
+        retry_parts=arguments.retry_parts,
+        engine=arguments.engine,
+    )
+    from curate.layout import prepare
+
+    prepared = prepare(loaded, probe=not arguments.dry_run)
+    # Not sooner: what is wrong is one line.
+    if any(model.name == "pocket" for model in loaded.models.values()):
+        said = "the built-in model 'pocket' knows drawn shapes alone; for photographs, name another one under models"
+        print(f"curate: {said}", file=sys.stderr)
+    if arguments.dry_run:
+        return _dry_run(prepared, options)
+    return _finish(_drive(prepared, arguments, options), options)
+
+
+def _retry_failed(arguments: argparse.Namespace) -> int:
+    from curate.commands.retry_failed import begin, gained, recipe_of
+
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        loaded = recipe_of(store, arguments.set)
+    options = Options(
+        sample=arguments.sample,
+        until=arguments.until,
+        allow_missing=arguments.allow_missing,
+        retry_parts=arguments.retry_parts,
+        engine=arguments.engine,
+    )
+    prepared = begin(loaded, arguments.classes, options)
+    if prepared is None:
+        print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
+        return 0
+    outcome = _drive(prepared, arguments, options)
+    print(gained(prepared, options))
+    return _finish(outcome, options)
+
+
+def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options) -> "Outcome":
+    from rich.console import Console
+
+    from curate import flow
+    from curate.commands.progress import watch
+
+    loaded = prepared.recipe
+    # Not where the funnel goes: `curate run … > result.txt` shows its progress, and the file holds what came out.
+    console = Console(stderr=True)
+    if loaded.fetch.allow:
+        opened = ", ".join(loaded.fetch.allow)
+        console.print(f"fetch.allow opens {opened}", markup=False, highlight=False, soft_wrap=True)
+    engine = _engine(arguments)
+    watcher = watch(console)
+    try:
+        return flow.run(prepared, engine, watcher, options)
+    finally:
+        watcher.close()
+        engine.close()
+
+
+def _finish(outcome: "Outcome", options: Options) -> int:
+    from rich.console import Console
+
+    from curate.report.terminal import print_funnel
+
+    console = Console()
+    if outcome.funnel:
+        print_funnel(console, outcome.funnel, outcome.evaluation)
+    if outcome.missing:
+        print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from it (--allow-missing)")
+    if outcome.result:
+        print(f"result  {outcome.result}")
+    if outcome.report:
+        print(f"report  {outcome.report}")
+    if outcome.shortfall:
+        raise RunIncomplete(outcome.shortfall)
+    if not outcome.result:
+        print(f"done until {options.until}: {outcome.store.url}")
+    return 0
+
+
+def _dry_run(prepared: "Prepared", options: Options) -> int:
+    from curate.commands.dry_run import lines
+
+    for line in lines(prepared, options):
+        print(line)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from curate import recipe
+    from curate.demo.corpus import Corpus
+    from curate.demo.server import serve
+    from curate.layout import prepare
+
+    if arguments.pairs < 1:
+        raise UsageError(f"--pairs {arguments.pairs}: a demo needs one pair at least")
+    corpus = Corpus(arguments.seed, arguments.pairs, arguments.port)
+    written = corpus.write(arguments.web)
+    overrides = [
+        f"source.paths={json.dumps([str(path) for path in written.urls])}",
+        f"output={json.dumps(arguments.output)}",
+        f"fetch.allow={json.dumps(corpus.addresses())}",
+        *arguments.set,
+    ]
+    loaded = recipe.load(Path(__file__).parents[1] / "demo" / "recipe.yaml", overrides)
+    options = Options(truth=written.truth, engine=arguments.engine)
+    with serve(corpus):
+        outcome = _drive(prepare(loaded), arguments, options)
+    return _finish(outcome, options)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from curate.commands.status import lines
+
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        said = list(lines(store, arguments.sample))
+    print(*said, sep="\n")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from curate.commands.explain import lines
+
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        said = list(lines(store, arguments.pair, arguments.sample))
+    print(*said, sep="\n")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from curate.commands.verify import verify
+
+    store = Store(arguments.run, arguments.endpoint)
+    with store.accessible():
+        problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("everything is there and adds up")
+        return 0
+    print(counted(len(problems), "fault"))
+    what = "the folder that its line begins with"
+    if any(problem.startswith("fetch-") for problem in problems):
+        # Fetched anew, images may be others by now, and what was computed of the old ones would not tell.
+        what = "every folder but plan-*"
+    print(f"to mend one, delete {what}, and run the recipe again: it is computed anew")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Progress of a run: bars in a terminal, plain lines where there is none."""
+
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from curate.runs.driver import UnitResult
+from curate.store import key
+
+QUIET = 2.0
+"""Seconds under which a work is not worth a plain line of its own."""
+
+EVERY = 10.0
+"""Seconds between two plain lines of one work."""
+
+
+@dataclass
+class _Task:
+    total: int
+    before: int
+    rows: float
+    begun: float = field(default_factory=time.monotonic)
+    done: int = 0
+    trouble: int = 0
+    said: float = field(default_factory=time.monotonic)
+
+    def speed(self) -> str:
+        """Pairs a second and time left, as far as they can be known."""
+        spent = time.monotonic() - self.begun
+        if not self.done or not self.rows or spent <= 0:
+            return ""
+        left = (self.total - self.before - self.done) * spent / self.done
+        return f"{self.done * self.rows / spent:,.0f} pairs/s, {_clock(left)} left"
+
+
+class PlainProgress:
+    """A line when a work has taken a while, one at times, one at its end. See `curate.runs.driver.Watcher`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tasks: dict[str, _Task] = {}
+
+    def begin(self, name: str, total: int, done: int, rows: float) -> None:
+        """Remembers the work."""
+        self._tasks[name] = _Task(total, done, rows)
+
+    def advance(self, name: str, result: UnitResult) -> None:
+        """Counts the unit; says so now and then."""
+        task = self._tasks[name]
+        task.done += result.status == "done"
+        task.trouble += result.status in ("failed", "died", "lost")
+        if result.status in ("failed", "died", "lost"):
+            self._say(f"{name}: {key(result.unit)} failed: {_printable(result.error)}")
+        elif time.monotonic() - task.said >= EVERY and task.before + task.done < task.total:
+            task.said = time.monotonic()
+            self._say(f"{name}: {task.before + task.done}/{task.total} {task.speed()}")
+
+    def end(self, name: str) -> None:
+        """Says what was done, unless it was nothing or quick."""
+        task = self._tasks[name]
+        spent = time.monotonic() - task.begun
+        if task.done and spent >= QUIET:
+            self._say(f"{name}: {task.before + task.done}/{task.total} done in {_clock(spent)}")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class BarProgress:
+    """A bar for every work that has something to do. See `curate.runs.driver.Watcher`."""
+
+    def __init__(self, console: Console) -> None:
+        self._tasks: dict[str, tuple[TaskID, _Task]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[speed]}", style="dim"),
+            console=console,
+            refresh_per_second=5,
+        )
+        self._bars.start()
+
+    def begin(self, name: str, total: int, done: int, rows: float) -> None:
+        """Draws a bar, unless all is done."""
+        if done < total:
+            task = self._bars.add_task(name, total=total, completed=done, speed="")
+            self._tasks[name] = (task, _Task(total, done, rows))
+
+    def advance(self, name: str, result: UnitResult) -> None:
+        """Moves the bar."""
+        bar, task = self._tasks[name]
+        if result.status == "done":
+            task.done += 1
+        elif result.status in ("failed", "died", "lost"):
+            text = f"{name}: {key(result.unit)} failed: {_printable(result.error)}"
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bars.update(bar, completed=task.before + task.done, speed=task.speed())
+
+    def end(self, name: str) -> None:
+        """Stops the bar's clock."""
+        if name in self._tasks:
+            bar, task = self._tasks[name]
+            spent = time.monotonic() - task.begun
+            speed = f"{task.done * task.rows / spent:,.0f} pairs/s" if task.rows and spent > 0 else ""
+            self._bars.update(bar, speed=speed)
+            self._bars.stop_task(bar)
+
+    def close(self) -> None:
+        """Leaves the bars as they stand."""
+        self._bars.stop()
+
+
+def watch(console: Console) -> BarProgress | PlainProgress:
+    """What fits the console."""
+    return BarProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)[:300]

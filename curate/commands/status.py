@@ -1,0 +1,81 @@
+"""`curate status`: what a run folder holds, from its markers; works while the run goes on."""
+
+from collections.abc import Iterator
+
+from curate.errors import StoreError, counted
+from curate.runs.latest import newest
+from curate.runs.options import manifest_name
+from curate.store import WHOLE, Folder, Json, Store, key
+
+
+def lines(store: Store, sample: float | None) -> Iterator[str]:
+    """The state of every pass folder, and the funnel of the newest decisions of the run or of that sample.
+
+    Raises:
+        StoreError: there is no run.
+        UsageError: there is no such sample.
+    """
+    # While it is planned, a run has a plan's folder and no identity.
+    identity = store.read_json("run.json") if store.exists("run.json") else None
+    folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
+    if identity is None and not folders:
+        raise StoreError(f"{store.url} holds no run: there is no run.json in it")
+    decided = newest(store, sample)
+    current = {*decided.get("folders", {}).values(), *decided.get("rounds", [])}
+    plans = [folder for folder in folders if folder.name == "plan"]
+    others = {plan.path for plan in plans if _source(plan) != identity}
+    n_parts = next((_parts(plan) for plan in plans if plan.path not in others and plan.is_done()), None)
+    yield f"run      {store.url}"
+    yield f"parts    {n_parts if n_parts is not None else 'not planned yet'}"
+    width = max((len(folder.path) for folder in folders), default=0)
+    for folder in folders:
+        units = folder.units()
+        failed = store.names(f"{folder.path}/failed")
+        count = len(units - {WHOLE})
+        state = "done" if WHOLE in units else f"{count} of {n_parts} parts"
+        state += f", {len(failed)} set aside" if failed else ""
+        if identity and folder.path in others:
+            state += "  (of another source)"
+        elif decided and folder.path not in current:
+            state += "  (of another recipe or sample)"
+        yield f"{folder.path:<{width}}  {state}"
+        for name in failed:
+            error = store.read_json(f"{folder.path}/failed/{name}")
+            yield f"{'':<{width}}    {key(int(error['unit']))}: {error['error']}"
+    if not decided:
+        yield "result   none yet"
+        return
+    yield f"result   {_result(store, sample, decided)}"
+    report = _folder(store, decided["folders"]["report"])
+    if report.is_done():
+        yield f"report   {store.path(report.path)}/index.html"
+    funnel = _folder(store, decided["folders"]["select"]).json("funnel.json")
+    yield f"kept     {funnel['kept']:,} of {funnel['planned']:,}"
+    for step in funnel["steps"]:
+        if step["dropped"]:
+            yield f"  {step['name']:<24} {step['dropped']:>12,}"
+
+
+def _result(store: Store, sample: float | None, decided: Json) -> str:
+    """Where the result lies, and whether it is that of the newest decisions."""
+    if not store.exists(manifest_name(sample)):
+        return "none"
+    manifest = store.read_json(manifest_name(sample))
+    missing, earlier = manifest["missing_parts"], manifest["folders"]["select"] != decided["folders"]["select"]
+    notes = [f"{counted(len(missing), 'part')} missing"] * bool(missing) + ["of earlier decisions"] * earlier
+    return store.path(manifest["pack"]) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _folder(store: Store, path: str) -> Folder:
+    name, _, fingerprint = path.rpartition("-")
+    return Folder(store, name, fingerprint)
+
+
+def _source(plan: Folder) -> Json:
+    """The identity of the run that a plan was made for."""
+    params: Json = plan.store.read_json(f"{plan.path}/pass.json")["params"]
+    return params
+
+
+def _parts(plan: Folder) -> int:
+    return plan.marker().counts["parts"]

@@ -1,0 +1,112 @@
+"""A part on its way from the store: tables, captions and tar, read by a thread before they are asked for."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.embed.decode.images import read_members
+from curate.errors import BrokenResult
+from curate.store import Inputs
+
+_CHUNK = 8 << 20
+_CHUNKS = 16
+"""Bytes that are handed over at a time, and how often that may be done before anybody asks: 128 MB for a part."""
+
+_Members = list[tuple[int, bytes]]
+T = TypeVar("T")
+
+
+class Reading(Generic[T]):
+    """One part being read. Images stay as they were stored: nothing is decoded here.
+
+    Args:
+        part: which.
+        inputs: with `plan` and `fetch`.
+        reader: does the reading, one thing at a time.
+        tokenize: what is done to its captions by the reader, too.
+    """
+
+    def __init__(self, part: int, inputs: Inputs, reader: Executor, tokenize: Callable[[pa.ChunkedArray], T]) -> None:
+        self.part = part
+        self._inputs = inputs
+        self._reader = reader
+        self._tokenize = tokenize
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._tables: Future[tuple[pa.Table, pa.Table, T]] | None = None
+        self._members: Iterator[tuple[int, bytes]] = iter(())
+        self._chunks: deque[Future[_Members]] = deque()
+        self._following: Reading[T] | None = None
+
+    def begin(self, following: "Reading[T] | None" = None) -> None:
+        """Begins, unless it did already.
+
+        Args:
+            following: what is begun as soon as this one has been read to its end.
+        """
+        with self._lock:
+            self._following = following
+            if self._tables or self._is_closed:
+                return
+            self._tables = self._reader.submit(self._read_tables)
+            self._chunks.extend(self._reader.submit(self._read_chunk) for _ in range(_CHUNKS))
+
+    def tables(self) -> tuple[pa.Table, pa.Table, T]:
+        """The part's images, its pairs without the repeated ones, and these pairs' captions, tokenized.
+
+        Raises:
+            BrokenResult: they do not belong together.
+        """
+        assert self._tables, "begin comes first"
+        return self._tables.result()
+
+    def members(self) -> Iterator[tuple[int, bytes]]:
+        """As `images.read_members`."""
+        while chunk := self._chunks.popleft().result():
+            self._chunks.append(self._reader.submit(self._read_chunk))
+            yield from chunk
+
+    def close(self) -> None:
+        """Drops what was read and reads no more."""
+        with self._lock:
+            self._is_closed = True
+            self._following = None
+        for chunk in self._chunks:
+            chunk.cancel()
+        self._chunks.clear()
+        # By its own thread, which may be at it.
+        self._reader.submit(self._stop)
+
+    def _read_tables(self) -> tuple[pa.Table, pa.Table, T]:
+        fetch = self._inputs["fetch"]
+        images = fetch.table("images.parquet", self.part, ["image_id", "status", "file"])
+        columns = ["pair_id", "image_id", "caption", "repeated"]
+        plan = self._inputs["plan"].table("pairs.parquet", self.part, columns)
+        if not images["image_id"].equals(pa.chunked_array([plan["image_id"].unique()])):
+            raise BrokenResult(f"{fetch.path}: the images of part {self.part} are not those of its plan")
+        self._members = read_members(fetch, self.part, images)
+        pairs = plan.filter(pc.invert(plan["repeated"]))
+        return images, pairs, self._tokenize(pairs["caption"])
+
+    def _read_chunk(self) -> _Members:
+        """Some members; none at the end."""
+        chunk: _Members = []
+        size = 0
+        for member in self._members:
+            chunk.append(member)
+            size += len(member[1])
+            if size >= _CHUNK:
+                return chunk
+        with self._lock:
+            following, self._following = self._following, None
+        if following:
+            following.begin()
+        return chunk
+
+    def _stop(self) -> None:
+        self._members = iter(())

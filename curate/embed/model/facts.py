@@ -1,0 +1,118 @@
+"""What a model is, without running it: for the driver, which needs its digests and that it will load."""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from torch import nn
+
+from curate.embed.model import weights
+from curate.embed.model.fit import building, check_fit, opening
+from curate.embed.model.preprocess import Preprocess, height_and_width
+from curate.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without running it. JSON-able: `dataclasses.asdict`.
+
+    Attributes:
+        weights_sha256: of the file of weights.
+        config_sha256: of the architecture and the preprocessing, as canonical JSON.
+        embed_dim: length of an embedding.
+        context_length: tokens of a caption.
+        image_size: height and width that the vision tower takes.
+        logit_scale: what cosines are multiplied by before a softmax or sigmoid (already exponentiated).
+        logit_bias: what SigLIP-type models then add; None for the others.
+        preprocess: open_clip's preprocessing settings (size, mean, std, interpolation, resize_mode, fill_color).
+        tokenizer_sha256: of a Hugging Face tokenizer, vocabulary, rules and all; None for open_clip's own.
+    """
+
+    weights_sha256: str
+    config_sha256: str
+    embed_dim: int
+    context_length: int
+    image_size: tuple[int, int]
+    logit_scale: float
+    logit_bias: float | None
+    preprocess: dict[str, Any]
+    tokenizer_sha256: str | None = None
+
+
+def describe(
+    name: str, pretrained: str | None, endpoint: str | None = None, key: str = weights.MODEL_KEY
+) -> ModelFacts:
+    """Says what a model is and makes sure that it will load, without a forward pass.
+
+    The weights are checked against a model without storage (torch's meta device), through open_clip's own
+    loader and its conversions.
+
+    Args:
+        name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
+        endpoint: of an S3 server other than AWS.
+        key: where the recipe names the model, for messages.
+
+    Raises:
+        ModelError: an unknown model or tag; weights that cannot be read or do not fit; a tokenizer that cannot
+            be had. One line.
+    """
+    origin = weights.find(name, pretrained, endpoint, key)
+    with building(origin):
+        # First, as it is the cheapest to find missing: some need a further package.
+        tokenizer = open_clip.get_tokenizer(origin.name)
+    file = origin.weights_file()
+    with building(origin):
+        clip = open_clip.create_model(
+            origin.name,
+            # A tag brings its own preprocessing.
+            origin.pretrained if origin.is_tag else None,
+            load_weights=False,
+            pretrained_text=False,
+            device="meta",
+            force_preprocess_cfg=origin.preprocess or None,
+        )
+    inner = getattr(tokenizer, "tokenizer", None)
+    tokens = getattr(tokenizer, "vocab_size", 0) if inner is None else len(inner)
+    if tokens > clip.vocab_size:
+        raise ModelError(f"model {origin.label}: its tokenizer has {tokens} tokens, its text tower {clip.vocab_size}")
+    # These two get storage, so that loading leaves their values there.
+    clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
+    if clip.logit_bias is not None:
+        clip.logit_bias = nn.Parameter(torch.zeros(clip.logit_bias.shape))
+    check_fit(origin, file, clip)
+    with opening(origin, file):
+        load_checkpoint(clip, str(file), weights_only=True)
+    preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
+    with building(origin):
+        Preprocess.of(preprocess)
+    height, width = height_and_width(preprocess["size"])
+    config = copy.deepcopy(origin.config)
+    if origin.tokenizer:
+        # What it is stands in its digest; where it lies is no part of a model.
+        del config["text_cfg"]["hf_tokenizer_name"]
+    canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
+    return ModelFacts(
+        weights_sha256=weights.digest(file),
+        config_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        embed_dim=int(origin.config["embed_dim"]),
+        context_length=int(tokenizer.context_length),
+        image_size=(height, width),
+        logit_scale=float(clip.logit_scale.detach().exp()),
+        logit_bias=None if clip.logit_bias is None else float(clip.logit_bias.detach()),
+        preprocess=preprocess,
+        tokenizer_sha256=None if inner is None else _tokenizer_digest(inner),
+    )
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Of all that decides how a Hugging Face tokenizer splits a text."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    says = fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = json.dumps({name: str(token) for name, token in tokenizer.special_tokens_map.items()}, sort_keys=True)
+    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{says}".encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Captions to embeddings, without work on padding.
+
+A causal text tower that is read at its end token gives the same embedding whatever stands behind that token:
+captions are sorted by length and each batch is cut to its longest, and the last block is computed for the end tokens
+alone (`last_block.py`). Whether a tower is of that kind is read from its attributes; every other tower (SigLIP's reads
+the last place, CoCa appends a token of its own, those of Hugging Face bring their own masks) gets the full length.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import Tensor, nn
+
+from curate.embed.model.last_block import can_be_read_at, read_at
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A part's captions, each distinct one once; a null is ''.
+
+    Attributes:
+        distinct: the captions.
+        of_pair: for each pair, its caption's place among them.
+        tokens: int64[distinct, context] by model, of those that were loaded in time.
+    """
+
+    distinct: list[str]
+    of_pair: npt.NDArray[np.int64]
+    tokens: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Captions":
+        """Of the pairs' column."""
+        encoded = column.fill_null("").combine_chunks().dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64), {})
+
+
+@dataclass(frozen=True)
+class CausalTower:
+    """The parts of a text tower that may be cut.
+
+    Attributes:
+        parts: the module that holds them: the CLIP model itself, or its separate text tower.
+        pool: how the end token is found: `argmax` (it has the highest number) or `eos`.
+        eos: the end token's number, for `eos`.
+    """
+
+    parts: Any
+    pool: str
+    eos: int
+
+    @classmethod
+    def of(cls, clip: Any) -> "CausalTower | None":
+        """The tower of a model, or None where its captions must keep their full length."""
+        # The exact types: a subclass may do otherwise in its forward pass.
+        if type(clip) is CLIP:
+            parts, pool, eos = clip, clip.text_pool_type, clip.text_eos_id
+        elif type(clip) is CustomTextCLIP and type(clip.text) is TextTransformer:
+            parts, pool, eos = clip.text, clip.text.pool_type, clip.text.eos_id
+        else:
+            return None
+        mask = parts.attn_mask
+        if mask is None or pool not in ("argmax", "eos"):
+            return None
+        if getattr(parts, "cls_emb", None) is not None or getattr(parts, "use_pad_mask", False):
+            return None
+        causal = torch.full_like(mask, float("-inf")).triu_(1)
+        return cls(parts, pool, eos) if torch.equal(mask, causal) else None
+
+    def lengths(self, tokens: Tensor) -> Tensor:
+        """How many tokens of each row matter: those up to and with its end token. [n, context] → [n]."""
+        ends = (tokens == self.eos).int() if self.pool == "eos" else tokens
+        return ends.argmax(dim=-1) + 1
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Embeddings of rows that were cut to any common length: open_clip's `encode_text`, part by part."""
+        parts = self.parts
+        length = tokens.shape[1]
+        dtype = parts.transformer.get_cast_dtype()
+        embedded = parts.token_embedding(tokens).to(dtype) + parts.positional_embedding[:length].to(dtype)
+        mask = parts.attn_mask[:length, :length]
+        if can_be_read_at(parts.transformer):
+            read = read_at(parts.transformer, embedded, self.lengths(tokens) - 1, mask)
+        else:
+            read = text_global_pool(parts.transformer(embedded, mask), tokens, self.pool, eos_token_id=self.eos)
+        # The layer norm works on each place by itself: it need not be done for the places that are not read.
+        x: Tensor = parts.ln_final(read)
+        if isinstance(parts.text_projection, nn.Linear):
+            x = parts.text_projection(x)
+        elif parts.text_projection is not None:
+            x = x @ parts.text_projection
+        return x
+
+
+def encode_captions(
+    encode: Callable[[Tensor], Tensor], lengths: Tensor, tokens: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """Encodes captions in batches that are a function of the captions alone.
+
+    Args:
+        encode: int64[batch_size, length] → float[batch_size, dim], not normalised.
+        lengths: how many tokens of each caption it is to see, int64[n].
+        tokens: int64[n, context]; give each caption once.
+        batch_size: rows of every forward pass, the last one's too: it is filled up with copies of a row, since
+            kernels round differently for other shapes.
+        device: where the model is.
+
+    Returns:
+        float32[n, dim] on the device, L2-normalised, in the order of `tokens`.
+    """
+    order = torch.sort(lengths, stable=True).indices
+    encoded = []
+    for rows in torch.split(order, batch_size):
+        batch = tokens[rows, : int(lengths[rows[-1]])]
+        if len(rows) < batch_size:
+            batch = torch.cat([batch, batch[-1:].expand(batch_size - len(rows), -1)])
+        features = encode(batch.to(device, non_blocking=True))
+        encoded.append(nn.functional.normalize(features[: len(rows)].float(), dim=-1))
+    return torch.cat(encoded)[torch.argsort(order).to(device, non_blocking=True)]

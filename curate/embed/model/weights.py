@@ -1,0 +1,328 @@
+"""Where a model's config and weights lie: a name, a local path or a URL becomes local files.
+
+Three kinds of names are told apart by their form alone: `pocket` is built in; what ends in `.json` is an
+open_clip config file; every other name is open_clip's own. Weights are one of open_clip's tags, a file if they end
+like one, else a folder laid out as the hub's snapshots are. Where there are safetensors and a pickle, safetensors are
+taken: open_clip does so for a tag, `_snapshot` for a folder.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
+
+from curate.errors import ModelError, nearest
+from curate.store import Store, access_errors
+
+POCKET = Path(__file__).parents[2] / "models" / "pocket"
+"""The built-in model: an open_clip config and safetensors, loaded as any other path is."""
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
+
+MODEL_KEY = "models.<name>"
+"""Where a recipe names a model, as long as nobody says which one it is."""
+
+HUB = "hf-hub:"
+"""Begins open_clip's names of models that lie on the Hugging Face hub, config and weights in one folder."""
+
+_REGISTERED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model that open_clip can build, and where its weights come from.
+
+    Attributes:
+        label: what the user wrote, for messages.
+        name: the name under which open_clip knows the architecture.
+        config: the architecture, as in open_clip's config files.
+        preprocess: settings of the preprocessing that a config file gave, beside the architecture or the weights.
+        tokenizer: the folder of a tokenizer that lies beside the config file or where it says, or None.
+        pretrained: a tag of open_clip's, or the path of a local file.
+        is_tag: which of the two.
+        key: where the recipe names the model, for messages.
+    """
+
+    label: str
+    name: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    pretrained: str
+    is_tag: bool
+    tokenizer: Path | None = None
+    key: str = MODEL_KEY
+
+    def weights_file(self) -> Path:
+        """The local file of the weights; a tag's is downloaded by open_clip, once.
+
+        Raises:
+            ModelError: it cannot be downloaded.
+        """
+        if not self.is_tag:
+            return Path(self.pretrained)
+        tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
+        # The hub's client has a lock of its own. What open_clip downloads itself it writes in place, so that another
+        # process would take half a file.
+        turn = contextlib.nullcontext() if tag.get("hf_hub") else _turn(str(tag.get("url")))
+        try:
+            with turn, quiet_hub():
+                return Path(open_clip.download_pretrained(tag))
+        # What the hub's client raises derives from these; so does urllib's error.
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{self.key}.pretrained: {self.pretrained!r} of {self.name} cannot be downloaded: "
+                f"{unreachable(error) or one_line(error)}; it may also be the path of a file or folder of weights"
+            ) from error
+
+
+def find(name: str, pretrained: str | None, endpoint: str | None = None, key: str = MODEL_KEY) -> Origin:
+    """Finds out what a name and its weights mean.
+
+    Args:
+        name: an open_clip model, one on the hub (`hf-hub:owner/model`), the path or URL of a config json, or `pocket`.
+        pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` or a
+            model on the hub, which have their own.
+        endpoint: of an S3 server other than AWS.
+        key: where the recipe names the model, for messages.
+
+    Raises:
+        ModelError: an unknown model or tag, or a file that is not there or is no config.
+    """
+    label = f"{name} ({pretrained})" if pretrained else name
+    preprocess: dict[str, Any] = {}
+    tokenizer = None
+    if name == "pocket":
+        pretrained = pretrained or str(POCKET / "weights.safetensors")
+        known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
+    elif name.startswith(HUB):
+        config, preprocess = _read_config(_from_hub(name, HF_CONFIG_NAME, key), None)
+        known = _register(name, "hub", config)
+        pretrained = pretrained or _from_hub(name, None, key)
+    elif name.endswith(".json"):
+        config, preprocess = _read_config(name, endpoint)
+        tokenizer = _beside(name, config)
+        if tokenizer:
+            config["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
+        known = _register(name, re.sub(r"\W+", "-", name.rpartition("/")[2].removesuffix(".json")), config)
+    else:
+        known = name.replace("/", "-")
+        names = [model for model in open_clip.list_models() if model not in _REGISTERED]
+        if known not in names:
+            raise ModelError(f"open_clip knows no model {name!r}{nearest(known, [*names, 'pocket'])}")
+    config = open_clip.get_model_config(known)
+    if pretrained is None:
+        raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
+    if tag := open_clip.get_pretrained_cfg(known, pretrained):
+        if tag.get("quick_gelu") and not config.get("quick_gelu"):
+            # open_clip warns and computes on, with an activation that these weights were not trained with.
+            raise ModelError(f"model {name}: {pretrained} was trained with QuickGELU; name the model {known}-quickgelu")
+        return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer, key=key)
+    if not pretrained.endswith(WEIGHT_FILES):
+        files = _files(pretrained, endpoint)
+        if not files:
+            tags = open_clip.list_pretrained_tags_by_model(known)
+            hint = nearest(pretrained, tags) or f"; a file of weights ends in {', '.join(WEIGHT_FILES)}"
+            raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
+        if HF_CONFIG_NAME in files:
+            preprocess = preprocess or _preprocess_beside(pretrained, name, config, tokenizer, endpoint)
+        pretrained = _snapshot(pretrained, files)
+    file = str(_local(pretrained, endpoint))
+    return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """The text of a library's error, as one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+def unreachable(error: BaseException) -> str:
+    """What kept a library from its server, where that is what happened; else empty."""
+    found = ""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, ConnectionError | TimeoutError | socket.gaierror):
+            found = f"no connection ({one_line(at)})"
+        at = at.__cause__ or at.__context__
+    return found
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without what the hub's client logs of each of its tries; when it gives up, its error says why."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An architecture and preprocessing from a config file: open_clip's own form, or the Hugging Face hub's."""
+    folder, _, file = path.rpartition("/")
+    try:
+        content = json.loads(Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file))
+    except FileNotFoundError as error:
+        raise ModelError(f"model config {path} does not exist") from error
+    except access_errors(path) as error:
+        raise ModelError(f"model config {path} cannot be read: {one_line(error)}") from error
+    content = content if isinstance(content, dict) else {}
+    config = content.get("model_cfg", content)
+    config = config if isinstance(config, dict) else {}
+    preprocess = content.get("preprocess_cfg", {})
+    lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if lacking:
+        raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
+    for key, value in (*config.items(), ("preprocess_cfg", preprocess)):
+        if key.endswith("_cfg") and not isinstance(value, dict):
+            raise ModelError(f"{path} is no open_clip model config: its {key} is no object")
+    # The size that counts is that of the vision tower.
+    return config, {key: value for key, value in preprocess.items() if key != "size"}
+
+
+def _from_hub(name: str, file: str | None, key: str) -> str:
+    """The local path of a file of a model on the hub, by default of its weights; the hub's client downloads it once."""
+    try:
+        with quiet_hub():
+            return str(download_pretrained_from_hf(name.removeprefix(HUB), filename=file))
+    except (OSError, RuntimeError, ValueError) as error:
+        said = unreachable(error) or one_line(error)
+        raise ModelError(f"{key}.name: {name!r} cannot be downloaded: {said}") from error
+
+
+def _files(folder: str, endpoint: str | None) -> list[str]:
+    """The names of the files in a folder; none where it is no folder."""
+    if "://" not in folder and not Path(folder).is_dir():
+        return []
+    try:
+        return Store(folder, endpoint).names("")
+    except access_errors(folder) as error:
+        raise ModelError(f"weights {folder} cannot be read: {one_line(error)}") from error
+
+
+def _snapshot(folder: str, files: Sequence[str]) -> str:
+    """The file of weights in a folder as the hub's client leaves them: safetensors before a pickle."""
+    for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        if file in files:
+            return f"{folder.rstrip('/')}/{file}"
+    raise ModelError(f"weights {folder}: a folder of weights holds {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME}")
+
+
+def _preprocess_beside(
+    folder: str, name: str, config: Mapping[str, Any], tokenizer: Path | None, endpoint: str | None
+) -> dict[str, Any]:
+    """The preprocessing that a folder of weights brings in its config, as a tag brings its own.
+
+    Weights may fit an architecture that differs in what has no weights (quick_gelu), and score without a word.
+    """
+    path = f"{folder.rstrip('/')}/{HF_CONFIG_NAME}"
+    theirs, preprocess = _read_config(path, endpoint)
+    if tokenizer:
+        # The model's own lies where its config file says.
+        theirs["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
+    if theirs != config:
+        differs = ", ".join(key for key in sorted({*theirs, *config}) if theirs.get(key) != config.get(key))
+        raise ModelError(f"model {name} is another one than {path} says ({differs}); name that file as the model")
+    return preprocess
+
+
+def _beside(path: str, config: Mapping[str, Any]) -> Path | None:
+    """The tokenizer's folder that a config file names, seen from where the file lies; None where there is no such."""
+    named = config["text_cfg"].get("hf_tokenizer_name")
+    if not named or "://" in path:
+        return None
+    folder = (Path(path).parent / str(named)).resolve()
+    return folder if folder.is_dir() else None
+
+
+def _register(path: str, stem: str, config: dict[str, Any]) -> str:
+    """Makes a config file a named architecture of open_clip's, so that it goes the way of all the others.
+
+    The name carries the content's digest: two files that are both called config.json do not meet.
+    """
+    text = json.dumps(config, sort_keys=True)
+    name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if name not in _REGISTERED:
+        with tempfile.TemporaryDirectory(prefix="curate-") as folder:
+            file = Path(folder) / f"{name}.json"
+            file.write_text(text)
+            open_clip.add_model_config(file)
+        if open_clip.get_model_config(name) is None:
+            raise ModelError(f"{path} is not accepted by open_clip as a model config")
+        _REGISTERED.add(name)
+    return name
+
+
+def _local(path: str, endpoint: str | None) -> Path:
+    """A local file with the content of a path or URL. A remote file is copied once per machine and version."""
+    folder, _, file = path.rpartition("/")
+    store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
+    try:
+        if root := store.local_root:
+            if not (root / file).is_file():
+                raise FileNotFoundError
+            return root / file
+        # The version is what the server says of the object: its ETag, size and date.
+        version = f"{store.path(file)} {store.fs.ukey(store.path(file))}"
+        cached = _cache() / f"{hashlib.sha256(version.encode()).hexdigest()[:32]}{Path(file).suffix}"
+        if not cached.is_file():
+            with _turn(cached.name):
+                # Whoever had the turn before left it there.
+                if not cached.is_file():
+                    _copy(store, file, cached)
+    except FileNotFoundError as error:
+        raise ModelError(f"weights {path} do not exist") from error
+    except access_errors(path) as error:
+        raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from error
+    return cached
+
+
+def _copy(store: Store, file: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        store.fs.get_file(store.path(file), str(scratch))
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _turn(what: str) -> Iterator[None]:
+    """One process of this machine at a time gets a thing of that name; a process that dies has had its turn."""
+    locks = _cache().with_name("locks")
+    with contextlib.ExitStack() as held:
+        # Where no lock can be had (a cache that is not ours to write, a file system without locks), each process gets
+        # the thing for itself.
+        with contextlib.suppress(OSError):
+            locks.mkdir(parents=True, exist_ok=True)
+            # Never deleted: who waits at a deleted file and who comes later would hold two locks.
+            lock = held.enter_context((locks / hashlib.sha256(what.encode()).hexdigest()[:32]).open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curate" / "weights"

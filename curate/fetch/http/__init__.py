@@ -1,0 +1,1 @@
+"""One URL to its bytes, within the rules of the open web."""

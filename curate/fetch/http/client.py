@@ -1,0 +1,268 @@
+"""One URL to its bytes, within the rules of the open web: public addresses only, and bounds for everything.
+
+    guard = Guard(settings, Resolver())
+    with guard.part():
+        guard.get("https://example.org/cat.jpg").body
+
+Each hop, the first and every redirect, is taken apart, resolved, checked on all of its addresses and then
+connected to by one of these very addresses, the name going into Host and TLS only. One deadline spans all of
+it, further tries too. Nothing of the environment (proxies, netrc, cookies) takes part.
+"""
+
+import contextlib
+import http.client
+import itertools
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+from curate.fetch.contract import FetchError, Received
+from curate.fetch.http.addresses import Address, blocked, opened
+from curate.fetch.http.connection import BLOCK, Wire, typed
+from curate.fetch.http.deadline import Deadline
+from curate.fetch.http.limits import Memory, Turns
+from curate.fetch.http.part_deadline import Watchdog
+from curate.fetch.http.resolver import Resolver
+from curate.fetch.http.urls import Target, join, parse
+from curate.fetch.pictures.blocklist import Blocklist
+from curate.fetch.polite.hosts import Hosts
+from curate.fetch.polite.opt_out import opted_out
+from curate.fetch.polite.retry import pause, retry_after
+from curate.fetch.polite.robots import MAX_BYTES as MAX_ROBOTS
+from curate.fetch.polite.robots import Robots
+from curate.fetch.settings import Settings
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WITH_BODY = frozenset({200, 203})
+_CUT = frozenset({"dns", "timeout", "connection", "host_busy", "tls", "refused"})
+"""Classes that a request may seem to end with when its part's end is what ended it."""
+
+Read = Callable[[http.client.HTTPResponse, "_Hop"], Received]
+"""What is made of the answer that ends a chain of redirects."""
+
+
+class Guard:
+    """Fetches single URLs; safe for threads.
+
+    Args:
+        settings: deadline, caps, agent and opened addresses.
+        resolver: names to addresses; its answers are checked here.
+        tls: whom to trust; by default the system's authorities.
+        blocklist: digests of bodies that are refused.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        resolver: Resolver,
+        tls: ssl.SSLContext | None = None,
+        blocklist: Blocklist | None = None,
+    ) -> None:
+        self._settings = settings
+        self._resolver = resolver
+        self._tls = tls or ssl.create_default_context()
+        self._blocklist = blocklist or Blocklist()
+        self._opened = opened(settings.allow)
+        self._robots = Robots(settings.agent_token) if settings.robots else None
+        self._part = _Part(settings, None)
+
+    @contextlib.contextmanager
+    def part(self) -> Iterator[None]:
+        """For the time of the block: one part, with a watchdog; what is known of hosts' moods begins anew."""
+        before, self._part = self._part, _Part(self._settings, self._settings.part_timeout)
+        try:
+            yield
+        finally:
+            self._part.watchdog.cancel()
+            self._part = before
+
+    def get(self, url: str) -> Received:
+        """Fetches a URL.
+
+        Raises:
+            FetchError: of any class but those of decoding; with the last answer's status and the last host.
+        """
+        part = self._part
+        hop = _Hop(part, Deadline(self._settings.timeout, part.watchdog.end))
+        try:
+            if part.watchdog.over:
+                raise FetchError("deadline", "the part's time was up before its turn came")
+            return self._tried(parse(url), hop)
+        except FetchError as error:
+            if part.watchdog.over and error.error_class in _CUT:
+                raise FetchError(
+                    "deadline", f"the part's time was up: {error}", http_status=hop.http_status, host=hop.host
+                ) from error
+            error.http_status, error.host = hop.http_status, hop.host
+            raise
+
+    def _tried(self, target: Target, hop: "_Hop") -> Received:
+        """Follows a URL, and once more where that may end better, as long as there is time."""
+        for tries in itertools.count(1):
+            try:
+                return self._follow(target, hop, self._body, obey_robots=True)
+            except FetchError as error:
+                seconds = pause(error, tries) if tries <= self._settings.retries else None
+                if seconds is None or monotonic() + seconds >= hop.deadline.at:
+                    raise
+            hop.http_status = None
+            time.sleep(seconds)
+        raise AssertionError
+
+    def _follow(self, target: Target, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
+        asked: set[Target] = set()
+        while True:
+            hop.host = target.host
+            asked.add(target)
+            if self._robots and obey_robots:
+                self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
+            addresses = self._checked(target, hop.deadline)
+            with hop.part.hosts.visit(target.host, hop.deadline), self._connected(target, addresses, hop) as wire:
+                response = wire.ask(self._request(target))
+                hop.http_status = response.status
+                if response.status not in _REDIRECTS:
+                    return read(response, hop)
+            location = response.headers.get("Location")
+            if location is None:
+                raise FetchError("redirect", f"{response.status} without a Location")
+            target = join(target, location)
+            if target in asked:
+                raise FetchError("redirect", "redirected in a loop")
+            if len(asked) > self._settings.max_redirects:
+                raise FetchError("redirect", f"more than {self._settings.max_redirects} redirects")
+
+    @contextlib.contextmanager
+    def _connected(self, target: Target, addresses: tuple[Address, ...], hop: "_Hop") -> Iterator[Wire]:
+        turn = hop.part.turns.turn(hop.deadline)
+        try:
+            wire = Wire(target, addresses, hop.deadline, self._tls, turn, self._settings.min_speed)
+        except FetchError:
+            turn.give()
+            raise
+        hop.part.watchdog.watch(wire)
+        try:
+            yield wire
+        finally:
+            hop.part.watchdog.forget(wire)
+            wire.close()
+
+    def _robots_txt(self, origin: Target, hop: "_Hop") -> str:
+        """An origin's robots.txt as text; '' where it has none. Raises FetchError."""
+        own = _Hop(hop.part, hop.deadline)
+        try:
+            received = self._follow(origin, own, _robots_body, obey_robots=False)
+        except FetchError as error:
+            if error.error_class == "http_4xx" and error.http_status != http.client.TOO_MANY_REQUESTS:
+                return ""
+            raise
+        return received.body.decode("utf-8", "replace")
+
+    def _checked(self, target: Target, deadline: Deadline) -> tuple[Address, ...]:
+        """The host's addresses; a name with one bad address among good ones is up to something."""
+        addresses = self._resolver.addresses(target.host, deadline)
+        for address in addresses:
+            kind = blocked(address)
+            if kind and (address, target.port) not in self._opened:
+                raise FetchError("blocked_address", f"{address} is {kind}")
+        return addresses
+
+    def _request(self, target: Target) -> bytes:
+        lines = [
+            f"GET {target.path} HTTP/1.1",
+            f"Host: {target.authority}",
+            f"User-Agent: {self._settings.agent}",
+            "Accept: image/jpeg,image/png,image/webp,image/gif,*/*;q=0.5",
+            "Accept-Encoding: identity",
+            "Connection: close",
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+    def _body(self, response: http.client.HTTPResponse, hop: "_Hop") -> Received:
+        """The body, once its head gives no reason to leave it."""
+        _refuse_status(response)
+        no = opted_out(response.headers, self._settings.agent_token)
+        if no:
+            raise FetchError("opt_out", no)
+        _refuse_encoding(response)
+        expected = response.length
+        if expected is not None and expected > self._settings.max_bytes:
+            raise FetchError("too_large", f"{expected} bytes announced")
+        lease = hop.part.memory.lease()
+        blocks, size = [], 0
+        try:
+            with typed():
+                lease.grow(expected or 0, hop.deadline)
+                while block := response.read1(BLOCK):
+                    blocks.append(block)
+                    size += len(block)
+                    if size > self._settings.max_bytes:
+                        raise FetchError("too_large", f"more than {self._settings.max_bytes} bytes")
+                    if expected is None:
+                        lease.grow(len(block), hop.deadline)
+            if expected is not None and size < expected:
+                raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
+            assert hop.host is not None
+            received = Received(b"".join(blocks), response.status, hop.host, lease)
+            if self._blocklist.names(received.body, received.sha256):
+                raise FetchError("blocked_digest", "a blocklist names it")
+        except FetchError:
+            lease.release()
+            raise
+        return received
+
+
+class _Part:
+    """What the requests of one part share."""
+
+    def __init__(self, settings: Settings, seconds: float | None) -> None:
+        share = 1 / settings.processes
+        rate = None if settings.host_rate is None else settings.host_rate * share
+        self.hosts = Hosts(settings.host_connections * share, rate, settings.host_failures)
+        self.turns = Turns(settings.threads)
+        self.memory = Memory(settings.waiting_bytes)
+        self.watchdog = Watchdog(seconds)
+
+
+class _Hop:
+    """A request: what it belongs to, and how far it came, which is what an error is told with."""
+
+    http_status: int | None = None
+    host: str | None = None
+
+    def __init__(self, part: _Part, deadline: Deadline) -> None:
+        self.part = part
+        self.deadline = deadline
+
+
+def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
+    """As much of a robots.txt as is read."""
+    _refuse_status(response)
+    _refuse_encoding(response)
+    blocks, size = [], 0
+    with typed():
+        while size < MAX_ROBOTS and (block := response.read1(BLOCK)):
+            blocks.append(block)
+            size += len(block)
+    assert hop.host is not None
+    return Received(b"".join(blocks), response.status, hop.host)
+
+
+def _refuse_status(response: http.client.HTTPResponse) -> None:
+    status = response.status
+    if status in _WITH_BODY:
+        return
+    kind = {4: "http_4xx", 5: "http_5xx"}.get(status // 100, "http_other")
+    phrase = http.client.responses.get(status, "unknown status")
+    wanted = retry_after(response.headers.get("Retry-After"))
+    raise FetchError(kind, f"{status} {phrase}", http_status=status, retry_after=wanted)
+
+
+def _refuse_encoding(response: http.client.HTTPResponse) -> None:
+    """Refuses bodies that would have to be unpacked: a decompressor is a bomb's fuse."""
+    for value in response.headers.get_all("Content-Encoding", []):
+        if value.strip().lower() not in ("", "identity"):
+            raise FetchError("encoding", f"Content-Encoding: {value}")
+    transfer = response.headers.get("Transfer-Encoding")
+    if transfer is not None and transfer.strip().lower() not in ("chunked", "identity", ""):
+        raise FetchError("encoding", f"Transfer-Encoding: {transfer}")

@@ -1,0 +1,1 @@
+"""Bytes of strangers to the picture that is stored."""

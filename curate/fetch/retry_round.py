@@ -1,0 +1,104 @@
+"""A further round of fetching: the rows of some error classes again, everything else as it was.
+
+What it writes is complete in itself, so that whoever reads images reads one folder
+(docs/decisions/0005-rounds.md).
+"""
+
+import tarfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.errors import BrokenResult
+from curate.fetch.part import distinct_images, write
+from curate.fetch.pictures.sorted_tar import Spool
+from curate.fetch.worker import FetchWorker
+from curate.fetch.worker import open_worker as open_fetch
+from curate.scratch import scratch
+from curate.store import Folder, Inputs, Outputs
+
+
+def open_worker(settings: Mapping[str, Any]) -> "RoundWorker":
+    """A worker for a round.
+
+    Args:
+        settings: as for `curate.fetch.worker.open_worker`, and `classes`: what is tried again.
+
+    Raises:
+        UsageError: as there.
+    """
+    return RoundWorker(open_fetch(settings), settings["classes"])
+
+
+class RoundWorker:
+    """Fetches a part's lost images again.
+
+    Args:
+        fetch: fetches what it is given.
+        classes: error classes that are tried again.
+    """
+
+    def __init__(self, fetch: FetchWorker, classes: Sequence[str]) -> None:
+        self._fetch = fetch
+        self._classes = pa.array(classes, pa.string())
+
+    def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        """Writes `outputs["fetch"]` from the round `inputs["before"]` and what comes now.
+
+        Raises:
+            BrokenResult: the round before does not fit the plan, or its tar not its table.
+            OSError: the local disk or the store does not take the pictures.
+        """
+        out, before = outputs["fetch"], inputs["before"]
+        images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
+        table = before.table("images.parquet", unit)
+        if not table["image_id"].equals(images["image_id"]):
+            raise BrokenResult(f"{before.path}: images.parquet does not have the images of the plan")
+        again = pc.indices_nonzero(pc.is_in(table["error_class"], self._classes))
+        with scratch("fetch") as folder, Spool(folder / "spool") as spool:
+            fresh = self._fetch.fetch(images.take(again), spool, folder)
+            # Positions of what is fetched now come first, those of older pictures after them.
+            _take_over(before, unit, table, spool, first=len(fresh))
+            order = _replaced(len(table), again)
+            whole = pa.concat_tables([fresh, table]).take(order)
+            write(out, whole, spool, folder, order.to_pylist())
+        out.counts.update(_gained(table.take(again), fresh))
+
+
+def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: int) -> None:
+    """Copies the pictures of the round before into the spool, in the positions from `first`."""
+    row_of = {name: row for row, name in enumerate(table["file"].to_pylist()) if name is not None}
+    found = 0
+    with (
+        before.store.open(before.file("images.tar", unit)) as opened,
+        tarfile.open(fileobj=opened, mode="r|") as tar,
+    ):
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is None or member.name not in row_of:
+                raise BrokenResult(f"{before.path}: images.tar has {member.name!r}, images.parquet does not")
+            spool.add(first + row_of[member.name], content.read())
+            found += 1
+    if found != len(row_of):
+        raise BrokenResult(f"{before.path}: images.tar has {found} of {len(row_of)} pictures")
+
+
+def _gained(lost: pa.Table, fresh: pa.Table) -> dict[str, int]:
+    """How many images were tried again and how many came back: in all, and by the class that they had before."""
+    came = pc.is_valid(fresh["file"])
+    counts = {"retried": len(lost), "recovered": pc.sum(came, min_count=0).as_py()}
+    for name in pc.unique(lost["error_class"]).to_pylist():
+        of = pc.equal(lost["error_class"], name)
+        counts[f"retried:{name}"] = pc.sum(of).as_py()
+        counts[f"recovered:{name}"] = pc.sum(pc.and_(of, came)).as_py()
+    return counts
+
+
+def _replaced(rows: int, again: pa.Array) -> pa.Array:
+    """For each row its place in the fresh rows followed by the old ones."""
+    places = list(range(len(again), len(again) + rows))
+    for fresh, row in enumerate(again.to_pylist()):
+        places[row] = fresh
+    return pa.array(places, pa.int64())

@@ -1,0 +1,1 @@
+"""Plan: url lists or samples → parts, every row of the source once."""

@@ -1,0 +1,160 @@
+"""`curate retry-failed` and `fetch.min_success`, from the command line, against a web that fails and heals."""
+
+import io
+import socket
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+import yaml
+from helpers.hostile_server import HostileServer, ok, status
+from PIL import Image
+
+from curate.commands.main import main
+from curate.commands.verify import verify
+from curate.store import Folder, Store
+
+ROWS = 30
+
+
+def picture(number):
+    sink = io.BytesIO()
+    Image.linear_gradient("L").rotate(number * 7).resize((90 + number, 80)).save(sink, "JPEG", quality=90)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A recipe over a server on which every third picture is a 503."""
+    with HostileServer() as server:
+        lines = ["url,caption"]
+        for number in range(ROWS):
+            server.answers[f"/{number}.jpg"] = status(503) if number % 3 == 0 else ok(picture(number))
+            lines.append(f"{server.url(f'/{number}.jpg')},a grey drawing number {number}")
+        (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+        recipe = {
+            "version": 1,
+            "source": {"paths": [str(tmp_path / "list.csv")]},
+            "output": str(tmp_path / "run"),
+            "part_size": 15,
+            "fetch": {"allow": [server.address], "retries": 0, "timeout": 20, "host_failures": 1000},
+            "select": [{"drop": "top", "keep_top": {"of": "clip_similarity", "fraction": 1.0}}],
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        yield server, tmp_path / "recipe.yaml", Store(str(tmp_path / "run"))
+
+
+def fetches(store):
+    return [Folder(store, *name.rsplit("-", 1)) for name in store.folders() if name.startswith("fetch-")]
+
+
+def classes(folder):
+    found = [folder.table("images.parquet", part)["error_class"] for part in sorted(folder.units())]
+    return sorted(str(name) for column in found for name in column.to_pylist())
+
+
+def test_a_round_heals_and_everything_after_follows(web, capsys):
+    server, recipe, store = web
+    run = ["run", str(recipe), "--engine", "local"]
+    again = ["retry-failed", store.url, "--engine", "local"]
+    assert main([*again, "--until", "fetch"]) == 2
+    assert "no recipe.json" in capsys.readouterr().err
+    assert main([*run, "--until", "fetch"]) == 0
+    (first,) = fetches(store)
+    assert classes(first).count("http_5xx") == ROWS // 3
+    before = {name: store.read(f"{first.path}/parts/{name}") for name in store.names(f"{first.path}/parts")}
+
+    server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
+    capsys.readouterr()
+    assert main([*again, "--class", "dns,http_4xx"]) == 0
+    assert "nothing to fetch again" in capsys.readouterr().out
+    assert main([*again, "--class", "htp_5xx"]) == 2
+    assert "did you mean 'http_5xx'?" in capsys.readouterr().err
+    assert fetches(store) == [first]
+    asked = len(server.asked)
+    assert main([*again, "--class", "http_5xx,dns", "--until", "fetch"]) == 0
+    assert len(server.asked) == asked + ROWS // 3
+    assert "10 images tried again, 10 came back: http_5xx 10 of 10\n" in capsys.readouterr().out
+    assert store.names("rounds") == ["0001.json"]
+    (second,) = set(fetches(store)) - {first}
+    assert classes(second) == ["None"] * ROWS
+    assert classes(first).count("http_5xx") == ROWS // 3
+    assert {name: store.read(f"{first.path}/parts/{name}") for name in before} == before
+    assert main(again) == 0
+    assert "nothing to fetch again" in capsys.readouterr().out
+
+    # The same recipe goes on with the newest round.
+    assert main([*run, "--dry-run"]) == 0
+    assert f"reused  ({second.path})" in capsys.readouterr().out
+    assert main(run) == 0
+    manifest = store.read_json("manifest.json")
+    assert manifest["folders"]["fetch"] == second.path
+    assert manifest["rounds"] == [first.path]
+    assert len(server.asked) == asked + ROWS // 3
+    assert verify(store, deep=True) == []
+    select = Folder(store, *manifest["folders"]["select"].rsplit("-", 1))
+    kept = sum(
+        pc.sum(select.table("decisions.parquet", part)["kept"]).as_py() for part in sorted(select.units() - {-1})
+    )
+    assert kept == ROWS
+    assert main(["status", store.url]) == 0
+    assert "of another recipe" not in capsys.readouterr().out
+
+
+def test_a_round_that_was_interrupted_goes_on(web, capsys):
+    server, recipe, store = web
+    again = ["retry-failed", store.url, "--engine", "local", "--until", "fetch"]
+    assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
+    (first,) = fetches(store)
+    assert main([*again, "--class", "http_5xx"]) == 0
+    (second,) = set(fetches(store)) - {first}
+    part = min(second.units())
+    store.delete(f"{second.path}/done/{part:06d}.json")
+    capsys.readouterr()
+    assert main([*again, "--class", "dns"]) == 2
+    assert "round 1 is not finished" in capsys.readouterr().err
+    server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
+    assert main([*again, "--class", "http_5xx"]) == 0
+    assert store.names("rounds") == ["0001.json"]
+    assert "None" in classes(second)
+    left = classes(second).count("http_5xx")
+    assert 0 < left < ROWS // 3
+    # Finished and still failing: the next one is another round.
+    assert main([*again, "--class", "http_5xx"]) == 0
+    assert store.names("rounds") == ["0001.json", "0002.json"]
+    assert len(fetches(store)) == 3
+    # What the newest round has is not asked of those before it.
+    for name in store.names(f"{first.path}/done"):
+        store.delete(f"{first.path}/done/{name}")
+    asked = len(server.asked)
+    assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
+    assert len(server.asked) == asked
+
+
+def test_a_round_says_what_it_brought_back_by_class(web, capsys):
+    server, recipe, store = web
+    server.answers |= {f"/{number}.jpg": status(404) for number in (1, 2)}
+    assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
+    again = ["retry-failed", store.url, "--engine", "local", "--until", "fetch", "--class", "http_5xx,http_4xx"]
+    capsys.readouterr()
+    assert main(again) == 0
+    assert "12 images tried again, 0 came back: http_5xx 0 of 10, http_4xx 0 of 2\n" in capsys.readouterr().out
+    server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in (0, 1)}
+    assert main(again) == 0
+    assert "12 images tried again, 2 came back: http_5xx 1 of 10, http_4xx 1 of 2\n" in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_work_stops_and_says_why(web, capsys):
+    _, recipe, store = web
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    lists = Path(recipe).parent / "list.csv"
+    lists.write_text("url,caption\n" + "".join(f"http://127.0.0.1:{closed}/{n}.jpg,x\n" for n in range(40)))
+    command = ["run", str(recipe), "--engine", "local", "--set", f"fetch.allow=['127.0.0.1:{closed}']"]
+    assert main([*command, "--set", "fetch.min_success_window=10"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("curate: ")
+    assert "ended as 'refused'" in said
+    assert "fetch.min_success (0.05)" in said
+    assert main([*command, "--set", "fetch.min_success=0", "--until", "fetch"]) == 0
+    assert len(fetches(store)) == 1

@@ -1,0 +1,1 @@
+"""What tests are made of: small runs, servers and pictures. No test stands here."""

@@ -1,0 +1,23 @@
+"""What a process of `test_weights` does: asks for the weights of a model, as a worker does when it opens."""
+
+import hashlib
+
+import open_clip.pretrained
+
+from curate.embed.model.towers import weights
+
+
+def ask(tag, pretrained, ready, said):
+    """Puts the path and the digest of the weights.
+
+    Args:
+        tag: what open_clip is to know of `pretrained`, or None where that is a path.
+        pretrained: the recipe's.
+        ready: a barrier: all ask at the same moment.
+        said: where the answer is put.
+    """
+    if tag:
+        open_clip.pretrained._PRETRAINED["ViT-B-32"][pretrained] = tag
+    ready.wait()
+    file = weights.find("ViT-B-32", pretrained).weights_file()
+    said.put((str(file), hashlib.sha256(file.read_bytes()).hexdigest()))
