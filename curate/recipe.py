@@ -9,22 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from curate.errors import RecipeError, nearest
+from curate.keys import Fraction, Keys, Name, Positive, Seconds
 from curate.schema import RESERVED_REASONS
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Source(_Model):
+class Source(Keys):
     """Lists of URLs, or images that are there already."""
 
     kind: Literal["urls", "samples"] = Field(
@@ -46,8 +38,25 @@ class Source(_Model):
         return self
 
 
-class Fetch(_Model):
+class Fetch(Keys):
     """How images are downloaded and stored."""
+
+    HOW = frozenset(
+        {
+            "processes",
+            "threads",
+            "agent",
+            "host_connections",
+            "host_rate",
+            "host_failures",
+            "retries",
+            "min_speed",
+            "part_timeout",
+            "waiting_bytes",
+            "min_success",
+            "min_success_window",
+        }
+    )
 
     image_size: Positive = Field(512, description="The target of `resize`, in pixels.")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
@@ -110,8 +119,10 @@ class Fetch(_Model):
         return value
 
 
-class Model(_Model):
+class Model(Keys):
     """A CLIP model that scores the pairs."""
+
+    HOW = frozenset({"threads", "batch_size"})
 
     name: str = Field(
         description="An open_clip model, one on the hub (`hf-hub:owner/model`), or a path to an open_clip config json; "
@@ -139,8 +150,10 @@ class Model(_Model):
         return self
 
 
-class Embed(_Model):
+class Embed(Keys):
     """How embedding workers are spread."""
+
+    HOW = frozenset({"processes", "device", "decoders"})
 
     processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
@@ -153,7 +166,7 @@ class Embed(_Model):
     )
 
 
-class _OfModel(_Model):
+class _OfModel(Keys):
     model: Name | None = Field(None, description="Whose embeddings, by the model's short name; by default the first's.")
 
 
@@ -281,7 +294,7 @@ class Target(_OfModel):
     images: list[str] = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
 
 
-class Signals(_Model):
+class Signals(Keys):
     """Columns computed from captions and embeddings; never from images."""
 
     concepts: dict[Name, Concept] = Field(
@@ -319,7 +332,7 @@ class Signals(_Model):
         return {f"{kind}.{name}": signal.model for kind, of in kinds.items() for name, signal in of.items()}
 
 
-class Dedup(_Model):
+class Dedup(Keys):
     """The search for near pairs."""
 
     floor: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -329,14 +342,14 @@ class Dedup(_Model):
     tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
 
 
-class KeepTop(_Model):
+class KeepTop(Keys):
     """Which part of the pairs stays."""
 
     of: str = Field(description="A numeric column; the highest values stay.")
     fraction: Fraction = Field(description="The share that stays, of the pairs that have a value.")
 
 
-class Duplicates(_Model):
+class Duplicates(Keys):
     """What counts as the same, and which one stays."""
 
     by: Literal["sha256", "image_embedding"] = Field(description="Equal bytes, or a cosine at `above` or more.")
@@ -352,7 +365,7 @@ class Duplicates(_Model):
         return self
 
 
-class Step(_Model):
+class Step(Keys):
     """One step of the funnel; it sees what those above it left."""
 
     drop: Name = Field(description="The reason that its dropped pairs carry.")
@@ -375,13 +388,13 @@ class Step(_Model):
         return self
 
 
-class Pack(_Model):
+class Pack(Keys):
     """The shards of the result."""
 
     shard_size: Positive = Field(10_000, description="Samples in every shard but the last.")
 
 
-class Storage(_Model):
+class Storage(Keys):
     """Where s3:// paths lie."""
 
     endpoint: str | None = Field(
@@ -389,7 +402,7 @@ class Storage(_Model):
     )
 
 
-class Limits(_Model):
+class Limits(Keys):
     """When a run gives up."""
 
     max_failed_parts: Fraction = Field(
@@ -397,7 +410,7 @@ class Limits(_Model):
     )
 
 
-class Recipe(_Model):
+class Recipe(Keys):
     """A run, whole."""
 
     version: Literal[1] = Field(description="The recipe format.")

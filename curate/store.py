@@ -259,7 +259,7 @@ class Folder:
     Args:
         store: the run's root.
         name: the pass, with what tells it apart (`fetch`, `embed-l14`, `signals-caption`).
-        fingerprint: what the content depends on, as `curate.runs.driver.fingerprint` makes it.
+        fingerprint: what the content depends on, as `curate.runs.passes.Pass.of` makes it.
     """
 
     store: Store

@@ -6,7 +6,8 @@ import pytest
 from curate.embed.model.facts import ModelFacts
 from curate.embed.targets import TargetImage
 from curate.errors import RecipeError
-from curate.layout import Prepared, lay_out, visible_columns
+from curate.layout import lay_out
+from curate.prepare import Prepared, visible_columns
 from curate.recipe import parse
 from curate.store import Store
 

@@ -17,7 +17,7 @@ from helpers.sample_run import jpeg, read_samples, sample, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import layout, schema
+from curate import prepare, schema
 from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.errors import SourceError
@@ -475,9 +475,9 @@ def test_retry_failed_and_a_changed_tar_are_refused(rescored, capsys):
 def test_a_worker_that_finds_other_weights_than_the_run_began_with_stops_it(tmp_path, monkeypatch, capsys):
     """As when the file is replaced, or is another one on some machine of a cluster."""
     write_tar(tmp_path / "in" / "0.tar", sample("0", 0, "a red ball"))
-    described = layout.describe
+    described = prepare.describe
     monkeypatch.setattr(
-        layout, "describe", lambda *what: dataclasses.replace(described(*what), weights_sha256="0" * 64)
+        prepare, "describe", lambda *what: dataclasses.replace(described(*what), weights_sha256="0" * 64)
     )
     assert rescore.main([str(tmp_path / "in"), "--output", str(tmp_path / "run")]) == 2
     assert "are not those that the run began with" in capsys.readouterr().err

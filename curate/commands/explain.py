@@ -115,7 +115,7 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
 
 def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) -> Iterator[str]:
     """What each step says of the pair by itself, and which one it fell to."""
-    steps = _params(select)["steps"]
+    steps = [{"where": None, "keep_top": None, "duplicates": None, **step} for step in _params(select)["steps"]]
     funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
     by_itself = verdicts(steps, columns) if columns["decoded"] else {}
     for step in steps:
@@ -132,7 +132,7 @@ def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) ->
             rule = f"among {best(funnel[name])}" + ("" if threshold is None else f": at least {_value(threshold)}")
             said = f"it has {_value(columns.get(step['keep_top']['of']))}"
         else:
-            above = step["duplicates"]["above"]
+            above = step["duplicates"].get("above")
             rule = f"duplicates by {step['duplicates']['by']}" + (f" at {above:g} or more" if above else "")
             said = "drops it" if decision["reason"] == name else "lets it pass"
         mark = "→" if decision["reason"] == name else " "
@@ -147,7 +147,8 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
     before = pc.sum(totals.filter(pc.less(totals["part"], part))["kept"]).as_py() or 0
     kept = select.table("decisions.parquet", part, ["kept"])["kept"].slice(0, row)
     place = before + (pc.sum(pc.cast(kept, pa.int64())).as_py() or 0)
-    size = _params(pack)["shard_size"]
+    # Every shard but the last holds as many as the first.
+    size = pack.marker(0).counts["samples"]
     yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
 
 

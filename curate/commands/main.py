@@ -21,8 +21,8 @@ from curate.store import Store
 
 if TYPE_CHECKING:
     from curate.flow import Outcome
-    from curate.layout import Prepared
-    from curate.runs.driver import Engine
+    from curate.prepare import Prepared
+    from curate.runs.work import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace) -> int:
         retry_parts=arguments.retry_parts,
         engine=arguments.engine,
     )
-    from curate.layout import prepare
+    from curate.prepare import prepare
 
     prepared = prepare(loaded, probe=not arguments.dry_run)
     # Not sooner: what is wrong is one line.
@@ -241,7 +241,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from curate import recipe
     from curate.demo.corpus import Corpus
     from curate.demo.server import serve
-    from curate.layout import prepare
+    from curate.prepare import prepare
 
     if arguments.pairs < 1:
         raise UsageError(f"--pairs {arguments.pairs}: a demo needs one pair at least")

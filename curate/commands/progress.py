@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from curate.runs.driver import UnitResult
+from curate.runs.work import UnitResult
 from curate.store import key
 
 QUIET = 2.0
@@ -36,7 +36,7 @@ class _Task:
 
 
 class PlainProgress:
-    """A line when a work has taken a while, one at times, one at its end. See `curate.runs.driver.Watcher`."""
+    """A line when a work has taken a while, one at times, one at its end. See `curate.runs.work.Watcher`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -64,6 +64,10 @@ class PlainProgress:
         if task.done and spent >= QUIET:
             self._say(f"{name}: {task.before + task.done}/{task.total} done in {_clock(spent)}")
 
+    def tell(self, line: str) -> None:
+        """Prints the line."""
+        self._say(_printable(line))
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -72,7 +76,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A bar for every work that has something to do. See `curate.runs.driver.Watcher`."""
+    """A bar for every work that has something to do. See `curate.runs.work.Watcher`."""
 
     def __init__(self, console: Console) -> None:
         self._tasks: dict[str, tuple[TaskID, _Task]] = {}
@@ -111,6 +115,10 @@ class BarProgress:
             speed = f"{task.done * task.rows / spent:,.0f} pairs/s" if task.rows and spent > 0 else ""
             self._bars.update(bar, speed=speed)
             self._bars.stop_task(bar)
+
+    def tell(self, line: str) -> None:
+        """Prints the line above the bars."""
+        self._bars.console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the bars as they stand."""

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from curate.errors import UsageError, counted, nearest
-from curate.flow import planned
-from curate.layout import Prepared, prepare
+from curate.layout import planned
+from curate.prepare import Prepared, prepare
 from curate.recipe import Recipe, parse
-from curate.runs.driver import RECIPE
-from curate.runs.options import Options
+from curate.runs.options import RECIPE, Options
 from curate.runs.retry_rounds import record, recorded
 from curate.schema import ERROR_CLASSES
 from curate.store import Store
@@ -45,13 +44,13 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
         )
     prepared = prepare(loaded)
     layout = planned(prepared, options)
-    fetches = layout.fetches if layout else ()
+    fetches = list(layout.of("fetch").values()) if layout else []
     done = [fetch.folder.units() for fetch in fetches]
     if layout is None or not any(done):
         raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; `curate run` it first")
     # Parts that the round before lacks are none that this one could have.
     if len(fetches) > 1 and not done[-1].issuperset(done[-2].intersection(layout.parts)):
-        unfinished = fetches[-1].params["classes"]
+        unfinished = fetches[-1].declared.depends["classes"]
         if sorted(classes) != unfinished:
             raise UsageError(
                 f"round {len(fetches) - 1} is not finished; go on with it first: "
@@ -70,7 +69,7 @@ def gained(prepared: Prepared, options: Options) -> str:
     """What the newest round brought back, in all and by class; in one line."""
     layout = planned(prepared, options)
     assert layout is not None
-    newest, total = layout.fetches[-1].folder, Counter[str]()
+    newest, total = layout.passes["fetch"].folder, Counter[str]()
     for part in newest.units().intersection(layout.parts):
         total.update(newest.marker(part).counts)
     classes = [name.removeprefix(_TRIED) for name in total if name.startswith(_TRIED)]

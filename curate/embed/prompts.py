@@ -1,7 +1,7 @@
 """Prompts through a model's text tower: once per run, for every part's zero-shot signals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,13 @@ class PromptSet:
         model: the short name of the model.
         names: of the directions: a prompt, or a label.
         prompts: of each direction, one or an ensemble.
+        how: settings of the model that the folder was begun with (`threads`, `batch_size`).
     """
 
     model: str
     names: Sequence[str]
     prompts: Sequence[Sequence[str]]
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_worker(settings: Mapping[str, Any]) -> "PromptEmbedder":
@@ -76,8 +78,8 @@ class PromptEmbedder:
         """
         for folder, output in outputs.items():
             asked = self.sets[folder]
-            chosen = self.models[asked.model]
-            model, size, scale = self._model(asked.model)
+            chosen = replace(self.models[asked.model], **asked.how)
+            model, size, scale = self._model(asked.model, chosen)
             torch.set_num_threads(chosen.threads)
             texts = [text for ensemble in asked.prompts for text in ensemble]
             tokens = model.tokenize(texts)
@@ -93,10 +95,9 @@ class PromptEmbedder:
             if size.note:
                 output.notes.append(size.note)
 
-    def _model(self, name: str) -> tuple[Model, BatchSize, Json]:
+    def _model(self, name: str, chosen: ModelSettings) -> tuple[Model, BatchSize, Json]:
         """A model, its batch size, and what a cosine is made of before a softmax."""
         if name not in self._loaded:
-            chosen = self.models[name]
             # The scale is taken from the weights: low precision rounds the model's own.
             facts = describe(chosen.name, chosen.pretrained, self.endpoint)
             scale = {"logit_scale": facts.logit_scale, "logit_bias": facts.logit_bias}

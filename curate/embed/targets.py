@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -98,8 +98,8 @@ class TargetEmbedder:
         """
         for folder, output in outputs.items():
             name, asked = folder.removeprefix("targets-"), self.sets[folder]
-            chosen = self.models[asked["model"]]
-            model, size = self._model(asked["model"])
+            chosen = replace(self.models[asked["model"]], **asked.get("how", {}))
+            model, size = self._model(asked["model"], chosen)
             torch.set_num_threads(chosen.threads)
             images = [TargetImage(**image) for image in asked["images"]]
             embedded: list[Tensor] = []
@@ -114,9 +114,9 @@ class TargetEmbedder:
             if size.note:
                 output.notes.append(size.note)
 
-    def _model(self, name: str) -> tuple[Model, BatchSize]:
+    def _model(self, name: str, chosen: ModelSettings) -> tuple[Model, BatchSize]:
         if name not in self._loaded:
-            self._loaded[name] = self.models[name].load(self.device, self.endpoint)
+            self._loaded[name] = chosen.load(self.device, self.endpoint)
         return self._loaded[name]
 
     def _prepared(self, name: str, model: Model, image: TargetImage) -> Any:

@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from curate.engine.queue import Queue
-from curate.runs.driver import UnitResult, UnitRunner, Work
+from curate.runs.units import UnitRunner
+from curate.runs.work import UnitResult, Work
 
 # Spawned, not forked: torch, Arrow and img2dataset all run threads in the driver or in a worker.
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -38,7 +39,7 @@ class LocalEngine:
         self._pools: dict[str, _Pool] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; processes start with their first unit. See `curate.runs.driver.Engine`."""
+        """Remembers the work; processes start with their first unit. See `curate.runs.work.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 

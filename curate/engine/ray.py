@@ -16,7 +16,8 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from curate.engine.queue import Queue
 from curate.errors import StoreError
-from curate.runs.driver import UnitResult, UnitRunner, Work
+from curate.runs.units import UnitRunner
+from curate.runs.work import UnitResult, Work
 
 _ANSWERS_WITHIN = 10
 """Seconds."""
@@ -70,7 +71,7 @@ class RayEngine:
         self._flying: dict[Any, tuple[_Pool, Any, int]] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; actors start with their first unit. See `curate.runs.driver.Engine`."""
+        """Remembers the work; actors start with their first unit. See `curate.runs.work.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 

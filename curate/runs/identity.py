@@ -1,9 +1,38 @@
-"""How two identities of a run differ, in words: a recipe that names another source, or a source that changed."""
+"""The identity of a run: claims an output folder for one source, and says how two identities differ."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 
-from curate.errors import counted
-from curate.store import Json
+from curate.errors import IdentityError, counted
+from curate.store import Json, Store
+
+
+def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
+    """Makes the output folder this run's, or finds that it already is; its plan has to be done.
+
+    `run.json` is created and never replaced: of several drivers with different sources, each of which planned in a
+    folder of its own, one wins, and one that died before it got here left the folder to whoever comes next.
+
+    Args:
+        store: the output folder.
+        identity: this run's.
+        as_now: how a stored identity, which an earlier release may have written, is written today.
+
+    Raises:
+        IdentityError: the folder holds a run with another identity; names what differs.
+    """
+    stored = (json.dumps(identity, sort_keys=True, indent=1) + "\n").encode()
+    check_identity(store, identity, as_now)
+    if not store.exists("run.json") and not store.create("run.json", stored):
+        check_identity(store, identity, as_now)
+
+
+def check_identity(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
+    """Raises IdentityError where the folder holds another run; writes nothing. Arguments as for `claim`."""
+    if not store.exists("run.json"):
+        return
+    if said := difference(as_now(store.read_json("run.json")), identity):
+        raise IdentityError(f"{store.url} holds a run with {said}")
 
 
 def difference(present: Json, given: Json) -> str:

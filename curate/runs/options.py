@@ -6,6 +6,9 @@ from pathlib import Path
 PASSES = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
 """In order; `--until` takes one of them."""
 
+RECIPE = "recipe.json"
+"""In the run folder: the recipe that it was last run with."""
+
 
 @dataclass(frozen=True)
 class Options:

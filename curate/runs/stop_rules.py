@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from curate.errors import RunIncomplete
 from curate.report.funnel import FETCH
-from curate.runs.driver import UnitResult
+from curate.runs.work import UnitResult
 from curate.schema import HEALING_CLASSES
 from curate.store import Folder, Json
 

@@ -12,11 +12,13 @@ import sys
 from rich.console import Console
 from curate.engine.local import LocalEngine
 from curate.commands.progress import watch
-from curate.runs.driver import Pass, Work, drive
+from curate.runs.driver import drive
+from curate.runs.passes import Declaration, Pass
+from curate.runs.work import Work
 from curate.store import Inputs, Store
 
 if __name__ == "__main__":
-    made = {"p": Pass.of(Store(sys.argv[1]), "p", 1, {})}
+    made = {"p": Pass.of(Store(sys.argv[1]), Declaration("p", "", 1))}
     work = Work("p", "helpers.workers:endless", {"folder": sys.argv[1]}, made, Inputs({}, ()), (0, 1), processes=2)
     engine = LocalEngine()
     try:

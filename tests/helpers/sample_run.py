@@ -12,8 +12,8 @@ from PIL import Image
 
 from curate import recipe, schema
 from curate.fetch import from_samples as members
-from curate.layout import prepare
 from curate.plan import worker
+from curate.prepare import prepare
 from curate.store import WHOLE, Folder, Inputs, Store
 
 

@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from curate.engine.local import LocalEngine
 from curate.errors import IdentityError, RecipeError, RunIncomplete
-from curate.runs.driver import Pass, UnitResult, UnitRunner, Work, check_identity, claim, drive
+from curate.runs.driver import drive
+from curate.runs.identity import check_identity, claim
+from curate.runs.passes import Declaration, Pass
+from curate.runs.units import UnitRunner
+from curate.runs.work import UnitResult, Work
 from curate.store import WHOLE, Inputs, Store
 
 
@@ -69,8 +73,8 @@ class Killed(InlineEngine):
 
 def chain(store, units, log=None):
     settings = {"log": str(log)} if log else {}
-    first = Pass.of(store, "double", 1, {})
-    second = Pass.of(store, "add", 1, {}, [first.folder])
+    first = Pass.of(store, Declaration("double", "", 1, {}))
+    second = Pass.of(store, Declaration("add", "", 1, {}), [first.folder])
     inputs = Inputs({"double": first.folder}, units)
     return [
         Work("double", "helpers.workers:double", settings, {"double": first}, Inputs({}, ()), units, processes=2),
@@ -79,7 +83,7 @@ def chain(store, units, log=None):
 
 
 def single(store, opener, units, **settings):
-    outputs = {"out": Pass.of(store, "out", 1, {})}
+    outputs = {"out": Pass.of(store, Declaration("out", "", 1, {}))}
     return Work("out", f"helpers.workers:{opener}", settings, outputs, Inputs({}, ()), units)
 
 
@@ -148,7 +152,7 @@ def test_a_part_that_fails_once_is_no_failure(store, tmp_path):
 
 def test_what_comes_after_a_bad_part_is_left_out(store):
     first = single(store, "trouble", range(3), **{"raise": [1]})
-    passes = {"late": Pass.of(store, "late", 1, {}, [first.outputs["out"].folder])}
+    passes = {"late": Pass.of(store, Declaration("late", "", 1, {}), [first.outputs["out"].folder])}
     late = Work("late", "helpers.workers:double", {}, passes, Inputs({}, ()), range(3), after=("out",))
     assert drive([first, late], InlineEngine(), Silent())["out"] == {1: "ValueError: part 1 is bad"}
     assert late.done() == {0, 2}
@@ -187,8 +191,8 @@ def test_starts_that_died_with_their_driver_count_only_in_the_tenth(store):
 
 
 def test_only_missing_outputs_are_computed(store):
-    old = Pass.of(store, "old", 1, {})
-    new = Pass.of(store, "new", 1, {})
+    old = Pass.of(store, Declaration("old", "", 1, {}))
+    new = Pass.of(store, Declaration("new", "", 1, {}))
     drive([Work("w", "helpers.workers:double", {}, {"old": old}, Inputs({}, ()), (0,))], InlineEngine(), Silent())
     before = old.folder.marker(0)
     drive(
@@ -238,13 +242,13 @@ def test_a_worker_that_lost_its_gpu_is_replaced_though_it_lives(store, tmp_path)
 
 
 def test_fingerprints_follow_content_not_order_or_place(tmp_path):
-    one = Pass.of(Store(str(tmp_path / "a")), "fetch", 1, {"x": 1, "y": [2]})
-    same = Pass.of(Store("s3://elsewhere/b"), "fetch", 1, {"y": [2], "x": 1})
+    one = Pass.of(Store(str(tmp_path / "a")), Declaration("fetch", "", 1, {"x": 1, "y": [2]}))
+    same = Pass.of(Store("s3://elsewhere/b"), Declaration("fetch", "", 1, {"y": [2], "x": 1}))
     assert one.folder.path == same.folder.path
     others = [
-        Pass.of(one.folder.store, "fetch", 2, {"x": 1, "y": [2]}),
-        Pass.of(one.folder.store, "fetch", 1, {"x": 1, "y": [3]}),
-        Pass.of(one.folder.store, "fetch", 1, {"x": 1, "y": [2]}, [same.folder]),
+        Pass.of(one.folder.store, Declaration("fetch", "", 2, {"x": 1, "y": [2]})),
+        Pass.of(one.folder.store, Declaration("fetch", "", 1, {"x": 1, "y": [3]})),
+        Pass.of(one.folder.store, Declaration("fetch", "", 1, {"x": 1, "y": [2]}), [same.folder]),
     ]
     assert len({one.folder.path, *(other.folder.path for other in others)}) == 4
 
@@ -297,8 +301,8 @@ def test_units_of_the_whole_run_too(store):
 
 
 def test_a_whole_gates_every_unit_after_it(store):
-    whole = Pass.of(store, "whole", 1, {})
-    passes = {"late": Pass.of(store, "late", 1, {}, [whole.folder])}
+    whole = Pass.of(store, Declaration("whole", "", 1, {}))
+    passes = {"late": Pass.of(store, Declaration("late", "", 1, {}), [whole.folder])}
     works = [
         Work("whole", "helpers.workers:double", {}, {"whole": whole}, Inputs({}, ()), (WHOLE,)),
         Work("late", "helpers.workers:double", {}, passes, Inputs({}, ()), range(3), after=("whole",)),
@@ -315,7 +319,7 @@ def told(folder):
 
 def reading_ahead(store, folder, units, processes, **settings):
     folder.mkdir()
-    outputs = {"out": Pass.of(store, "out", 1, {})}
+    outputs = {"out": Pass.of(store, Declaration("out", "", 1, {}))}
     settings = {"folder": str(folder), **settings}
     return Work(
         "out", "helpers.workers:ahead", settings, outputs, Inputs({}, ()), units, processes=processes, reads_ahead=True

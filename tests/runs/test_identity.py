@@ -15,7 +15,7 @@ from curate.commands.main import main
 from curate.commands.progress import watch
 from curate.engine.local import LocalEngine
 from curate.errors import IdentityError
-from curate.layout import prepare
+from curate.prepare import prepare
 from curate.runs.options import Options
 from curate.store import Folder, Store
 

@@ -1,8 +1,8 @@
 import pytest
 
 from curate.errors import RunIncomplete
-from curate.runs.driver import UnitResult
 from curate.runs.stop_rules import MinSuccess
+from curate.runs.work import UnitResult
 
 
 def ended(images, success, status="done", **errors):

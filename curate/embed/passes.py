@@ -1,0 +1,106 @@
+"""The passes of `embed`: pixel columns and each model's embeddings by part; prompts and target images once per run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+
+from curate.embed.model.facts import ModelFacts
+from curate.keys import chosen
+from curate.prepare import Prepared, prompt_sets, target_sets
+from curate.runs.passes import Declaration, Layout
+from curate.runs.work import Work
+from curate.store import WHOLE, Inputs, Json
+
+VERSIONS = {"pixels": 2, "embed": 3, "prompts": 4, "targets": 3}
+
+SETS = {"prompts": prompt_sets, "targets": target_sets}
+"""By the module that embeds them: directions in a model's space that signals hold images against."""
+
+
+def declare(prepared: Prepared) -> Iterator[Declaration]:
+    """Pixel columns, then each model, then each set of prompts and of targets."""
+    recipe = prepared.recipe
+    yield Declaration("pixels", "embed", VERSIONS["pixels"], reads=["fetch"], by_part=True, is_decided_on=True)
+    for name, model in recipe.models.items():
+        depends = {**_model(prepared, name), **chosen(model, only={"mirror"}), **chosen(recipe.embed)}
+        yield Declaration(
+            f"embed-{name}",
+            "embed",
+            VERSIONS["embed"],
+            depends,
+            ["plan", "fetch"],
+            how=_how(prepared, name),
+            by_part=True,
+            is_decided_on=True,
+        )
+    for folder, asked in prompt_sets(prepared).items():
+        model = asked["model"]
+        depends = {**_model(prepared, model), "names": asked["names"], "prompts": asked["prompts"]}
+        yield Declaration(folder, "signals", VERSIONS["prompts"], depends, how=_how(prepared, model))
+    for folder, asked in target_sets(prepared).items():
+        model = asked["model"]
+        depends = {**_model(prepared, model), "images": [image["sha256"] for image in asked["images"]]}
+        yield Declaration(folder, "signals", VERSIONS["targets"], depends, how=_how(prepared, model))
+
+
+def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
+    """Embeds parts, each after the same part of the named work."""
+    embed = prepared.recipe.embed
+    outputs = layout.of("embed")
+    settings = _settings(prepared)
+    for name in prepared.models:
+        settings["models"][name] |= outputs[f"embed-{name}"].settle()
+    return Work(
+        "embed",
+        "curate.embed.worker:open_worker",
+        {**settings, "decode": embed.decode, "decoders": embed.decoders},
+        outputs,
+        layout.inputs(*outputs),
+        layout.parts,
+        layout.rows,
+        after=(after,),
+        processes=embed.processes,
+        wants_gpu=embed.device != "cpu",
+        reads_ahead=True,
+    )
+
+
+def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
+    """Embeds prompts and targets."""
+    for name, sets in SETS.items():
+        if asked := sets(prepared):
+            passes = {folder: layout.passes[folder] for folder in asked}
+            begun = {folder: {**asked[folder], "how": pass_.settle()} for folder, pass_ in passes.items()}
+            yield Work(
+                name,
+                f"curate.embed.{name}:open_worker",
+                {**_settings(prepared), "sets": begun},
+                passes,
+                Inputs({}, ()),
+                (WHOLE,),
+                wants_gpu=prepared.recipe.embed.device != "cpu",
+            )
+
+
+def _model(prepared: Prepared, name: str) -> Json:
+    """What an embedding depends on of its model: what the model is, and how exactly it is computed."""
+    exactly = chosen(prepared.recipe.models[name], only={"precision", "compile"})
+    return {**exactly, "model": _facts(prepared.facts[name])}
+
+
+def _facts(facts: ModelFacts) -> Json:
+    """The facts that are not at their defaults."""
+    at_default = {field.name for field in fields(facts) if getattr(facts, field.name) == field.default}
+    return {name: value for name, value in asdict(facts).items() if name not in at_default}
+
+
+def _how(prepared: Prepared, name: str) -> Json:
+    return prepared.recipe.models[name].model_dump(mode="json", include={"threads", "batch_size"})
+
+
+def _settings(prepared: Prepared) -> Json:
+    recipe = prepared.recipe
+    models = {
+        name: {**model.model_dump(mode="json"), "weights_sha256": prepared.facts[name].weights_sha256}
+        for name, model in recipe.models.items()
+    }
+    return {"models": models, "device": recipe.embed.device, "endpoint": recipe.storage.endpoint}

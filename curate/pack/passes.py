@@ -1,0 +1,84 @@
+"""The pass `pack`: a unit for each shard of the result, then one for what describes them all."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import PurePath
+
+from curate.errors import BrokenResult
+from curate.keys import chosen
+from curate.pack.worker import n_shards
+from curate.prepare import HUB, Prepared, column_tables
+from curate.runs.passes import Declaration, Layout
+from curate.runs.work import Work
+from curate.store import WHOLE, Json
+
+VERSION = 3
+
+
+def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
+    """The result depends on the decisions, on every column, and on what its card says of its making."""
+    recipe = prepared.recipe
+    depends = {
+        **chosen(recipe.pack),
+        "source": chosen(recipe.source, only={"kind"}),
+        "fetch": chosen(recipe.fetch, without={"allow", "blocklists"}),
+        "models": {name: _placeless(chosen(model)) for name, model in recipe.models.items()},
+    }
+    return Declaration("pack", "pack", VERSION, depends, [*columns, "select"])
+
+
+def shards(prepared: Prepared, layout: Layout) -> int:
+    """How many shards the kept pairs fill; the decisions have to be done."""
+    return n_shards(layout.passes["select"].folder, prepared.recipe.pack.shard_size)
+
+
+def work(prepared: Prepared, layout: Layout) -> Work:
+    """Writes the shards."""
+    count = shards(prepared, layout)
+    return Work(
+        "pack",
+        "curate.pack.worker:open_worker",
+        _settings(prepared),
+        layout.of("pack"),
+        layout.inputs("pack"),
+        range(count),
+        prepared.recipe.pack.shard_size,
+        processes=min(count, os.cpu_count() or 1),
+    )
+
+
+def card_work(prepared: Prepared, layout: Layout) -> Work:
+    """Writes the card and the shards' sizes."""
+    recipe = prepared.recipe
+    settings: Json = {
+        **_settings(prepared),
+        "recipe": {
+            "source": recipe.source.model_dump(mode="json", include={"kind"}),
+            "fetch": recipe.fetch.model_dump(mode="json", exclude=set(recipe.fetch.HOW)),
+            "models": {
+                name: _placeless(model.model_dump(mode="json", exclude=set(model.HOW)))
+                for name, model in recipe.models.items()
+            },
+        },
+        "facts": {name: asdict(facts) for name, facts in prepared.facts.items()},
+    }
+    return Work("card", "curate.pack.card:open_worker", settings, layout.of("pack"), layout.inputs("pack"), (WHOLE,))
+
+
+def check(prepared: Prepared, layout: Layout, kept: int) -> None:
+    """Raises BrokenResult where the shards do not hold as many samples as pairs were kept."""
+    folder = layout.passes["pack"].folder
+    packed = sum(folder.marker(shard).counts["samples"] for shard in range(shards(prepared, layout)))
+    if packed != kept:
+        raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
+
+
+def _settings(prepared: Prepared) -> Json:
+    return {"shard_size": prepared.recipe.pack.shard_size, **column_tables(prepared)}
+
+
+def _placeless(model: Json) -> Json:
+    """A model's keys; of a path only the last word: the same files elsewhere are the same model. A hub's name stays."""
+    paths = {key for key in ("name", "pretrained") if model.get(key) and not model[key].startswith(HUB)}
+    return {key: PurePath(value).name if key in paths else value for key, value in model.items()}

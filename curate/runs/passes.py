@@ -1,0 +1,140 @@
+"""What a pass is: what its content depends on, the fingerprint of that, and the folder that it names.
+
+A room declares its passes (`Declaration`), `curate.layout` gives each its folder. The fingerprint covers name, version,
+what the content depends on (of a recipe's keys those that differ from their defaults, so that a release that adds a key
+changes no fingerprint) and the folders that the pass reads. It never covers paths, the engine or the number of workers.
+
+Settings that can change the last digits of a result, but not what it is (`Declaration.how`: threads, rows of a batch),
+are no part of it either. `pass.json` records them when the pass is first started, and every later start uses these.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from curate.store import Folder, Inputs, Json, Store
+
+
+def canonical(content: Any) -> str:
+    """JSON with sorted keys and no spaces: equal contents give equal text."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A pass as its room declares it.
+
+    Attributes:
+        name: the short name by which others read it, unique in a run (`embed-l14`).
+        stage: the pass of `curate run --until` that writes it (`embed`).
+        version: raised when it would write something else from the same inputs.
+        depends: what its content depends on besides what it reads; JSON-able, keys at their defaults left out.
+        reads: short names of the passes whose content its own depends on.
+        how: settings that may change last digits; used as recorded when the pass was first started.
+        by_part: a unit is a part; else the pass has units of its own, or only the whole.
+        is_decided_on: whether `select` reads it.
+        folder: the folder's name before the fingerprint; by default the short name.
+    """
+
+    name: str
+    stage: str
+    version: int
+    depends: Json = field(default_factory=dict)
+    reads: Sequence[str] = ()
+    how: Json = field(default_factory=dict)
+    by_part: bool = False
+    is_decided_on: bool = False
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass with its folder."""
+
+    folder: Folder
+    declared: Declaration
+    reads: tuple[Folder, ...]
+
+    @classmethod
+    def of(cls, store: Store, declared: Declaration, reads: Iterable[Folder] = ()) -> "Pass":
+        """A pass, its folder named by the fingerprint of all that its content depends on."""
+        before = tuple(sorted(reads, key=lambda folder: folder.path))
+        name = declared.folder or declared.name
+        depends = {
+            "name": name,
+            "version": declared.version,
+            "params": declared.depends,
+            "upstream": [folder.path for folder in before],
+        }
+        fingerprint = hashlib.blake2b(canonical(depends).encode(), digest_size=6).hexdigest()
+        return cls(Folder(store, name, fingerprint), declared, before)
+
+    def settle(self) -> Json:
+        """Writes the folder's pass.json unless it is there; returns the settings (`how`) that stand in it."""
+        content = {
+            "name": self.folder.name,
+            "version": self.declared.version,
+            "params": self.declared.depends,
+            "upstream": [folder.path for folder in self.reads],
+            "how": self.declared.how,
+        }
+        store, name = self.folder.store, f"{self.folder.path}/pass.json"
+        if not store.exists(name):
+            store.create(name, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+        return self.begun_with() or self.declared.how
+
+    def begun_otherwise(self) -> str:
+        """Which settings the pass was first started with, where those are not the ones asked for now; one line."""
+        begun = self.begun_with()
+        asked = {name: value for name, value in self.declared.how.items() if begun and begun.get(name) != value}
+        if not asked:
+            return ""
+        kept = ", ".join(f"{name} {begun.get(name)} instead of {value}" for name, value in asked.items())
+        return f"{self.declared.name} goes on as it was begun, with {kept}; passes begun from now on take the new"
+
+    def begun_with(self) -> Json:
+        """The settings (`how`) that the pass was first started with; empty where it was not, or has none."""
+        store, name = self.folder.store, f"{self.folder.path}/pass.json"
+        begun: Json = store.read_json(name).get("how", {}) if self.declared.how and store.exists(name) else {}
+        return begun
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every pass of a run by its short name, and the parts that it covers.
+
+    Attributes:
+        passes: in the order in which they were declared.
+        n_parts: parts of the plan.
+        parts: those that are covered.
+        missing: those of them, set aside, that the global passes go without; they are not in `parts`.
+        rows: rows of a part, on average.
+    """
+
+    passes: Mapping[str, Pass]
+    n_parts: int
+    parts: tuple[int, ...]
+    missing: tuple[int, ...] = ()
+    rows: float = 0.0
+
+    def inputs(self, *names: str) -> Inputs:
+        """All that the named passes read."""
+        read = dict.fromkeys(name for of in names for name in self.passes[of].declared.reads)
+        return Inputs({name: self.passes[name].folder for name in read}, self.parts)
+
+    def of(self, stage: str) -> dict[str, Pass]:
+        """The passes of a stage, by short name, in the order in which they were declared."""
+        return {name: pass_ for name, pass_ in self.passes.items() if pass_.declared.stage == stage}
+
+    @property
+    def columns(self) -> list[str]:
+        """The short names of the passes whose columns can be decided on."""
+        return [name for name, pass_ in self.passes.items() if pass_.declared.is_decided_on]
+
+
+def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:
+    """Every file of the given units with bytes, sha256 and rows, sorted by name: the manifest's list."""
+    files = [asdict(info) for unit in units for info in folder.marker(unit).files.values()]
+    return sorted(files, key=lambda info: str(info["name"]))

@@ -1,0 +1,74 @@
+"""One unit in a worker process: the boundary at which an exception becomes a result."""
+
+import importlib
+import os
+import platform
+import time
+import traceback
+from typing import cast
+
+from curate.errors import DeviceLost, UsageError
+from curate.runs.passes import canonical
+from curate.runs.work import AheadWorker, UnitResult, Work, Worker
+from curate.store import key
+
+
+class UnitRunner:
+    """Lives in a worker process: opens the work's worker at the first unit, keeps it for the others."""
+
+    def __init__(self, work: Work, session: str) -> None:
+        self.work = work
+        self.session = session
+        self.worker: Worker | None = None
+
+    def run(self, unit: int, start: int, following: int | None = None) -> UnitResult:
+        """Does one unit; every exception but one becomes a result here, and only here.
+
+        Args:
+            unit: which one.
+            start: how many times it was begun, this time included.
+            following: which unit will probably come next, for a worker that reads ahead.
+
+        Raises:
+            DeviceLost: this process is of no more use; its engine takes it for dead.
+        """
+        work = self.work
+        outputs = {
+            name: pass_.folder.outputs(unit) for name, pass_ in work.outputs.items() if not pass_.folder.is_done(unit)
+        }
+        if not outputs:
+            return UnitResult(unit, "done")
+        record = f"{work.ledger}/attempts/{key(unit)}.{start}.json"
+        begun = {"session": self.session, "host": platform.node(), "pid": os.getpid(), "started": time.time()}
+        work.store.put(record, canonical(begun).encode())
+        try:
+            if self.worker is None:
+                self.worker = open_worker(work)
+            if work.reads_ahead:
+                cast("AheadWorker", self.worker)(unit, work.inputs, outputs, following)
+            else:
+                self.worker(unit, work.inputs, outputs)
+            counts: dict[str, int] = {}
+            for output in outputs.values():
+                output.commit()
+                counts |= output.counts
+        except UsageError as error:
+            work.store.delete(record)
+            return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
+        except DeviceLost:
+            # Kept, this worker would fail every part that it is given, and sooner than the others do theirs.
+            raise
+        except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
+            said = str(error).strip().partition("\n")[0]
+            outcome = {"error": f"{type(error).__name__}: {said}", "traceback": traceback.format_exc()}
+            work.store.put(record, canonical({**begun, **outcome}).encode())
+            return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
+        work.store.delete(record)
+        return UnitResult(unit, "done", counts=counts)
+
+
+def open_worker(work: Work) -> Worker:
+    """Imports and calls a work's opener."""
+    module, _, function = work.opener.partition(":")
+    opened: Worker = getattr(importlib.import_module(module), function)(work.settings)
+    return opened

@@ -1,0 +1,29 @@
+"""The pass `select`: a decision for every row; one unit."""
+
+from collections.abc import Sequence
+
+from curate.keys import chosen
+from curate.prepare import Prepared, column_tables
+from curate.runs.passes import Declaration, Layout
+from curate.runs.work import Work
+from curate.store import WHOLE, Json
+
+VERSION = 3
+
+
+def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaration:
+    """The decisions depend on the steps, on the parts that are covered, and on every pass with columns."""
+    steps = [chosen(step) for step in prepared.recipe.select]
+    depends = {"steps": steps, "models": prepared.models, **scope}
+    return Declaration("select", "select", VERSION, depends, reads)
+
+
+def work(prepared: Prepared, layout: Layout) -> Work:
+    """Decides."""
+    settings: Json = {
+        "steps": [step.model_dump(mode="json") for step in prepared.recipe.select],
+        **column_tables(prepared),
+        "memory_limit": "1GB",
+    }
+    opener = "curate.select.worker:open_worker"
+    return Work("select", opener, settings, layout.of("select"), layout.inputs("select"), (WHOLE,))
