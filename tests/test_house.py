@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
-COMMON = {"schema", "errors", "scratch", "store"}
-DECLARING = {"keys", "prepare", "runs"}
+COMMON = {"errors", "keys", "registry", "schema", "scratch", "store"}
+DECLARING = {"prepare", "runs"}
 """What a room's `passes.py` may import besides: it declares the room's passes from a recipe."""
 
 

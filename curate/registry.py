@@ -1,0 +1,174 @@
+"""Finds things of one kind by name: those of this package, one module each, and those that other packages bring.
+
+A new one of ours is one new file in the package that a registry searches:
+
+    FORMATS = Registry("list format", Format, package="curate.plan.formats", attribute="FORMAT", group="curate.formats")
+    FORMATS.find("parquet")
+
+Another package brings one by an entry point in the registry's group:
+
+    [project.entry-points."curate.formats"]
+    avro = "their_package.avro:FORMAT"
+"""
+
+import importlib
+import pkgutil
+import threading
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, TypeVar
+
+from curate.errors import RecipeError, UsageError, nearest
+
+
+class Named(Protocol):
+    """What a registry holds."""
+
+    @property
+    def name(self) -> str:
+        """Under which it is found; unique among things of its kind."""
+        ...
+
+
+T = TypeVar("T", bound=Named)
+
+_BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What importing somebody else's module may raise: a fault of that package, not of this program."""
+
+
+class Registry(Mapping[str, T]):
+    """Things of one kind by name, loaded when the registry is first read.
+
+    Iteration gives this package's in the order of their modules' names, then those of other packages in the order of
+    package and entry point.
+
+    Args:
+        kind: what one of them is called in messages, such as `list format`.
+        of: the class of them all.
+        package: the dotted name of the package whose modules are searched; None for none.
+        attribute: the module attribute that holds the thing, or a tuple of several; modules without it are passed over.
+        group: the entry points' group of other packages; None for none.
+    """
+
+    def __init__(
+        self, kind: str, of: type[T], *, package: str | None = None, attribute: str = "", group: str | None = None
+    ) -> None:
+        self.kind = kind
+        self._of = of
+        self._package = package
+        self._attribute = attribute
+        self._group = group
+        self._lock = threading.RLock()
+        self._found: dict[str, tuple[T, str]] | None = None
+
+    def __getitem__(self, name: str) -> T:
+        return self._loaded()[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded())
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def find(self, name: str) -> T:
+        """The thing of that name.
+
+        Raises:
+            RecipeError: there is none; names the nearest, or all known ones.
+        """
+        loaded = self._loaded()
+        if name not in loaded:
+            raise RecipeError(f"there is no {self.kind} {name!r}{nearest(name, loaded)}")
+        return loaded[name][0]
+
+    def origin(self, name: str) -> str:
+        """Where a thing comes from: a module's name, or a package's with its version and entry point."""
+        return self._loaded()[name][1]
+
+    def add(self, thing: T, origin: str) -> None:
+        """Adds a thing.
+
+        Args:
+            thing: of the registry's class.
+            origin: where it comes from, for messages.
+
+        Raises:
+            UsageError: it is of another class, or its name is taken; names both origins.
+        """
+        with self._lock:
+            _take(self._loaded(), self.kind, self._of, thing, origin)
+
+    def _loaded(self) -> dict[str, tuple[T, str]]:
+        with self._lock:
+            if self._found is None:
+                found: dict[str, tuple[T, str]] = {}
+                for thing, origin in self._discovered():
+                    _take(found, self.kind, self._of, thing, origin)
+                self._found = found
+            return self._found
+
+    def _discovered(self) -> Iterator[tuple[object, str]]:
+        if self._package is not None:
+            yield from objects_of_modules(self._package, self._attribute)
+        if self._group is not None:
+            yield from objects_of_entry_points(self._group, self.kind)
+
+
+def objects_of_modules(package: str, attribute: str) -> Iterator[tuple[object, str]]:
+    """Imports every module of a package; yields its object of that attribute name and the module's name.
+
+    A tuple counts as several objects. Modules without the attribute are passed over, packages inside it not entered.
+    """
+    for module in sorted(pkgutil.iter_modules(importlib.import_module(package).__path__), key=lambda info: info.name):
+        if module.ispkg:
+            continue
+        name = f"{package}.{module.name}"
+        found = getattr(importlib.import_module(name), attribute, ())
+        for thing in found if isinstance(found, tuple) else (found,):
+            yield thing, name
+
+
+def objects_of_entry_points(group: str, kind: str) -> Iterator[tuple[object, str]]:
+    """Loads every entry point of a group; yields its object and `<package> <version> (<module>:<attribute>)`.
+
+    Args:
+        group: of the entry points.
+        kind: what they bring, for messages.
+
+    Raises:
+        UsageError: one of them cannot be loaded; names the package that brings it.
+    """
+    for point in sorted(entry_points(group=group), key=lambda point: (_origin(point), point.name)):
+        try:
+            found = point.load()
+        except _BROKEN as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(
+                f"the {kind} {point.name!r} of {_origin(point)} cannot be loaded: {reason}; mend or uninstall it"
+            ) from error
+        for thing in found if isinstance(found, tuple) else (found,):
+            yield thing, _origin(point)
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else "a package without metadata"
+    return f"{package} ({point.value})"
+
+
+def _take(found: dict[str, tuple[T, str]], kind: str, of: type[T], thing: object, origin: str) -> None:
+    if not isinstance(thing, of):
+        raise UsageError(f"{origin} brings no {kind}: {type(thing).__name__} where {of.__name__} is expected")
+    if thing.name in found:
+        raise UsageError(f"two things claim the {kind} {thing.name!r}: {found[thing.name][1]} and {origin}")
+    found[thing.name] = (thing, origin)
