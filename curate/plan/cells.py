@@ -1,4 +1,4 @@
-"""Cells to columns: the types of lists that state none, and text as it is identified and stored.
+"""A list's cells as columns: the types of lists that state none, and text as it is identified and stored.
 
 Lists in csv and tsv hold text alone. A column of numbers is read as one when the first chunk's cells are all
 numbers and none would change in the reading: `007` and numbers of more than 18 digits are names, and stay
@@ -6,6 +6,7 @@ text. A later cell that does not fit is null, and the pass notes how many there 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,52 +24,177 @@ NO_NUMBER = pa.array(["", "NA", "N/A", "NULL", "Null", "null", "None", "nan", "N
 
 _INT64 = 1 << 63
 
+Cells = Sequence[Any] | pa.Array
+"""The cells of one column: Python values, or an Arrow array where the format states types."""
 
-def inferred(cells: Sequence[Any], list_format: str) -> pa.DataType:
-    """The type for a column of a list without types, from its first cells."""
-    if list_format == "jsonl":
+
+class Values(ABC):
+    """How a format's cells become columns.
+
+    Attributes:
+        typed: whether the format states a type for every column; otherwise it is inferred from the first cells.
+    """
+
+    typed: bool = False
+
+    @abstractmethod
+    def inferred(self, cells: Any) -> pa.DataType:
+        """The type of a column, from its first cells."""
+
+    @abstractmethod
+    def column(self, cells: Any, kind: pa.DataType) -> pa.Array:
+        """Cells as a column of a type; null where a cell does not fit."""
+
+    @abstractmethod
+    def misfits(self, cells: Any, column: pa.Array) -> int:
+        """How many of the cells that `column` made a column of became null though they held something."""
+
+    @abstractmethod
+    def text(self, cells: Any) -> pa.Array:
+        """Cells as the text of URLs and ids, never null: '' where a cell holds none."""
+
+    @abstractmethod
+    def captions(self, cells: Any) -> pa.Array:
+        """Cells as captions, never null: '' where a cell holds none."""
+
+
+class ArrowValues(Values):
+    """Of formats with types of their own."""
+
+    typed = True
+
+    def inferred(self, cells: pa.Array) -> pa.DataType:
+        """See `Values`; the column's own."""
+        return plain_type(cells.type)
+
+    def column(self, cells: pa.Array, kind: pa.DataType) -> pa.Array:
+        """See `Values`."""
+        return _fitted(_plain(cells), kind)
+
+    def misfits(self, cells: pa.Array, column: pa.Array) -> int:
+        """See `Values`."""
+        return int(column.null_count - cells.null_count)
+
+    def text(self, cells: pa.Array) -> pa.Array:
+        """See `Values`; numbers are text, too."""
+        column = _plain(cells)
+        column = _decoded(column) if _is_bytes(column.type) else column.cast(pa.string())
+        return column.fill_null("")
+
+    def captions(self, cells: pa.Array) -> pa.Array:
+        """See `Values`."""
+        return self.text(cells)
+
+
+class TextValues(Values):
+    """Of formats that hold text alone."""
+
+    def inferred(self, cells: Sequence[str | None]) -> pa.DataType:
+        """See `Values`."""
+        text = pa.array(cells, pa.string())
+        text = text.filter(pc.invert(pc.is_in(text, NO_NUMBER))).drop_null()
+        if not len(text) or pc.any(pc.match_substring_regex(text, NAME)).as_py():
+            return pa.string()
+        for pattern, kind in ((INTEGER, pa.int64()), (NUMBER, pa.float64())):
+            if pc.all(pc.match_substring_regex(text, pattern)).as_py():
+                return kind
+        return pa.string()
+
+    def column(self, cells: Sequence[str | None], kind: pa.DataType) -> pa.Array:
+        """See `Values`; an empty cell is null."""
+        text = pa.array(cells, pa.string())
+        if pa.types.is_string(kind):
+            return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            pattern = INTEGER if pa.types.is_integer(kind) else NUMBER
+            text = pc.if_else(pc.match_substring_regex(text, pattern), text, pa.scalar(None, pa.string()))
+            # Arrow's parser knows no plus sign.
+            text = pc.replace_substring_regex(text, r"^\+", "")
+        return _fitted(text, kind)
+
+    def misfits(self, cells: Sequence[str | None], column: pa.Array) -> int:
+        """See `Values`."""
+        if pa.types.is_string(column.type):
+            return 0
+        held = sum(cell is not None for cell in cells)
+        held -= pc.sum(pc.is_in(pa.array(cells, pa.string()), NO_NUMBER), min_count=0).as_py()
+        return int(held - (len(column) - column.null_count))
+
+    def text(self, cells: Sequence[str | None]) -> pa.Array:
+        """See `Values`."""
+        return pa.array(cells, pa.string()).fill_null("")
+
+    def captions(self, cells: Sequence[str | None]) -> pa.Array:
+        """See `Values`."""
+        return self.text(cells)
+
+
+class JsonValues(Values):
+    """Of formats that hold values of any JSON type; lone surrogates in text become U+FFFD."""
+
+    def inferred(self, cells: Sequence[Any]) -> pa.DataType:
+        """See `Values`."""
         kinds = {type(cell) for cell in cells if cell is not None}
         if kinds == {bool}:
             return pa.bool_()
         if kinds == {int} and all(-_INT64 <= cell < _INT64 for cell in cells if cell is not None):
             return pa.int64()
         return pa.float64() if kinds and kinds <= {int, float} else pa.string()
-    text = pa.array(cells, pa.string())
-    text = text.filter(pc.invert(pc.is_in(text, NO_NUMBER))).drop_null()
-    if not len(text) or pc.any(pc.match_substring_regex(text, NAME)).as_py():
+
+    def column(self, cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
+        """See `Values`; a column of text holds other values as JSON."""
+        if pa.types.is_string(kind):
+            return _strings([cell if cell is None or isinstance(cell, str) else _dumped(cell) for cell in cells])
+        if pa.types.is_boolean(kind):
+            return pa.array([cell if isinstance(cell, bool) else None for cell in cells], kind)
+        numbers = [cell if isinstance(cell, int | float) and not isinstance(cell, bool) else None for cell in cells]
+        if pa.types.is_integer(kind):
+            whole = [cell if isinstance(cell, int) and -_INT64 <= cell < _INT64 else None for cell in numbers]
+            return _fitted(pa.array(whole, pa.int64()), kind)
+        if pa.types.is_floating(kind):
+            return _fitted(pa.array([_float(cell) for cell in numbers], pa.float64()), kind)
+        # A parquet list beside this one gave the column a type of its own, such as a date.
+        return _fitted(self.column(cells, pa.string()), kind)
+
+    def misfits(self, cells: Sequence[Any], column: pa.Array) -> int:
+        """See `Values`."""
+        if pa.types.is_string(column.type):
+            return 0
+        return int(column.null_count - sum(cell is None for cell in cells))
+
+    def text(self, cells: Sequence[Any]) -> pa.Array:
+        """See `Values`; a value of another type is none."""
+        return _strings([cell if isinstance(cell, str) else "" for cell in cells])
+
+    def captions(self, cells: Sequence[Any]) -> pa.Array:
+        """See `Values`; a value of another type is its JSON text."""
+        return _strings([cell if isinstance(cell, str) else "" if cell is None else _dumped(cell) for cell in cells])
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """A type without its encoding: what a plan's part stores, and every reader understands."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if _is_text(kind) or pa.types.is_null(kind):
         return pa.string()
-    for pattern, kind in ((INTEGER, pa.int64()), (NUMBER, pa.float64())):
-        if pc.all(pc.match_substring_regex(text, pattern)).as_py():
-            return kind
-    return pa.string()
+    return pa.binary() if _is_bytes(kind) else kind
 
 
-def typed(cells: Sequence[Any], kind: pa.DataType, list_format: str) -> pa.Array:
-    """Cells of a list without types as a column of a type; null where a cell does not fit."""
-    if list_format == "jsonl":
-        return _from_json(cells, kind)
-    text = pa.array(cells, pa.string())
-    if pa.types.is_string(kind):
-        return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        pattern = INTEGER if pa.types.is_integer(kind) else NUMBER
-        text = pc.if_else(pc.match_substring_regex(text, pattern), text, pa.scalar(None, pa.string()))
-        # Arrow's parser knows no plus sign.
-        text = pc.replace_substring_regex(text, r"^\+", "")
-    return fitted(text, kind)
+def _plain(column: pa.Array) -> pa.Array:
+    """A column without its encoding, its text valid.
+
+    Bytes that are no UTF-8, which parquet's readers do not check, become U+FFFD.
+    """
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.dictionary_decode())
+    if isinstance(column, pa.ExtensionArray):
+        return _plain(column.storage)
+    return _decoded(column.cast(pa.large_binary())) if _is_text(column.type) else column
 
 
-def misfits(cells: Sequence[Any], column: pa.Array, list_format: str) -> int:
-    """How many of the cells that `typed` made a column of became null though they held something."""
-    if pa.types.is_string(column.type):
-        return 0
-    held = sum(cell is not None for cell in cells)
-    if list_format != "jsonl":
-        held -= pc.sum(pc.is_in(pa.array(cells, pa.string()), NO_NUMBER), min_count=0).as_py()
-    return int(held - (len(column) - column.null_count))
-
-
-def fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def _fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """A column cast to a type; cell by cell where the column does not go as a whole, null where none fits."""
     if column.type == kind:
         return column
@@ -83,36 +209,6 @@ def fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
         except pa.ArrowException:
             cells.append(None)
     return pa.array(cells, kind)
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """A type without its encoding: what a plan's part stores, and every reader understands."""
-    if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if isinstance(kind, pa.BaseExtensionType):
-        return plain_type(kind.storage_type)
-    if _is_text(kind) or pa.types.is_null(kind):
-        return pa.string()
-    return pa.binary() if _is_bytes(kind) else kind
-
-
-def plain(column: pa.Array) -> pa.Array:
-    """A column without its encoding, its text valid.
-
-    Bytes that are no UTF-8, which parquet's readers do not check, become U+FFFD.
-    """
-    if pa.types.is_dictionary(column.type):
-        return plain(column.dictionary_decode())
-    if isinstance(column, pa.ExtensionArray):
-        return plain(column.storage)
-    return _decoded(column.cast(pa.large_binary())) if _is_text(column.type) else column
-
-
-def text(column: pa.Array) -> pa.Array:
-    """A column of any plain type as text, never null: as it is identified and stored."""
-    column = plain(column)
-    column = _decoded(column) if _is_bytes(column.type) else column.cast(pa.string())
-    return column.fill_null("")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -131,34 +227,6 @@ def _decoded(column: pa.Array) -> pa.Array:
     except pa.ArrowException:
         cells = column.to_pylist()
         return pa.array([None if cell is None else cell.decode("utf-8", "replace") for cell in cells], pa.string())
-
-
-def json_text(cells: Sequence[Any], strings_only: bool) -> pa.Array:
-    """JSON values as text, never null: lone surrogates become U+FFFD.
-
-    Args:
-        cells: values of any JSON type.
-        strings_only: whether a value that is no string becomes '' (a URL), or its JSON text (a caption).
-    """
-    strings = [
-        cell if isinstance(cell, str) else "" if cell is None or strings_only else _dumped(cell) for cell in cells
-    ]
-    return _strings(strings)
-
-
-def _from_json(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_string(kind):
-        return _strings([cell if cell is None or isinstance(cell, str) else _dumped(cell) for cell in cells])
-    if pa.types.is_boolean(kind):
-        return pa.array([cell if isinstance(cell, bool) else None for cell in cells], kind)
-    numbers = [cell if isinstance(cell, int | float) and not isinstance(cell, bool) else None for cell in cells]
-    if pa.types.is_integer(kind):
-        whole = [cell if isinstance(cell, int) and -_INT64 <= cell < _INT64 else None for cell in numbers]
-        return fitted(pa.array(whole, pa.int64()), kind)
-    if pa.types.is_floating(kind):
-        return fitted(pa.array([_float(cell) for cell in numbers], pa.float64()), kind)
-    # A parquet list beside this one gave the column a type of its own, such as a date.
-    return fitted(_from_json(cells, pa.string()), kind)
 
 
 def _float(cell: float | None) -> float | None:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from curate.plan.formats import readable
+from curate.plan.formats.contract import readable
 from curate.plan.places import AT_ONCE, LooseFile, Place
 from curate.plan.shards import IMAGES, MAX_TEXT, Sample, take
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from curate.errors import SourceError
-from curate.plan.formats import readable
+from curate.plan.formats.contract import readable
 from curate.plan.shards import IMAGES
 from curate.store import Store
 

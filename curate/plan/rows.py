@@ -8,15 +8,14 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan import cells, formats
-from curate.plan.formats import ListFile
+from curate.plan.formats.contract import ListFile
 from curate.plan.source import Layout, Passed
 
 UID = r"^[0-9a-fA-F]{32}$"
 
 
 def rows(layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
-    """The rows of all files in order, in tables of at most `formats.CHUNK_ROWS` rows.
+    """The rows of all files in order, in tables of at most `CHUNK_ROWS` rows.
 
     Args:
         layout: the files and columns.
@@ -54,50 +53,26 @@ def rows(layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
 
 
 def _read(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
-    return _parquet(file, layout, notes) if file.format == "parquet" else _listed(file, layout, notes)
-
-
-def _parquet(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
-    with formats.parquet(file) as opened:
-        there = opened.schema_arrow.names
-        wanted = [layout.url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
-        columns = list(dict.fromkeys(name for name in wanted if name is not None and name in there))
-        for batch in formats.batches(opened, columns):
-            table = {"url": cells.text(batch[layout.url]), "caption": cells.text(batch[layout.caption])}
-            if layout.uid is not None:
-                table["uid"] = cells.text(batch[layout.uid])
-            for column in layout.kept:
-                if column.name in there:
-                    passed = cells.fitted(cells.plain(batch[column.name]), column.type)
-                    _note(notes, column, passed.null_count - batch[column.name].null_count)
-                else:
-                    passed = pa.nulls(len(batch), column.type)
-                table[column.to] = passed
-            yield pa.table(table)
-
-
-def _listed(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
-    kind = file.format
-    # The one column of a txt list is its URL, however the recipe names the others'.
-    url = "url" if kind == "txt" else layout.url
-    wanted = [url, layout.caption, *([layout.uid] if layout.uid else []), *(column.name for column in layout.kept)]
-    for chunk in formats.chunks(file, layout.header, wanted if kind != "txt" else None):
-        if chunk.unreadable:
-            notes[f"{file.path}: lines that are not as the others were filled up, cut or left empty"] += (
-                chunk.unreadable
-            )
-        blank = [None] * chunk.rows
-        captions = blank if kind == "txt" else chunk.columns[layout.caption]
-        table = {
-            "url": cells.json_text(chunk.columns[url], strings_only=True),
-            "caption": cells.json_text(captions, strings_only=False),
-        }
-        if layout.uid is not None and kind != "txt":
-            table["uid"] = cells.json_text(chunk.columns[layout.uid], strings_only=True)
+    """A list's rows with their text: `url`, `caption`, `uid` where it has one, and the columns passed through."""
+    values, only_urls = file.format.values, file.format.only_urls
+    url = "url" if only_urls else layout.url
+    wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
+    for chunk in file.format.chunks(file, layout.dialect, [name for name in dict.fromkeys(wanted) if name is not None]):
+        for what, times in chunk.unusual.items():
+            if times:
+                notes[f"{file.path}: {what}"] += times
+        # The one column of such a list is its URL, however the recipe names the others'.
+        cells = {"url": chunk.columns[url]} if only_urls else chunk.columns
+        table = {"url": values.text(cells[url])}
+        table["caption"] = pa.array([""] * chunk.rows) if only_urls else values.captions(cells[layout.caption])
+        if layout.uid is not None and layout.uid in cells:
+            table["uid"] = values.text(cells[layout.uid])
         for column in layout.kept:
-            values = blank if kind == "txt" else chunk.columns[column.name]
-            passed = cells.typed(values, column.type, kind)
-            _note(notes, column, cells.misfits(values, passed, kind))
+            if column.name in cells:
+                passed = values.column(cells[column.name], column.type)
+                _note(notes, column, values.misfits(cells[column.name], passed))
+            else:
+                passed = pa.nulls(chunk.rows, column.type)
             table[column.to] = passed
         yield pa.table(table)
 

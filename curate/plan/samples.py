@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan import cells, folders, shards
-from curate.plan.formats import ListFile, readable
+from curate.plan import folders, shards
+from curate.plan.cells import JsonValues
+from curate.plan.formats.contract import readable
 from curate.plan.places import AT_ONCE, Place, encoded, find
 from curate.plan.shards import Sample
-from curate.plan.source import Passed, Source, passed_through
+from curate.plan.source import Columns, Passed, Source, passed_through
 
 _LOOKED_AT = 32
 _HEAD = 100
@@ -34,6 +35,7 @@ _HEAD = 100
 _MAX_COLUMNS = 1000
 _CHUNK = 2048
 _READ_AHEAD = 1 << 20
+_VALUES = JsonValues()
 _AGAIN = "ambiguous: its key comes again elsewhere in the tar"
 
 
@@ -87,9 +89,8 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout
     for place, head in zip(looked_at, heads, strict=True):
         about = [_about(sample) for sample in head]
         names = list(dict.fromkeys(name for json in about for name in json))
-        # As a list the jsons of a place are one object a line.
-        types = {name: cells.inferred([json.get(name) for json in about], "jsonl") for name in names}
-        typed.append((ListFile(place.path, "jsonl", None, endpoint), types))
+        types = {name: _VALUES.inferred([json.get(name) for json in about]) for name in names}
+        typed.append(Columns(place.path, types, typed=False))
     kept = passed_through(asked, typed)
     if len(kept) > _MAX_COLUMNS:
         raise SourceError(
@@ -183,8 +184,8 @@ class Scan:
             sample.texts[0] if sample.texts else json.get(layout.caption)
             for sample, json in zip(chunk, about, strict=True)
         ]
-        url = cells.json_text(urls, strings_only=True)
-        caption = cells.json_text(captions, strings_only=False)
+        url = _VALUES.text(urls)
+        caption = _VALUES.captions(captions)
         named = zip(about, url.to_pylist(), caption.to_pylist(), strict=True)
         pairs = [_uid(json.get(layout.uid)) or schema.pair_id(of, said) for json, of, said in named]
         table: dict[str, Any] = {
@@ -195,8 +196,8 @@ class Scan:
         }
         for column in layout.kept:
             values = [json.get(column.name) for json in about]
-            passed = cells.typed(values, column.type, "jsonl")
-            if misfits := cells.misfits(values, passed, "jsonl"):
+            passed = _VALUES.column(values, column.type)
+            if misfits := _VALUES.misfits(values, passed):
                 notes[f"{column.to}: values that are no {column.type} became null"] += misfits
             table[column.to] = passed
         if unreadable := sum(sample.unreadable for sample in chunk):

@@ -1,6 +1,5 @@
 """Which files a recipe's source names, and which columns they have; asked before anything is written."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -13,9 +12,9 @@ import pyarrow as pa
 
 from curate import schema
 from curate.errors import SourceError, nearest
-from curate.plan import formats
-from curate.plan.cells import inferred, plain_type
-from curate.plan.formats import ListFile
+from curate.plan.cells import plain_type
+from curate.plan.formats.contract import Dialect, ListFile, readable
+from curate.plan.formats.registry import by_suffix, is_list, list_file
 from curate.store import Store
 
 _PREFIX = "source_"
@@ -73,7 +72,7 @@ class Layout:
         url: the name of the URL's column in every list but txt.
         caption: likewise.
         uid: the name of the column of pair ids, where there is one.
-        header: whether csv and tsv begin with names.
+        dialect: how they are written.
         kept: the columns passed through.
     """
 
@@ -81,7 +80,7 @@ class Layout:
     url: str
     caption: str
     uid: str | None
-    header: bool
+    dialect: Dialect
     kept: tuple["Passed", ...] = ()
 
     @property
@@ -142,27 +141,35 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
 def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     """Finds the files and decides on the columns; arguments and errors as for `columns`."""
     asked = Source.of(source)
+    dialect = Dialect(header=asked.header)
     files = find(asked.paths, endpoint)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        heads = list(pool.map(lambda file: _head(file, asked.header), files))
+        heads = list(pool.map(lambda file: file.format.head(file, dialect), files))
     if not any(head.rows for head in heads):
         names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(asked.paths)}"
         raise SourceError(f"the list is empty: no rows in {names}")
-    with_columns = [
-        (file, head.types)
-        for file, head in zip(files, heads, strict=True)
-        if file.format != "txt" and (head.rows or head.types)
-    ]
-    for file, types in with_columns:
-        _check_named(asked, file, types)
+    with_columns = []
+    for file, head in zip(files, heads, strict=True):
+        if not file.format.only_urls and (head.rows or head.types):
+            _check_named(asked, file, head.types)
+            with_columns.append(Columns(file.path, head.types, file.format.values.typed))
     kept = passed_through(asked, with_columns)
-    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, asked.header, kept)
+    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, dialect, kept)
 
 
 @dataclass(frozen=True)
-class _Head:
-    rows: int
+class Columns:
+    """The columns of one list, or of the jsons of one place of samples.
+
+    Args:
+        path: where they lie.
+        types: by name.
+        typed: whether they state these types themselves; others were inferred from the first rows.
+    """
+
+    path: str
     types: Mapping[str, pa.DataType]
+    typed: bool
 
 
 def _match(path: str, endpoint: str | None) -> list[ListFile]:
@@ -170,10 +177,10 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
         fs = Store(path, endpoint).fs
     except (ValueError, ImportError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
-    with formats.readable(path):
+    with readable(path):
         # A name with brackets may be a file's own.
         if fs.isfile(path):
-            return [ListFile.at(path, endpoint)]
+            return [list_file(path, endpoint)]
         folder = fs.isdir(path)
         if not folder and not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
@@ -183,16 +190,16 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
     if not folder:
         if not names:
             raise SourceError(f"{path}: no file matches")
-        return [ListFile.at(name, endpoint) for name in names]
-    lists = [ListFile.at(name, endpoint) for name in names if formats.is_list(name)]
-    kinds = sorted({file.format for file in lists})
+        return [list_file(name, endpoint) for name in names]
+    lists = [list_file(name, endpoint) for name in names if is_list(name)]
+    kinds = sorted({file.format.name for file in lists})
     if len(kinds) > 1:
         raise SourceError(
             f"{path} holds lists of several formats ({', '.join(kinds)}); name one by a glob, "
             f"such as {path.rstrip('/')}/*.{kinds[0]}"
         )
     if not lists:
-        raise SourceError(f"{path} holds no list ({', '.join(formats.FORMATS)})")
+        raise SourceError(f"{path} holds no list ({', '.join(sorted(by_suffix()))})")
     return lists
 
 
@@ -210,7 +217,7 @@ def _shown(name: str, asked: str) -> bool:
 
 
 def _identity(file: ListFile) -> dict[str, Any]:
-    with formats.readable(file.path):
+    with readable(file.path):
         info = Store(file.path, file.endpoint).fs.info(file.path)
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
         if not etag:
@@ -220,22 +227,8 @@ def _identity(file: ListFile) -> dict[str, Any]:
         return {"path": file.path, "size": int(info["size"]), "etag": etag}
 
 
-def _head(file: ListFile, header: bool) -> _Head:
-    if file.format == "parquet":
-        with formats.parquet(file) as opened:
-            types = {column.name: plain_type(column.type) for column in opened.schema_arrow}
-            return _Head(opened.metadata.num_rows, types)
-    with contextlib.closing(formats.chunks(file, header)) as reader:
-        first = next(reader, None)
-    if first is None:
-        return _Head(0, {})
-    if first.unreadable == first.rows and file.format == "jsonl":
-        raise SourceError(f"{file.path} cannot be read: its lines are no JSON objects")
-    return _Head(first.rows, {name: inferred(cells, file.format) for name, cells in first.columns.items()})
-
-
 def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]) -> None:
-    headerless = not asked.header and file.format in ("csv", "tsv")
+    headerless = not asked.header and file.format.has_header
     for role, name in (("url", asked.url), ("caption", asked.caption), ("uid", asked.uid)):
         if name is None:
             continue
@@ -254,12 +247,12 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
             raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
 
 
-def passed_through(asked: Source, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> tuple[Passed, ...]:
+def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...]:
     """The columns passed through: the union over the files, each with one type."""
-    there = {name for _, types in heads for name in types}
+    there = {name for head in heads for name in head.types}
     named = {str(asked.url), str(asked.caption), asked.uid}
     if asked.keep_columns is None:
-        keep = dict.fromkeys(name for _, types in heads for name in types if name not in named)
+        keep = dict.fromkeys(name for head in heads for name in head.types if name not in named)
     else:
         keep = dict.fromkeys(asked.keep_columns)
         for name in keep:
@@ -298,15 +291,15 @@ def _generation(name: str) -> int:
     return times
 
 
-def _one_type(name: str, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataType]]]) -> pa.DataType:
+def _one_type(name: str, heads: Sequence[Columns]) -> pa.DataType:
     """The type that holds a column of every file; text where lists without types disagree."""
     first, kind, loose = "", None, False
-    for file, types in heads:
-        if name not in types:
+    for head in heads:
+        if name not in head.types:
             continue
-        other, guessed = types[name], file.format != "parquet"
+        other, guessed = head.types[name], not head.typed
         if kind is None or kind == other:
-            first, kind, loose = first or file.path, other, loose or guessed
+            first, kind, loose = first or head.path, other, loose or guessed
             continue
         try:
             pair = [pa.schema([(name, one)]) for one in (kind, other)]
@@ -316,7 +309,7 @@ def _one_type(name: str, heads: Sequence[tuple[ListFile, Mapping[str, pa.DataTyp
                 kind = pa.string()
             else:
                 raise SourceError(
-                    f"column {name!r} is {kind} in {first} and {other} in {file.path}; "
+                    f"column {name!r} is {kind} in {first} and {other} in {head.path}; "
                     "make them agree, or leave it out with source.keep_columns"
                 ) from error
         loose = loose or guessed

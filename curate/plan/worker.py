@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan import formats, samples
+from curate.plan import samples
 from curate.plan.buckets import Buckets
 from curate.plan.rows import rows
 from curate.plan.samples import Scan
@@ -45,7 +45,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 plan(scan.layout.plan, scan.rows, scan.tables(), *how)
         else:
             layout = look(source, endpoint)
-            total = sum(formats.count(file, layout.header) for file in layout.files)
+            total = sum(file.format.count(file, layout.dialect) for file in layout.files)
             plan(layout.plan, total, rows(layout, notes), *how)
         out.notes.extend(f"{note} ({times:,})" for note, times in sorted(notes.items()))
 

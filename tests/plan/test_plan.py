@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan import buckets, formats
+from curate.plan import buckets
 from curate.plan.buckets import Buckets
+from curate.plan.formats import contract
 
 URLS = st.one_of(st.none(), st.sampled_from(["", "http://a", "http://b", "http://c"]), st.text(max_size=8))
 CAPTIONS = st.one_of(st.none(), st.sampled_from(["", "a cat", "\ud800"]), st.text(max_size=8))
@@ -66,7 +67,7 @@ def test_the_plan_does_not_depend_on_how_it_was_held(rows, chunk, held):
         digests = []
         for name, values in (("one", None), ("other", (chunk, held))):
             if values:
-                patch.setattr(formats, "CHUNK_ROWS", values[0])
+                patch.setattr(contract, "CHUNK_ROWS", values[0])
                 patch.setattr(buckets, "BUFFER_BYTES", values[1])
                 patch.setattr(buckets, "BUCKET_ROWS", values[0])
             folder, out = run_plan(Path(scratch) / name, source(Path(scratch) / "list.jsonl"), part_size=3)

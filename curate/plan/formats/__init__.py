@@ -1,0 +1,1 @@
+"""The list formats, a file each: a file's bytes → chunks of columns."""

@@ -1,0 +1,50 @@
+"""JSON Lines: one object each line, whose keys are the columns."""
+
+import json
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from curate.errors import SourceError
+from curate.plan.cells import JsonValues
+from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile
+from curate.plan.formats.text import batched, text
+
+
+class JsonLines(Format):
+    """Lines of JSON objects."""
+
+    name = "jsonl"
+    suffixes = ("jsonl",)
+    values = JsonValues()
+
+    def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
+        """See `Format`."""
+        del dialect
+        with text(file) as lines:
+            for batch in batched(line.strip() for line in lines):
+                rows = [_object(line) for line in batch]
+                read = [row or {} for row in rows]
+                names = dict.fromkeys(key for row in read for key in row) if wanted is None else wanted
+                columns = {name: [row.get(name) for row in read] for name in names}
+                yield Chunk(len(rows), columns, {_NO_OBJECT: rows.count(None)})
+
+    def head(self, file: ListFile, dialect: Dialect) -> Head:
+        """See `Format`."""
+        head = super().head(file, dialect)
+        if head.rows and not head.types:
+            raise SourceError(f"{file.path} cannot be read: its first lines hold no JSON object with keys")
+        return head
+
+
+_NO_OBJECT = "lines that are no JSON object were left empty"
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+FORMAT = JsonLines()

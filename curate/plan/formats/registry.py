@@ -1,0 +1,67 @@
+"""Which list formats there are, and which of them a file's name stands for."""
+
+from curate.errors import SourceError, UsageError, nearest
+from curate.plan.formats.compression import CODECS
+from curate.plan.formats.contract import Format, ListFile
+from curate.registry import Registry
+
+FORMATS: Registry[Format] = Registry(
+    "list format",
+    Format,  # type: ignore[type-abstract] # its subclasses' instances are held
+    package="curate.plan.formats",
+    attribute="FORMAT",
+    group="curate.formats",
+)
+
+
+def list_file(path: str, endpoint: str | None = None) -> ListFile:
+    """The list at a path or URL, as its name says.
+
+    Raises:
+        SourceError: its name ends in no known suffix.
+    """
+    suffix, codec = _suffixes(path)
+    found = _format_of(suffix, codec)
+    if found is not None:
+        return ListFile(path, found, codec, endpoint)
+    if suffix == "tar":
+        raise SourceError(f"{path} is no list; for tars of samples say source.kind: samples")
+    known = {f".{name}": of for name, of in sorted(by_suffix().items())}
+    packed = [name for name, of in known.items() if of.compressible]
+    hint = nearest(f".{suffix}", known)
+    raise SourceError(
+        f"{path}: a list ends in {', '.join(known)}; after {', '.join(packed)} also in "
+        f"{' or '.join(f'.{name}' for name in CODECS)}{hint if 'did you mean' in hint else ''}"
+    )
+
+
+def is_list(path: str) -> bool:
+    """Whether a name ends as a list's does."""
+    return _format_of(*_suffixes(path)) is not None
+
+
+def by_suffix() -> dict[str, Format]:
+    """Every format by each of its suffixes.
+
+    Raises:
+        UsageError: two formats claim one suffix.
+    """
+    found: dict[str, Format] = {}
+    for name, of in FORMATS.items():
+        for suffix in of.suffixes:
+            if suffix in found:
+                both = f"{FORMATS.origin(found[suffix].name)} and {FORMATS.origin(name)}"
+                raise UsageError(f"two list formats claim the suffix .{suffix}: {both}")
+            found[suffix] = of
+    return found
+
+
+def _format_of(suffix: str, codec: str | None) -> Format | None:
+    found = by_suffix().get(suffix)
+    return None if found is None or (codec and not found.compressible) else found
+
+
+def _suffixes(path: str) -> tuple[str, str | None]:
+    """A name's last suffix but for that of a compression, and Arrow's name of the compression."""
+    *_, before, last = ["", "", *path.rsplit("/", 1)[-1].lower().split(".")]
+    return (before, CODECS[last]) if last in CODECS else (last, None)
