@@ -1,0 +1,92 @@
+"""Arrow IPC: rows as they are, columns with types of their own; read by record batch, from files and from streams."""
+
+import io
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import SourceError
+from curate.plan.cells import ArrowValues, plain_type
+from curate.plan.formats import contract
+from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, readable
+
+_FILE = b"ARROW1"
+"""How the file format begins; anything else is read as a stream (as HuggingFace's datasets are stored)."""
+
+
+class ArrowIpc(Format):
+    """Arrow's file format, which is Feather's second version, and its stream format.
+
+    A record batch is held as a whole. Buffers compressed with lz4 or zstd are read; a file compressed around them is
+    not, as the file format is read from its end.
+    """
+
+    name = "arrow"
+    suffixes = ("arrow", "arrows", "feather", "ipc")
+    values = ArrowValues()
+    compressible = False
+
+    def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
+        """See `Format`."""
+        del dialect
+        for batch in _batches(file, wanted):
+            for start in range(0, batch.num_rows, contract.CHUNK_ROWS):
+                rows = batch.slice(start, contract.CHUNK_ROWS)
+                yield Chunk(rows.num_rows, dict(zip(rows.schema.names, rows.columns, strict=True)))
+
+    def head(self, file: ListFile, dialect: Dialect) -> Head:
+        """See `Format`; from the schema and the first record batch that has rows."""
+        del dialect
+        with readable(file.path), file.open() as opened:
+            schema = _reader(opened, None).schema
+        names = schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SourceError(f"{file.path}: two columns are named {twice[0]!r}")
+        rows = next((batch.num_rows for batch in _batches(file, names[:1]) if batch.num_rows), 0)
+        return Head(rows, {column.name: _stored(column, file.path) for column in schema})
+
+    def count(self, file: ListFile, dialect: Dialect) -> int:
+        """See `Format`; of every record batch one column is read."""
+        del dialect
+        return sum(batch.num_rows for batch in _batches(file, ()))
+
+
+def _batches(file: ListFile, wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    """A list's record batches with the wanted columns; with the first column where none is wanted."""
+    with readable(file.path), file.open() as opened:
+        names = _reader(opened, None).schema.names
+        fields = [number for number, name in enumerate(names) if wanted is None or name in wanted]
+        opened.seek(0)
+        reader = _reader(opened, fields or [0][: len(names)])
+        for batch in map(reader.get_batch, range(reader.num_record_batches)) if _is_file(reader) else reader:
+            # Arrow's readers trust the offsets and lengths in a file; what reads the columns would crash.
+            batch.validate()
+            yield batch
+
+
+def _is_file(reader: Any) -> bool:
+    return isinstance(reader, pa.ipc.RecordBatchFileReader)
+
+
+def _reader(opened: Any, fields: Sequence[int] | None) -> Any:
+    """A reader of either format for some top-level columns, or for all."""
+    options = pa.ipc.IpcReadOptions(included_fields=list(fields) if fields else None)
+    is_file = opened.read(len(_FILE)) == _FILE
+    opened.seek(0)
+    source = pa.PythonFile(opened, "r")
+    return pa.ipc.open_file(source, options=options) if is_file else pa.ipc.open_stream(source, options=options)
+
+
+def _stored(column: pa.Field, path: str) -> pa.DataType:
+    """A column's type as Parquet gives it back, for Arrow has types that Parquet lacks, such as seconds and unions."""
+    sink = io.BytesIO()
+    try:
+        pq.write_table(pa.schema([(column.name, plain_type(column.type))]).empty_table(), sink)
+        return plain_type(pq.read_schema(sink).field(0).type)
+    except pa.ArrowException as error:
+        raise SourceError(f"{path}: column {column.name!r} is {column.type}, which Parquet cannot hold") from error
+
+
+FORMAT = ArrowIpc()
