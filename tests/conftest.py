@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Asserts in helpers say what they compared, as those in tests do.
+pytest.register_assert_rewrite("helpers")
+
 # Machines are shared and noisy: no deadlines. `make test` runs the same examples every time.
 settings.register_profile("test", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("soak", deadline=None, max_examples=2000)

@@ -4,8 +4,8 @@ import json
 import tarfile
 
 import yaml
+from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
-from test_retry_failed import picture
 
 from curate.commands.main import main
 from curate.commands.verify import verify

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -72,6 +73,13 @@ def test_broad_excepts_stand_at_the_boundary():
     assert found == ["runs/units.py"]
 
 
+def test_no_test_imports_another_test_module():
+    """What tests share stands in tests/helpers or in fixtures; scripts that tests start are read too."""
+    importing = re.compile(r"^\s*(?:from|import) (?:[\w.]+\.)?(?:test_\w+|conftest)\b.*", re.MULTILINE)
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not importing.findall(path.read_text()), f"{path.relative_to(ROOT)} imports from a test module"
+
+
 def run_python(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -116,3 +124,9 @@ def test_the_code_map_is_what_the_modules_say():
     path = ROOT / "docs" / "code_map.py"
     written = runpy.run_path(str(path))
     assert written["page"]() == written["PAGE"].read_text(encoding="utf-8"), "run: python docs/code_map.py"
+
+
+def test_the_tests_that_the_architecture_names_exist():
+    named = set(re.findall(r"`(tests/[^`]*)`", (ROOT / "docs" / "architecture.md").read_text()))
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]

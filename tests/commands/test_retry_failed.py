@@ -1,26 +1,19 @@
 """`curate retry-failed` and `fetch.min_success`, from the command line, against a web that fails and heals."""
 
-import io
 import socket
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 import yaml
+from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok, status
-from PIL import Image
 
 from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.store import Folder, Store
 
 ROWS = 30
-
-
-def picture(number):
-    sink = io.BytesIO()
-    Image.linear_gradient("L").rotate(number * 7).resize((90 + number, 80)).save(sink, "JPEG", quality=90)
-    return sink.getvalue()
 
 
 @pytest.fixture

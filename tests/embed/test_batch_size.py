@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.embed_parts import draw, worker_of
+from helpers.open_clip_oracle import check_against_open_clip
 from hypothesis import given
 from hypothesis import strategies as st
-from test_embed_worker import check_against_open_clip
 from torch._dynamo.utils import counters
 
 from curate.embed.batch import ON_CPU, default_size, largest_batch

@@ -3,10 +3,11 @@ import tarfile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import torch
 from helpers.embed_parts import Part, Tiny, draw, encode, worker_of
+from helpers.memory_faults import OUT_OF_MEMORY, TooLarge
+from helpers.open_clip_oracle import check_against_open_clip, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -24,43 +25,6 @@ from curate.errors import BrokenResult, DeviceLost, ModelError, UsageError
 def vit_worker(tiny):
     """A worker with one model, for tests that leave it as it is."""
     return worker_of(m=tiny("vit"))
-
-
-def rows_of(column):
-    """Embeddings as float32[n, dim], zero where null."""
-    flat = [row if row is not None else [0.0] * column.type.list_size for row in column.to_pylist()]
-    return np.array(flat, np.float32).reshape(-1, column.type.list_size)
-
-
-def check_against_open_clip(part, tables, name, model):
-    """Every embedding and similarity against open_clip's own path, image by image and caption by caption."""
-    images, pairs = tables[f"embed-{name}", "images.parquet"], tables[f"embed-{name}", "pairs.parquet"]
-    assert images["image_id"].to_pylist() == [image_id for image_id, _ in part.images]
-    assert pairs["pair_id"].to_pylist() == [row[0] for row in part.pairs]
-    expected = {}
-    for image_id, data in part.images:
-        try:
-            with Image.open(io.BytesIO(data or b"")) as image:
-                expected[image_id] = model.embed_image(image)
-        except OSError:
-            expected[image_id] = None
-    found = dict(zip(images["image_id"].to_pylist(), rows_of(images["image_embedding"]), strict=True))
-    is_null = dict(zip(images["image_id"].to_pylist(), pc.is_null(images["image_embedding"]).to_pylist(), strict=True))
-    assert is_null == {image_id: vector is None for image_id, vector in expected.items()}
-    for image_id, vector in expected.items():
-        if vector is not None:
-            np.testing.assert_allclose(found[image_id], vector, atol=1e-3)
-    text = rows_of(pairs["text_embedding"])
-    similarity = pairs["clip_similarity"].to_pylist()
-    for i, (_, image_id, _, caption, _, _) in enumerate(part.pairs):
-        vector = model.embed_text(caption)
-        np.testing.assert_allclose(text[i], vector, atol=1e-3)
-        if expected[image_id] is None:
-            assert similarity[i] is None
-        else:
-            assert similarity[i] == pytest.approx(float(expected[image_id] @ vector), abs=1e-5)
-            stored = found[image_id] @ text[i] / np.linalg.norm(found[image_id]) / np.linalg.norm(text[i])
-            assert similarity[i] == pytest.approx(stored, abs=1e-3)
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "sigmoid", "coca"])
@@ -290,27 +254,6 @@ def test_the_mirrored_similarity_is_that_of_open_clip_on_a_mirrored_image(tmp_pa
         assert found[pair_id] != pytest.approx(plain[pair_id], abs=1e-4)
     without = part.embed(worker_of(m=model), "embed-m", run="without")["embed-m", "pairs.parquet"]
     assert without.equals(table.drop_columns([schema.MIRRORED]))
-
-
-class TooLarge:
-    """Raises, where a module is given more rows than memory holds."""
-
-    def __init__(self, module, holds, error):
-        self.seen, self.holds, self.error = [], holds, error
-        self.hook = module.register_forward_pre_hook(self)
-
-    def __call__(self, _module, args):
-        self.seen.append(len(args[0]))
-        if len(args[0]) > self.holds:
-            raise self.error
-
-
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: tried 99 bytes"),
-    torch.AcceleratorError("CUDA error: out of memory"),
-    MemoryError(),
-]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)

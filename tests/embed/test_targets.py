@@ -8,8 +8,8 @@ import open_clip
 import pytest
 import torch
 from helpers.embed_parts import draw, encode
+from helpers.memory_faults import OUT_OF_MEMORY, TooLarge
 from PIL import Image
-from test_embed_worker import OUT_OF_MEMORY, TooLarge
 
 from curate.embed import targets
 from curate.embed.model.towers import weights

@@ -1,5 +1,6 @@
 """The Ray engine on a Ray of its own with one CPU, where everything that runs at once must fit."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import ray
-from test_run import Silent, chain, reading_ahead, single, told
+from helpers.works import Silent, chain, reading_ahead, single, told
 from curate.engine.ray import RayEngine
 from curate.runs.driver import drive
 from curate.store import Store
@@ -41,7 +42,7 @@ print("all done")
 
 
 def test_chained_works_stream_and_poison_is_set_aside_on_one_cpu(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(Path(__file__).parents[up]) for up in (1, 2)))
     arguments = [str(tmp_path / "run"), str(tmp_path / "log")]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],

@@ -6,11 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-import tarfile
 import urllib.request
 
 import pyarrow as pa
 import pytest
+from helpers.fetch_part import fetched, members, part
 from helpers.fetch_samples import decoded, difference, drawing, encoded, section
 from helpers.hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
 
@@ -24,7 +24,7 @@ from curate.fetch.pictures.blocklist import read
 from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.settings import Settings
 from curate.fetch.worker import open_worker
-from curate.store import Folder, Inputs, Store
+from curate.store import Store
 
 PICTURES = {f"/{n}.jpg": drawing(60 + n, 40 + 2 * n, seed=n) for n in range(20)}
 
@@ -90,38 +90,6 @@ def urls(server):
         "http://a\x1b[31m.example/x.jpg": "bad_url",
         f"http://example.org/{'x' * 100_000}": "bad_url",
     }
-
-
-def part(store, urls, captions=2):
-    """A committed plan of one part; every image has some captions."""
-    rows = sorted(
-        (schema.image_id(url), schema.pair_id(url, str(n)), url, str(n)) for url in urls for n in range(captions)
-    )
-    table = pa.table(
-        {
-            "pair_id": pa.array([row[1] for row in rows], schema.ID),
-            "image_id": pa.array([row[0] for row in rows], schema.ID),
-            "url": pa.array([row[2] for row in rows], pa.string()),
-        }
-    )
-    plan = Folder(store, "plan", "x")
-    out = plan.outputs(0)
-    out.put_table("pairs.parquet", table)
-    out.commit()
-    return Inputs({"plan": plan}, [0])
-
-
-def fetched(worker, store, inputs, name="fetch"):
-    folder = Folder(store, name, "x")
-    out = folder.outputs(0)
-    worker(0, inputs, {"fetch": out})
-    out.commit()
-    return folder
-
-
-def members(folder):
-    with folder.store.open(folder.file("images.tar", 0)) as opened, tarfile.open(fileobj=opened) as tar:
-        return [(info, tar.extractfile(info).read()) for info in tar.getmembers()]
 
 
 @pytest.fixture(scope="module")

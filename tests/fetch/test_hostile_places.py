@@ -4,8 +4,8 @@ import socket
 
 import pytest
 from helpers.fetch_samples import settings
+from helpers.guarded import LOOPBACK, failure, guard, names
 from helpers.hostile_server import HostileServer, ok, redirect
-from test_guard import LOOPBACK, failure, guard, names
 
 from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver

@@ -1,9 +1,9 @@
 """A round: lost rows again, everything else copied over."""
 
 import pytest
+from helpers.fetch_part import fetched, members, part
 from helpers.fetch_samples import drawing, encoded, section
 from helpers.hostile_server import HostileServer, ok, status
-from test_fetch_worker import fetched, members, part
 
 from curate import schema
 from curate.errors import BrokenResult

@@ -68,3 +68,10 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     assert one.size == other.size
     pair = [np.asarray(image.convert("RGB")).astype(float) for image in (one, other)]
     return float(np.abs(pair[0] - pair[1]).mean())
+
+
+def picture(number: int) -> bytes:
+    """A grey JPEG, another one for every number."""
+    sink = io.BytesIO()
+    Image.linear_gradient("L").rotate(number * 7).resize((90 + number, 80)).save(sink, "JPEG", quality=90)
+    return sink.getvalue()

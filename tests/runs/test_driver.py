@@ -2,6 +2,7 @@ import itertools
 from collections import Counter, deque
 
 import pytest
+from helpers.works import Silent, chain, reading_ahead, single, told
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,17 +44,6 @@ class InlineEngine:
         pass
 
 
-class Silent:
-    def begin(self, name, total, done, rows):
-        pass
-
-    def advance(self, name, result):
-        pass
-
-    def end(self, name):
-        pass
-
-
 class Killed(InlineEngine):
     """An engine whose driver is killed after some results: the attempts of what was under way stay behind."""
 
@@ -69,22 +59,6 @@ class Killed(InlineEngine):
             raise KeyboardInterrupt
         self.after -= 1
         return super().wait(seconds)
-
-
-def chain(store, units, log=None):
-    settings = {"log": str(log)} if log else {}
-    first = Pass.of(store, Declaration("double", "", 1, {}))
-    second = Pass.of(store, Declaration("add", "", 1, {}), [first.folder])
-    inputs = Inputs({"double": first.folder}, units)
-    return [
-        Work("double", "helpers.workers:double", settings, {"double": first}, Inputs({}, ()), units, processes=2),
-        Work("add", "helpers.workers:add_one", settings, {"add": second}, inputs, units, after=("double",)),
-    ]
-
-
-def single(store, opener, units, **settings):
-    outputs = {"out": Pass.of(store, Declaration("out", "", 1, {}))}
-    return Work("out", f"helpers.workers:{opener}", settings, outputs, Inputs({}, ()), units)
 
 
 @pytest.fixture
@@ -310,20 +284,6 @@ def test_a_whole_gates_every_unit_after_it(store):
     engine = InlineEngine()
     assert drive(works, engine, Silent()) == {"whole": {}, "late": {}}
     assert engine.order == [("whole", WHOLE), ("late", 0), ("late", 1), ("late", 2)]
-
-
-def told(folder):
-    """For each worker process, in order, the units that it was given and what it was told of the next."""
-    return [[line.split() for line in path.read_text().splitlines()] for path in folder.iterdir()]
-
-
-def reading_ahead(store, folder, units, processes, **settings):
-    folder.mkdir()
-    outputs = {"out": Pass.of(store, Declaration("out", "", 1, {}))}
-    settings = {"folder": str(folder), **settings}
-    return Work(
-        "out", "helpers.workers:ahead", settings, outputs, Inputs({}, ()), units, processes=processes, reads_ahead=True
-    )
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok, status
-from test_retry_failed import picture
 
 from curate.commands.main import main
 from curate.store import Store

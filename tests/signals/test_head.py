@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.head_weights import stored
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import nn
 
 from curate.errors import RecipeError
@@ -76,15 +76,6 @@ class Large(nn.Module):
 def images(count, width):
     found = torch.nn.functional.normalize(torch.randn(count, width), dim=-1)
     return found, found.numpy()
-
-
-def stored(module, path):
-    state = module.state_dict() if isinstance(module, nn.Module) else module
-    if path.suffix == ".safetensors":
-        save_file({name: value.contiguous() for name, value in state.items()}, path)
-    else:
-        torch.save(state, path)
-    return str(path)
 
 
 @pytest.mark.parametrize("name", ["head.pth", "head.pt", "head.bin", "head.safetensors"])

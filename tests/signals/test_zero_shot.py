@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_concept import DIM, Made
-from test_head import stored
+from helpers.head_weights import stored
+from helpers.signals_part import DIM, Made
 
 from curate.errors import BrokenResult
 from curate.signals import head, registry

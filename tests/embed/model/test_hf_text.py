@@ -7,8 +7,8 @@ import open_clip
 import pytest
 import torch
 from helpers.embed_parts import VISION, Tiny, draw
+from helpers.small_tokenizer import TEXTS, train_tokenizer
 from safetensors.torch import save_file
-from test_siglip import TEXTS, train_tokenizer
 from transformers import XLMRobertaConfig
 
 from curate.embed.model.facts import describe

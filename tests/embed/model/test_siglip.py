@@ -8,16 +8,14 @@ import open_clip
 import pytest
 import torch
 from helpers.embed_parts import Tiny, draw, worker_of
+from helpers.open_clip_oracle import check_against_open_clip
+from helpers.small_tokenizer import TEXTS, train_tokenizer
 from safetensors.torch import save_file
-from test_embed_worker import check_against_open_clip
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from curate.embed.model.facts import describe
 from curate.embed.model.loading import load
 from curate.errors import ModelError
 
-TEXTS = ["A photo of a cat!", "two dogs, on a hill", "", "  the   SEA at night ", "a " * 40]
 CONTEXT = 16
 CONFIG = {
     "embed_dim": 64,
@@ -43,21 +41,6 @@ CONFIG = {
     },
 }
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "squash"}
-
-
-def train_tokenizer(folder, texts):
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    tokenizer.train_from_iterator(
-        texts, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>")
-    )
-    end = tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,10 @@ import ssl
 import time
 
 import pytest
-from helpers.fetch_samples import settings
+from helpers.guarded import LOOPBACK, failure, guard, names
 from helpers.hostile_server import TLS, HostileServer, endless, head, never, ok, raw, redirect, reset, status, trickle
 
-from curate.fetch.contract import FetchError
 from curate.fetch.http import resolver as resolver_module
-from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
 
 BODY = b"\xff\xd8\xff" + b"pixels" * 100
@@ -20,29 +18,6 @@ BODY = b"\xff\xd8\xff" + b"pixels" * 100
 def server():
     with HostileServer() as running:
         yield running
-
-
-def names(**known):
-    """A resolver that knows a few names and no other."""
-
-    def lookup(host):
-        if host not in known:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return known[host]
-
-    return Resolver(lookup)
-
-
-def guard(server, resolver=None, tls=None, **changes):
-    return Guard(settings(**{"allow": [server.address], "timeout": 10.0, **changes}), resolver or names(), tls)
-
-
-def failure(the_guard, url):
-    with pytest.raises(FetchError) as error:
-        the_guard.get(url)
-    assert str(error.value).isprintable()
-    assert len(str(error.value)) <= 200
-    return error.value
 
 
 def unused_port():
@@ -171,33 +146,6 @@ def test_one_deadline_over_all_redirects(server):
     server.answers["/slow1"] = raw(b"", head(302, "Location: /slow2", "Content-Length: 0"), pause=0.25)
     server.answers["/slow2"] = raw(b"", head(200) + BODY, pause=0.25)
     assert failure(guard(server, timeout=0.4), server.url("/slow0")).error_class == "timeout"
-
-
-LOOPBACK = [
-    "127.0.0.1",
-    "127.1",
-    "2130706433",
-    "0x7f000001",
-    "0x7f.0.0.1",
-    "0177.0.0.1",
-    "017700000001",
-    "127.0.0.1.",
-    "localhost",
-    "LOCALHOST.",
-    "a.localhost",
-    "0.0.0.0",
-    "0",
-    "[::ffff:127.0.0.1]",
-    "[::ffff:7f00:1]",
-    "[::127.0.0.1]",
-    "[::]",
-    "[::1]",
-    "good.example@127.0.0.1",
-    "good.example:80@localhost",
-    "１２７.0.0.1",
-    "evil.example",
-    "both.example",
-]
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
