@@ -93,7 +93,10 @@ def csv(tmp_path: Path, text: str) -> Path:
     [
         ("missing.csv", "does not exist"),
         ("*.tsv", "no file matches"),
-        ("notes.md", r"a list ends in .*\.csv, .*\.parquet, .*; after \.csv, \.jsonl, \.tsv, \.txt also in \.gz or \.zst"),
+        ("notes.md", r"a list ends in .*\.csv, .*\.parquet, .*; after \.csv, \.jsonl, .* also in \.gz or \.zst"),
+            "notes.md",
+            r"a list ends in .*\.csv, .*\.parquet, .*; after \.csv, \.jsonl, \.tsv, \.txt also in \.gz or \.zst",
+        ),
         ("a.parqet", r"did you mean '\.parquet'"),
         ("a.parquet.gz", r"a list ends in .*; after \.csv.* also in \.gz"),
         ("empty", "holds no list"),
