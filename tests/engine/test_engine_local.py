@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 DRIVER = """
+import signal
 import sys
 from rich.console import Console
 from curate.engine.local import LocalEngine
@@ -18,6 +19,8 @@ from curate.runs.work import Work
 from curate.store import Inputs, Store
 
 if __name__ == "__main__":
+    # As in a terminal. A shell starts what runs in its background with SIGINT ignored, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     made = {"p": Pass.of(Store(sys.argv[1]), Declaration("p", "", 1))}
     work = Work("p", "helpers.workers:endless", {"folder": sys.argv[1]}, made, Inputs({}, ()), (0, 1), processes=2)
     engine = LocalEngine()
@@ -41,11 +44,16 @@ def test_an_interrupted_run_says_so_and_nothing_else(tmp_path):
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "busy").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    # As a terminal does it: to every process of the group.
-    os.killpg(driver.pid, signal.SIGINT)
-    said, _ = driver.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "busy").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # As a terminal does it: to every process of the group.
+        os.killpg(driver.pid, signal.SIGINT)
+        said, _ = driver.communicate(timeout=60)
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+            driver.communicate()
     assert (driver.returncode, said) == (0, "stopped\n")
