@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from curate.errors import RecipeError, nearest
 from curate.keys import Fraction, Keys, Name, Positive, Seconds
-from curate.schema import RESERVED_REASONS
+from curate.schema import REASONS_BEFORE
 
 
 class Source(Keys):
@@ -383,7 +383,7 @@ class Step(Keys):
             raise ValueError("a step has exactly one of: where, keep_top, duplicates")
         if self.over == "pool" and self.keep_top is None:
             raise ValueError("`over` goes with keep_top")
-        if self.drop in RESERVED_REASONS:
+        if self.drop in REASONS_BEFORE:
             raise ValueError(f"{self.drop!r} is a reason of the program's own; choose another name")
         return self
 

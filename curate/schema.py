@@ -25,6 +25,7 @@ An image that fetch or decoding lost keeps its row, with nulls.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -33,32 +34,35 @@ ID = pa.binary(16)
 FETCHED = "success"
 """`images.status` of an image that is in the part's tar; every other row has status `failed`."""
 
-ERROR_CLASSES = (
-    "dns",
-    "timeout",
-    "deadline",
-    "refused",
-    "tls",
-    "connection",
-    "http_4xx",
-    "http_5xx",
-    "http_other",
-    "redirect",
-    "bad_url",
-    "blocked_address",
-    "opt_out",
-    "host_busy",
-    "blocked_digest",
-    "encoding",
-    "too_large",
-    "not_an_image",
-    "undecodable",
-    "no_image",
-    "ambiguous",
-    "internal",
-)
-"""Why an image was not fetched (`images.error_class`); the drop reason is `fetch:<error_class>`. `no_image` and
-`ambiguous` are of samples alone: one without an image, and one of which it is not clear what its image is."""
+FETCH = "fetch:"
+"""What a reason begins with that fetch gives; an error class follows."""
+
+ERROR_CLASSES: Mapping[str, str] = {
+    "dns": "the host's name did not resolve",
+    "timeout": "not received within the deadline",
+    "deadline": "not received before its part's time was up",
+    "refused": "the host refused the connection",
+    "tls": "no trusted connection could be made",
+    "connection": "the connection broke",
+    "http_4xx": "the server answered 4xx: gone or forbidden",
+    "http_5xx": "the server answered 5xx: it failed",
+    "http_other": "the server answered with another status",
+    "redirect": "too many redirects, or one that cannot be followed",
+    "bad_url": "not a URL that may be fetched",
+    "blocked_address": "an address on a private or reserved network",
+    "opt_out": "the server forbids use for training",
+    "host_busy": "the host was left alone: its limits, its wish, or too many refusals",
+    "blocked_digest": "a file that the recipe's blocklists name",
+    "encoding": "the body's encoding cannot be undone",
+    "too_large": "more bytes or pixels than the recipe allows",
+    "not_an_image": "something other than an image",
+    "undecodable": "a broken image file",
+    "no_image": "the sample has no image",
+    "ambiguous": "the sample has several images, or its key or URL comes again with another image",
+    "internal": "a fault of the fetcher",
+}
+"""Why an image was not fetched (`images.error_class`), with the words of report, card and terminal; the drop reason is
+`fetch:<error_class>`. `no_image` and `ambiguous` are of samples alone."""
 
 HEALING_CLASSES = (
     "dns",
@@ -79,8 +83,11 @@ mirrored image and caption. Of a recipe's models they are called `<column>_<mode
 
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
-RESERVED_REASONS = (REPEATED, UNDECODABLE)
-"""Reasons given before all steps; a step may take neither these names nor one that starts with `fetch:`."""
+REASONS_BEFORE: Mapping[str, str] = {
+    REPEATED: "the same URL and caption stand earlier in the list",
+    UNDECODABLE: "fetched, but no picture could be decoded from it",
+}
+"""Reasons given before all steps, besides `fetch:<error_class>`, with their words; a step may not take their names."""
 
 PLAN = pa.schema(
     [
@@ -167,6 +174,15 @@ DECISIONS = pa.schema(
     ]
 )
 """`reason` is null for a kept pair. `reasons`: the row-wise steps that would drop the pair by themselves."""
+
+
+def reason_words(reason: str) -> str:
+    """What a reason given before all steps means, in one line.
+
+    Raises:
+        KeyError: no such reason is given before the steps.
+    """
+    return ERROR_CLASSES[reason.removeprefix(FETCH)] if reason.startswith(FETCH) else REASONS_BEFORE[reason]
 
 
 def embedding(dim: int) -> pa.DataType:

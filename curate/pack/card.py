@@ -7,12 +7,8 @@ from typing import Any
 from curate.errors import counted
 from curate.pack.rows import Settings
 from curate.pack.worker import Worker, shard_sizes
+from curate.schema import reason_words
 from curate.store import Inputs, Json, Outputs
-
-_BEFORE = {
-    "repeated": "the pair is listed more than once",
-    "undecodable": "the stored image could not be decoded",
-}
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
@@ -127,8 +123,7 @@ def _rule(step: Json) -> str:
         above = f" at {threshold} or more" if step["by"] == "image_embedding" and threshold else ""
         by, prefer = _code(step["by"]), _code(step["prefer"])
         return f"all but one of each set of duplicates by {by}{above}, best {prefer} kept"
-    name = str(step["name"])
-    return _BEFORE.get(name, f"the image was not fetched: {_cell(name.removeprefix('fetch:'))}")
+    return reason_words(str(step["name"]))
 
 
 def _models(recipe: Json, facts: Mapping[str, Json], models: Sequence[str]) -> list[str]:

@@ -23,13 +23,13 @@ from markupsafe import Markup, escape
 
 from curate.errors import BrokenResult, counted
 from curate.report.examples import Example, load
-from curate.report.funnel import FETCH, Step, describe, nulls, value
+from curate.report.funnel import Step, describe, nulls, value
 from curate.report.histogram import Drawing, Histogram, draw
 from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, near_similarities, survey
 from curate.report.text import count, duration, percent, pieces, plain, rate, size
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
-from curate.schema import UNDECODABLE
+from curate.schema import FETCH, UNDECODABLE
 from curate.store import Inputs
 
 STACKS = ("kept", "dropped by this threshold", "dropped for another reason")

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from curate.errors import RunIncomplete
-from curate.report.funnel import FETCH
 from curate.runs.work import UnitResult
-from curate.schema import HEALING_CLASSES
+from curate.schema import FETCH, HEALING_CLASSES
 from curate.store import Folder, Json
 
 _ERROR = "error:"

@@ -157,7 +157,7 @@ def _aligned(
 
 
 def _before(repeated: npt.NDArray[np.bool_], images: pa.Table, decoded: pa.ChunkedArray) -> pa.Array:
-    failed = pc.binary_join_element_wise("fetch", pc.fill_null(images["error_class"], "internal"), ":")
+    failed = pc.binary_join_element_wise(schema.FETCH, pc.fill_null(images["error_class"], "internal"), "")
     null = pa.scalar(None, pa.string())
     reasons = pc.if_else(
         pa.array(repeated),

@@ -20,8 +20,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from curate.errors import RecipeError
-from curate.schema import ERROR_CLASSES, REPEATED, SIMILARITY, UNDECODABLE
+from curate.errors import BrokenResult, RecipeError
+from curate.schema import ERROR_CLASSES, FETCH, REPEATED, SIMILARITY, UNDECODABLE
 from curate.select import duplicates
 from curate.select.columns import PartRows, words
 from curate.select.database import one_line, quoted
@@ -180,8 +180,11 @@ class Funnel:
         counts = dict(
             self._con.execute("SELECT before, count(*) FROM pairs WHERE before IS NOT NULL GROUP BY before").fetchall()
         )
-        known = [REPEATED, *(f"fetch:{name}" for name in ERROR_CLASSES), UNDECODABLE]
-        order = [*known[:-1], *sorted(set(counts) - set(known)), UNDECODABLE]
+        order = [REPEATED, *(FETCH + name for name in ERROR_CLASSES), UNDECODABLE]
+        if unknown := sorted(set(counts).difference(order)):
+            raise BrokenResult(
+                f"select: images failed for reasons that this version does not know: {', '.join(unknown)}"
+            )
         seen, report = self._rows, []
         for name in order:
             if name in counts or name in (REPEATED, UNDECODABLE):
