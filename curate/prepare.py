@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from curate import schema
 from curate.embed.model.facts import ModelFacts, describe
 from curate.embed.model.weights import HUB
-from curate.embed.targets import TargetImage
 from curate.embed.targets import find as find_targets
 from curate.errors import RecipeError
 from curate.fetch.pictures import blocklist
@@ -21,7 +20,8 @@ from curate.recipe import Recipe, Source
 from curate.runs.identity import check_identity
 from curate.runs.retry_rounds import Round, recorded
 from curate.select.predicate import check as check_steps
-from curate.signals import head, registry
+from curate.signals.contract import Images, ModelShape, Prompts, Scorer
+from curate.signals.registry import scorers
 from curate.store import Json, Store
 
 __all__ = ["HUB", "Prepared", "prepare"]
@@ -37,9 +37,12 @@ class Prepared:
     facts: Mapping[str, ModelFacts]
     blocked: str = ""
     rounds: tuple[Round, ...] = ()
-    heads: Mapping[str, Json] = field(default_factory=dict)
-    """By name: the digest of the file, and which of its outputs is the column."""
-    targets: Mapping[str, Sequence[TargetImage]] = field(default_factory=dict)
+    scorers: Sequence[Scorer] = ()
+    """Of all signals, with what was learned of the files that they name."""
+    prompts: Mapping[str, Json] = field(default_factory=dict)
+    """Texts that signals hold images against, by their folder: `model`, `where`, `names`, `prompts`."""
+    targets: Mapping[str, Json] = field(default_factory=dict)
+    """Images that signals hold images against, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
 
     @property
     def models(self) -> list[str]:
@@ -61,7 +64,8 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     endpoint = recipe.storage.endpoint
     of_samples = recipe.source.kind == "samples"
     plan_columns = (samples if of_samples else lists).columns(source, endpoint)
-    check_steps([step.model_dump(mode="json") for step in recipe.select], visible_columns(recipe, plan_columns))
+    asked = list(scorers(recipe.signals, next(iter(recipe.models))))
+    check_steps([step.model_dump(mode="json") for step in recipe.select], visible_columns(recipe, asked, plan_columns))
     identity = {
         "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
         "columns": chosen(recipe.source, without={"paths"}),
@@ -72,8 +76,8 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
         for name, model in recipe.models.items()
     }
-    heads = {name: _head(recipe, name, facts) for name in recipe.signals.heads}
-    targets = {name: find_targets(name, of.images, endpoint) for name, of in recipe.signals.targets.items()}
+    learned = [_learned(scorer, facts, endpoint) for scorer in asked]
+    prompts, targets = _directions(asked, endpoint)
     blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
@@ -82,7 +86,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         rounds = recorded(store)
     if probe:
         store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked, rounds, heads, targets)
+    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets)
 
 
 def as_now(identity: Json) -> Json:
@@ -113,16 +117,35 @@ def _check_free(store: Store) -> None:
         raise RecipeError(f"output: {store.url} holds other things ({named}) and no run; name a new or an empty folder")
 
 
-def _head(recipe: Recipe, name: str, facts: Mapping[str, ModelFacts]) -> Json:
-    asked = recipe.signals.heads[name]
-    model = asked.model or next(iter(recipe.models))
-    found = head.read(asked.path, recipe.storage.endpoint)
-    index = head.check(name, found, asked.model_dump(), model, facts[model].embed_dim)
-    return {"sha256": found.sha256, "index": index}
+def _learned(scorer: Scorer, facts: Mapping[str, ModelFacts], endpoint: str | None) -> Scorer:
+    """The scorer with what its kind learns before the run."""
+    if scorer.keys is None:
+        return scorer
+    shape = ModelShape(scorer.model or "", facts[scorer.model].embed_dim if scorer.model else 0)
+    return replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, shape, endpoint))
 
 
-def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.DataType]:
-    """The columns that `where`, `keep_top.of` and `prefer` may name, with their types."""
+def _directions(asked: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str, Json], dict[str, Json]]:
+    """What signals hold images against, by folder: prompts, and target images with their digests."""
+    prompts: dict[str, Json] = {}
+    targets: dict[str, Json] = {}
+    for scorer in asked:
+        folder, found = str(scorer.directions_folder), scorer.directions
+        of = {"model": scorer.model, "where": scorer.where}
+        if isinstance(found, Prompts):
+            prompts[folder] = {**of, "names": list(found.names), "prompts": [list(texts) for texts in found.prompts]}
+        elif isinstance(found, Images):
+            images = find_targets(scorer.where, found.paths, endpoint)
+            targets[folder] = {**of, "images": [asdict(image) for image in images]}
+    return prompts, targets
+
+
+def visible_columns(recipe: Recipe, asked: Sequence[Scorer], plan_columns: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns that `where`, `keep_top.of` and `prefer` may name, with their types.
+
+    Raises:
+        RecipeError: two signals give a column of one name, or a signal gives one that there is already.
+    """
     tables = (plan_columns, schema.IMAGES, schema.PIXELS)
     found = {field.name: field.type for table in tables for field in table}
     found |= {name: pa.string() for name in ("pair_id", "image_id")}
@@ -131,56 +154,11 @@ def visible_columns(recipe: Recipe, plan_columns: pa.Schema) -> dict[str, pa.Dat
         found |= {f"{column}_{model}": pa.float32() for model in models}
         if next(iter(recipe.models)) in models:
             found[column] = pa.float32()
-    for scorer in scorers(recipe):
-        found |= registry.columns(scorer, {})
+    for scorer in asked:
+        if clash := sorted(found.keys() & scorer.columns.keys()):
+            raise RecipeError(f"{scorer.where}: there is a column {clash[0]!r} already; choose another name")
+        found |= scorer.columns
     return found
-
-
-def scorers(recipe: Recipe) -> dict[str, Json]:
-    """Every scorer of a recipe with the folders that it reads: `embed` and `prompts`."""
-    signals, first = recipe.signals, next(iter(recipe.models))
-    found: dict[str, Json] = {"caption": {}}
-    for name, concept in signals.concepts.items():
-        found[f"concept_{name}"] = {"prompts": f"prompts-{name}", "embed": f"embed-{concept.model or first}"}
-    for name, classes in signals.classes.items():
-        found[f"class_{name}"] = {"prompts": f"labels-{name}", "embed": f"embed-{classes.model or first}"}
-    for name, head_ in signals.heads.items():
-        found[f"head_{name}"] = {"embed": f"embed-{head_.model or first}"}
-    for name, target in signals.targets.items():
-        found[f"target_{name}"] = {"prompts": f"targets-{name}", "embed": f"embed-{target.model or first}"}
-    return found
-
-
-def prompt_sets(prepared: Prepared) -> dict[str, Json]:
-    """By folder: the model, the names and the prompts of each zero-shot signal (`embed.prompts.PromptSet`)."""
-    signals, first = prepared.recipe.signals, prepared.models[0]
-    found: dict[str, Json] = {}
-    for name, concept in signals.concepts.items():
-        ensembles = [[prompt] if isinstance(prompt, str) else prompt for prompt in concept.prompts]
-        names = [" / ".join(ensemble) for ensemble in ensembles]
-        found[f"prompts-{name}"] = {"model": concept.model or first, "names": names, "prompts": ensembles}
-    for name, classes in signals.classes.items():
-        labels, prompts = list(classes.prompts), list(classes.prompts.values())
-        found[f"labels-{name}"] = {"model": classes.model or first, "names": labels, "prompts": prompts}
-    return found
-
-
-def target_sets(prepared: Prepared) -> dict[str, Json]:
-    """By folder: the model and the images of each set of targets."""
-    models = {name: target.model or prepared.models[0] for name, target in prepared.recipe.signals.targets.items()}
-    return {
-        f"targets-{name}": {"model": models[name], "images": [asdict(image) for image in images]}
-        for name, images in prepared.targets.items()
-    }
-
-
-def head_params(prepared: Prepared) -> dict[str, Json]:
-    """By scorer: what a head's column depends on besides its embeddings."""
-    heads = prepared.recipe.signals.heads
-    return {
-        f"head_{name}": {**heads[name].model_dump(mode="json", include={"activation", "output"}), **found}
-        for name, found in prepared.heads.items()
-    }
 
 
 def column_tables(prepared: Prepared) -> Json:
@@ -188,8 +166,8 @@ def column_tables(prepared: Prepared) -> Json:
 
     By name: in which order a recipe has its signals is no part of a fingerprint, and must not decide on bytes.
     """
-    names = dict(sorted(scorers(prepared.recipe).items()))
+    by_name = sorted(prepared.scorers, key=lambda scorer: scorer.name)
     return {
         "models": prepared.models,
-        "signals": {f"signals-{name}": list(registry.columns(name, params)) for name, params in names.items()},
+        "signals": {f"signals-{scorer.name}": list(scorer.columns) for scorer in by_name},
     }

@@ -6,14 +6,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
 from curate.errors import RecipeError, nearest
 from curate.keys import Fraction, Keys, Name, Positive, Seconds
 from curate.schema import REASONS_BEFORE
+from curate.signals.registry import KINDS, scorers
 
 
 class Source(Keys):
@@ -166,170 +167,22 @@ class Embed(Keys):
     )
 
 
-class _OfModel(Keys):
-    model: Name | None = Field(None, description="Whose embeddings, by the model's short name; by default the first's.")
+def _signals() -> type[Keys]:
+    fields: dict[str, Any] = {
+        name: (dict[Name, kind.keys], Field({}, description=kind.about))  # type: ignore[name-defined]
+        for name, kind in KINDS.items()
+        if kind.keys is not None
+    }
+    about = "Columns computed from captions and embeddings, never from images: a field for each kind that has keys."
+    return create_model("Signals", __base__=Keys, __doc__=about, **fields)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+if TYPE_CHECKING:
 
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_text(text) for text in value)
-
-
-# Of a union pydantic reports what one of its branches says; these say what is wanted.
-def _prompt(value: Any) -> Any:
-    if not (_is_text(value) or _are_texts(value)):
-        raise ValueError("a prompt is a text, or a list of texts (an ensemble); neither may be empty")
-    return value
-
-
-def _labels(value: Any) -> Any:
-    of_each = isinstance(value, dict) and all(_is_text(label) and _are_texts(of) for label, of in value.items())
-    if not (of_each or _are_texts(value)):
-        raise ValueError("write a list of texts, or a mapping of texts to lists of prompts; none may be empty")
-    labels = [_words(label) for label in value]
-    if len(labels) < 2:
-        raise ValueError("two labels at least")
-    if twice := _twice(labels):
-        raise ValueError(f"the label {twice!r} stands twice")
-    return value
-
-
-def _words(text: str) -> str:
-    """A text as every tokenizer reads it: no space but those between words."""
-    return " ".join(text.split())
-
-
-def _ensemble(prompt: str | Sequence[str]) -> str:
-    """A prompt, or those of an ensemble, in one text; their order changes nothing."""
-    return " / ".join(sorted(map(_words, [prompt] if isinstance(prompt, str) else prompt)))
-
-
-def _twice(texts: Sequence[str]) -> str | None:
-    """The first text that stood before."""
-    return next((text for place, text in enumerate(texts) if text in texts[:place]), None)
-
-
-ACTIVATIONS = ("none", "relu", "gelu", "tanh")
-
-
-def _activation(value: Any) -> Any:
-    if not all(by in ACTIVATIONS for by in (value if isinstance(value, list) else [value])):
-        raise ValueError(f"write {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, or a list of these")
-    return value
-
-
-Prompt = Annotated[str | list[str], BeforeValidator(_prompt)]
-"""A prompt, or an ensemble of some, whose embeddings are averaged."""
-
-
-class Concept(_OfModel):
-    """A zero-shot concept."""
-
-    prompts: list[Prompt] = Field(
-        description="Two or more, the first the concept; a list in the place of one is an ensemble."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"prompts": value} if isinstance(value, list) else value
-
-    @field_validator("prompts")
-    @classmethod
-    def _two(cls, value: list[str | list[str]]) -> list[str | list[str]]:
-        if len(value) < 2:
-            raise ValueError("two prompts at least: the concept, and what it is told from")
-        if twice := _twice([_ensemble(prompt) for prompt in value]):
-            raise ValueError(f"the prompt {twice!r} stands twice")
-        return value
-
-
-class Classes(_OfModel):
-    """Zero-shot classes."""
-
-    labels: Annotated[list[str] | dict[str, list[str]], BeforeValidator(_labels)] = Field(
-        description="The labels, or for each of them its own prompts."
-    )
-    templates: list[str] = Field(
-        ["a photo of a {}."], description="The prompts of labels without their own; `{}` is the label.", min_length=1
-    )
-
-    @model_validator(mode="after")
-    def _texts(self) -> "Classes":
-        if isinstance(self.labels, dict) and self.templates != type(self).model_fields["templates"].default:
-            raise ValueError("labels with prompts of their own need no templates; leave them out")
-        if any(template.count("{}") != 1 for template in self.templates):
-            raise ValueError("a template has exactly one {}, for the label")
-        if twice := _twice([_ensemble(prompts) for prompts in self.prompts.values()]):
-            raise ValueError(f"two labels have the prompt {twice!r}")
-        return self
-
-    @property
-    def prompts(self) -> dict[str, list[str]]:
-        """The prompts of each label."""
-        if isinstance(self.labels, dict):
-            return self.labels
-        return {label: [template.replace("{}", label) for template in self.templates] for label in self.labels}
-
-
-class Head(_OfModel):
-    """A small network on image embeddings."""
-
-    path: str = Field(
-        description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
-    )
-    activation: Annotated[str | list[str], BeforeValidator(_activation)] = Field(
-        "none", description="Between its layers: none, relu, gelu, tanh; or a list, one for each place."
-    )
-    output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="What becomes of its last layer's numbers.")
-    index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of its numbers, where it gives several.")
-
-
-class Target(_OfModel):
-    """A set of images to be near to."""
-
-    images: list[str] = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
-
-
-class Signals(Keys):
-    """Columns computed from captions and embeddings; never from images."""
-
-    concepts: dict[Name, Concept] = Field(
-        {},
-        description="Zero-shot concepts: two prompts or more, the first the concept; the column `concept_<name>` is "
-        "its share of the softmax.",
-    )
-    classes: dict[Name, Classes] = Field(
-        {},
-        description="Zero-shot classes: `class_<name>` is the best label, `class_<name>_probability` its share.",
-    )
-    heads: dict[Name, Head] = Field(
-        {}, description="Networks from files: `head_<name>` is what one says of the image's embedding."
-    )
-    targets: dict[Name, Target] = Field(
-        {}, description="Sets of images: `target_<name>` is the highest cosine of the image to one of them."
-    )
-
-    @model_validator(mode="after")
-    def _columns(self) -> "Signals":
-        for name in self.classes:
-            if name.endswith("_probability") and name.removesuffix("_probability") in self.classes:
-                raise ValueError(f"classes: {name} is what the probability of another one is called; rename it")
-        return self
-
-    @property
-    def models(self) -> dict[str, str | None]:
-        """The model that each signal names, by its key in the recipe."""
-        kinds: dict[str, Mapping[str, _OfModel]] = {
-            "concepts": self.concepts,
-            "classes": self.classes,
-            "heads": self.heads,
-            "targets": self.targets,
-        }
-        return {f"{kind}.{name}": signal.model for kind, of in kinds.items() for name, signal in of.items()}
+    class Signals(Keys):
+        """What the registry of signals makes of it."""
+else:
+    Signals = _signals()
 
 
 class Dedup(Keys):
@@ -455,9 +308,16 @@ class Recipe(Keys):
                     f"{self.dedup.floor}; lower dedup.floor"
                 )
         self._check_duplicates_last()
-        for where, model in self.signals.models.items():
-            if model is not None and model not in self.models:
-                raise ValueError(f"signals.{where}: there is no model {model!r}{nearest(model, self.models)}")
+        taken: dict[str, str] = {}
+        for scorer in scorers(self.signals, next(iter(self.models))):
+            for column in scorer.columns:
+                if column in taken:
+                    raise ValueError(f"{scorer.where}: {taken[column]} has the column {column!r}; choose another name")
+                taken[column] = scorer.where
+            if scorer.model is not None and scorer.model not in self.models:
+                raise ValueError(
+                    f"{scorer.where}: there is no model {scorer.model!r}{nearest(scorer.model, self.models)}"
+                )
         return self
 
     def _check_duplicates_last(self) -> None:

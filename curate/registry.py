@@ -96,6 +96,11 @@ class Registry(Mapping[str, T]):
         """Where a thing comes from: a module's name, or a package's with its version and entry point."""
         return self._loaded()[name][1]
 
+    def package(self, name: str) -> str | None:
+        """The name of the other package that brings a thing; None for one of ours."""
+        origin = self.origin(name)
+        return origin.split()[0] if " " in origin else None
+
     def add(self, thing: T, origin: str) -> None:
         """Adds a thing.
 

@@ -1,14 +1,18 @@
 """What changes a fingerprint, and what columns a recipe brings."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
+from curate import prepare
 from curate.embed.model.facts import ModelFacts
 from curate.embed.targets import TargetImage
 from curate.errors import RecipeError
 from curate.layout import lay_out
 from curate.prepare import Prepared, visible_columns
 from curate.recipe import parse
+from curate.signals.registry import scorers
 from curate.store import Store
 
 FACTS = ModelFacts("w", "c", 8, 77, (224, 224), 100.0, None, {})
@@ -25,9 +29,15 @@ def folders(tmp_path, embed=None, signals=None, digest="0", **model):
             "signals": signals or {},
         }
     )
-    heads = {name: {"sha256": digest, "index": 0} for name in recipe.signals.heads}
-    targets = {name: [TargetImage("x.jpg", digest)] for name in recipe.signals.targets}
-    prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS}, heads=heads, targets=targets)
+    asked = [
+        replace(one, learned={"sha256": digest, "index": 0} if one.kind.name == "heads" else {})
+        for one in scorers(recipe.signals, "a")
+    ]
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(prepare, "find_targets", lambda *_: [TargetImage("x.jpg", digest)])
+    directions = prepare._directions(asked, None)
+    monkeypatch.undo()
+    prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS}, "", (), asked, *directions)
     return {name: pass_.folder.fingerprint for name, pass_ in lay_out(prepared, 1).passes.items()}
 
 
@@ -72,7 +82,7 @@ def test_a_signal_is_a_column_by_itself(tmp_path):
     # What lies in a head's file, or is seen on a target, counts; the path does not.
     other = folders(tmp_path, signals=SIGNALS, digest="1")
     assert {name for name in changed(whole, other) if name not in downstream} == {
-        "targets-good",
+        "targets-target_good",
         "signals-target_good",
         "signals-head_taste",
     }
@@ -82,7 +92,7 @@ def test_a_signal_is_a_column_by_itself(tmp_path):
 
 def test_columns_of_signals_may_be_named_in_steps():
     recipe = parse({"version": 1, "source": {"paths": ["x"]}, "output": "o", "signals": SIGNALS})
-    columns = visible_columns(recipe, pa.schema([]))
+    columns = visible_columns(recipe, list(scorers(recipe.signals, next(iter(recipe.models)))), pa.schema([]))
     wanted = {"concept_mark": pa.float32(), "class_kind": pa.string(), "class_kind_probability": pa.float32()}
     assert {**wanted, "head_taste": pa.float32(), "target_good": pa.float32()}.items() <= columns.items()
 
@@ -92,7 +102,7 @@ def test_mirrored_columns_are_there_where_they_are_asked_for():
 
     def names(**models):
         recipe = parse({**least, "models": {name: {"name": "pocket", "mirror": on} for name, on in models.items()}})
-        return {name for name in visible_columns(recipe, pa.schema([])) if name.startswith("clip_")}
+        return {name for name in visible_columns(recipe, [], pa.schema([])) if name.startswith("clip_")}
 
     assert names(a=False, b=False) == {"clip_similarity", "clip_similarity_a", "clip_similarity_b"}
     assert names(a=True) == {

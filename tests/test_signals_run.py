@@ -73,7 +73,7 @@ def test_all_signals_through_a_run(recipe, tmp_path, capsys):
     before = set(store.folders())
     assert run(recipe, "--set", "signals.classes.shape.templates=['the {}']", "--until", "select") == 0
     added = {name.rpartition("-")[0] for name in set(store.folders()) - before}
-    assert added == {"labels-shape", "signals-class_shape", "select"}
+    assert added == {"prompts-class_shape", "signals-class_shape", "select"}
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,12 @@ from dataclasses import asdict, fields
 
 from curate.embed.model.facts import ModelFacts
 from curate.keys import chosen
-from curate.prepare import Prepared, prompt_sets, target_sets
+from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs, Json
 
 VERSIONS = {"pixels": 2, "embed": 3, "prompts": 4, "targets": 3}
-
-SETS = {"prompts": prompt_sets, "targets": target_sets}
-"""By the module that embeds them: directions in a model's space that signals hold images against."""
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
@@ -32,14 +29,14 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
             by_part=True,
             is_decided_on=True,
         )
-    for folder, asked in prompt_sets(prepared).items():
-        model = asked["model"]
-        depends = {**_model(prepared, model), "names": asked["names"], "prompts": asked["prompts"]}
-        yield Declaration(folder, "signals", VERSIONS["prompts"], depends, how=_how(prepared, model))
-    for folder, asked in target_sets(prepared).items():
-        model = asked["model"]
-        depends = {**_model(prepared, model), "images": [image["sha256"] for image in asked["images"]]}
-        yield Declaration(folder, "signals", VERSIONS["targets"], depends, how=_how(prepared, model))
+    for folder, asked in prepared.prompts.items():
+        name = str(asked["model"])
+        depends = {**_model(prepared, name), "names": asked["names"], "prompts": asked["prompts"]}
+        yield Declaration(folder, "signals", VERSIONS["prompts"], depends, how=_how(prepared, name))
+    for folder, asked in prepared.targets.items():
+        name = str(asked["model"])
+        depends = {**_model(prepared, name), "images": [image["sha256"] for image in asked["images"]]}
+        yield Declaration(folder, "signals", VERSIONS["targets"], depends, how=_how(prepared, name))
 
 
 def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
@@ -65,14 +62,14 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
 
 
 def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """Embeds prompts and targets."""
-    for name, sets in SETS.items():
-        if asked := sets(prepared):
-            passes = {folder: layout.passes[folder] for folder in asked}
-            begun = {folder: {**asked[folder], "how": pass_.settle()} for folder, pass_ in passes.items()}
+    """Embeds what signals hold images against: prompts in one work, target images in another."""
+    for kind, sets in (("prompts", prepared.prompts), ("targets", prepared.targets)):
+        if sets:
+            passes = {folder: layout.passes[folder] for folder in sets}
+            begun = {folder: {**sets[folder], "how": pass_.settle()} for folder, pass_ in passes.items()}
             yield Work(
-                name,
-                f"curate.embed.{name}:open_worker",
+                kind,
+                f"curate.embed.{kind}:open_worker",
                 {**_settings(prepared), "sets": begun},
                 passes,
                 Inputs({}, ()),

@@ -30,12 +30,14 @@ class PromptSet:
 
     Attributes:
         model: the short name of the model.
+        where: the place in the recipe, for errors.
         names: of the directions: a prompt, or a label.
         prompts: of each direction, one or an ensemble.
         how: settings of the model that the folder was begun with (`threads`, `batch_size`).
     """
 
     model: str
+    where: str
     names: Sequence[str]
     prompts: Sequence[Sequence[str]]
     how: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +89,7 @@ class PromptEmbedder:
             ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
             means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
             means /= np.linalg.norm(means, axis=1, keepdims=True)
-            _check_apart(folder, asked, means)
+            _check_apart(asked, means)
             column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
             output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
             output.put_json("model.json", scale)
@@ -105,17 +107,15 @@ class PromptEmbedder:
         return self._loaded[name]
 
 
-def _check_apart(folder: str, asked: PromptSet, means: npt.NDArray[np.float32]) -> None:
+def _check_apart(asked: PromptSet, means: npt.NDArray[np.float32]) -> None:
     """Raises RecipeError where the model says the same of two directions: their shares would mean nothing."""
     for start in range(0, len(means), _BLOCK):
         cosines = np.tril(means[start : start + _BLOCK] @ means.T, start - 1)
         place, other = np.unravel_index(cosines.argmax(), cosines.shape)
         if cosines[place, other] > SAME:
-            kind, _, name = folder.partition("-")
-            key = {"prompts": "concepts", "labels": "classes"}[kind]
             first, second = asked.names[int(other)], asked.names[start + int(place)]
             raise RecipeError(
-                f"signals.{key}.{name}: to the model {asked.model!r} {first!r} and {second!r} are the same "
+                f"{asked.where}: to the model {asked.model!r} {first!r} and {second!r} are the same "
                 f"(cosine {cosines[place, other]:.5f}), so no image is told apart by them; put one in other words, or "
                 "name another model"
             )

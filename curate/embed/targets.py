@@ -35,11 +35,11 @@ class TargetImage:
     sha256: str
 
 
-def find(name: str, paths: Sequence[str], endpoint: str | None = None) -> list[TargetImage]:
+def find(where: str, paths: Sequence[str], endpoint: str | None = None) -> list[TargetImage]:
     """The images that files, folders and globs name, each content once, by digest.
 
     Args:
-        name: of the set, for errors.
+        where: the place in the recipe, for errors.
         paths: as in the recipe.
         endpoint: of an S3 server other than AWS.
 
@@ -51,16 +51,16 @@ def find(name: str, paths: Sequence[str], endpoint: str | None = None) -> list[T
         try:
             matched = _match(path, endpoint)
         except FileNotFoundError as error:
-            raise RecipeError(f"signals.targets.{name}: {path} does not exist") from error
+            raise RecipeError(f"{where}: {path} does not exist") from error
         except access_errors(path) as error:
-            raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {one_line(error)}") from error
+            raise RecipeError(f"{where}: {path} cannot be read: {one_line(error)}") from error
         if not matched:
-            raise RecipeError(f"signals.targets.{name}: {path} names no image ({', '.join(_IMAGES)})")
+            raise RecipeError(f"{where}: {path} names no image ({', '.join(_IMAGES)})")
         found |= dict.fromkeys(matched)
     if len(found) > MOST:
-        raise RecipeError(f"signals.targets.{name}: {len(found):,} images; a set holds {MOST:,} at most")
+        raise RecipeError(f"{where}: {len(found):,} images; a set holds {MOST:,} at most")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(_read(name, path, endpoint)).hexdigest(), found)
+        digests = pool.map(lambda path: hashlib.sha256(_read(where, path, endpoint)).hexdigest(), found)
         by_digest = {digest: path for path, digest in zip(found, digests, strict=True)}
     return [TargetImage(path, digest) for digest, path in sorted(by_digest.items())]
 
@@ -69,8 +69,8 @@ def open_worker(settings: Mapping[str, Any]) -> "TargetEmbedder":
     """A worker that embeds target images.
 
     Args:
-        settings: `models` (the recipe's, by short name), `sets` (by folder: `model` and `images`, as `find` gave
-            them), `device`, `endpoint`.
+        settings: `models` (the recipe's, by short name), `sets` (by folder: `model`, `where`, and `images` as `find`
+            gave them), `device`, `endpoint`.
 
     Raises:
         UsageError: the device is not there.
@@ -97,14 +97,15 @@ class TargetEmbedder:
             ModelError: the model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
         """
         for folder, output in outputs.items():
-            name, asked = folder.removeprefix("targets-"), self.sets[folder]
+            asked = self.sets[folder]
+            where = asked["where"]
             chosen = replace(self.models[asked["model"]], **asked.get("how", {}))
             model, size = self._model(asked["model"], chosen)
             torch.set_num_threads(chosen.threads)
             images = [TargetImage(**image) for image in asked["images"]]
             embedded: list[Tensor] = []
             for start in range(0, len(images), size.asked):
-                crops = [self._prepared(name, model, image) for image in images[start : start + size.asked]]
+                crops = [self._prepared(where, model, image) for image in images[start : start + size.asked]]
                 embedded += embed_images(model, size, crops)
             found = chosen.numbers(torch.cat(embedded))
             column = pa.array(list(found), pa.list_(pa.float32(), model.dim))
@@ -119,17 +120,17 @@ class TargetEmbedder:
             self._loaded[name] = chosen.load(self.device, self.endpoint)
         return self._loaded[name]
 
-    def _prepared(self, name: str, model: Model, image: TargetImage) -> Any:
+    def _prepared(self, where: str, model: Model, image: TargetImage) -> Any:
         """An image as fetch would have stored it, upright and without transparency, as the model takes it."""
-        data = _read(name, image.path, self.endpoint)
+        data = _read(where, image.path, self.endpoint)
         if hashlib.sha256(data).hexdigest() != image.sha256:
-            raise RecipeError(f"signals.targets.{name}: {image.path} changed during the run; start it again")
+            raise RecipeError(f"{where}: {image.path} changed during the run; start it again")
         decoded = decode(data)
         if decoded is None:
-            raise RecipeError(f"signals.targets.{name}: {image.path} cannot be decoded; leave it out")
+            raise RecipeError(f"{where}: {image.path} cannot be decoded; leave it out")
         if decoded.mode.startswith(("I", "F")):
             # Pillow would cut what is above 255 to white, where fetch scales it.
-            raise RecipeError(f"signals.targets.{name}: {image.path} has more than 8 bits a pixel; save it with 8")
+            raise RecipeError(f"{where}: {image.path} has more than 8 bits a pixel; save it with 8")
         upright = ImageOps.exif_transpose(decoded)
         if upright.has_transparency_data:
             white = Image.new("RGBA", upright.size, "white")
@@ -154,9 +155,9 @@ def _match(path: str, endpoint: str | None) -> list[str]:
     return sorted(name for name in spelt if name.lower().endswith(_IMAGES))
 
 
-def _read(name: str, path: str, endpoint: str | None) -> bytes:
+def _read(where: str, path: str, endpoint: str | None) -> bytes:
     folder, _, file = path.rpartition("/")
     try:
         return Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file)
     except access_errors(path) as error:
-        raise RecipeError(f"signals.targets.{name}: {path} cannot be read: {one_line(error)}") from error
+        raise RecipeError(f"{where}: {path} cannot be read: {one_line(error)}") from error

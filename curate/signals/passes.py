@@ -2,23 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
-from curate.prepare import Prepared, head_params, scorers
+from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
-from curate.signals import registry
-from curate.store import Json
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
     """Each scorer is a pass by itself: adding one computes that one."""
-    own = head_params(prepared)
-    for scorer, needs in scorers(prepared.recipe).items():
+    for scorer in prepared.scorers:
+        embeddings = f"embed-{scorer.model}" if scorer.model else None
         yield Declaration(
-            f"signals-{scorer}",
+            f"signals-{scorer.name}",
             "signals",
-            registry.version(scorer),
-            own.get(scorer, {}),
-            ["plan", *needs.values()],
+            scorer.kind.version,
+            scorer.depends,
+            [name for name in ("plan", embeddings, scorer.directions_folder) if name],
             by_part=True,
             is_decided_on=True,
         )
@@ -30,20 +28,13 @@ def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
     return Work(
         "signals",
         "curate.signals.worker:open_worker",
-        {"scorers": _scorers(prepared)},
+        {
+            "scorers": {scorer.name: scorer.settings() for scorer in prepared.scorers},
+            "endpoint": prepared.recipe.storage.endpoint,
+        },
         outputs,
         layout.inputs(*outputs),
         layout.parts,
         layout.rows,
         after=tuple(after),
     )
-
-
-def _scorers(prepared: Prepared) -> Json:
-    """Every scorer with what it is given: folders, and for a head its file."""
-    recipe, own = prepared.recipe, head_params(prepared)
-    found = scorers(recipe)
-    for name, asked in recipe.signals.heads.items():
-        place = {"path": asked.path, "endpoint": recipe.storage.endpoint}
-        found[f"head_{name}"] |= {**own[f"head_{name}"], **place}
-    return found

@@ -1,57 +1,37 @@
-"""The scorers: which there are, their versions and the columns that they give."""
+"""The kinds of signals that there are, and the scorers that a recipe asks for."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
+from pydantic import BaseModel
 
-from curate.errors import RecipeError, nearest
-from curate.signals import caption, classes, concept, head, target
-from curate.signals.task import Task
+from curate.registry import Registry
+from curate.signals.contract import Scorer, Signal
 
-Columns = Mapping[str, pa.DataType]
+KINDS: Registry[Signal[Any]] = Registry(
+    "signal",
+    Signal,  # type: ignore[type-abstract] # its subclasses' instances are held
+    package="curate.signals.kinds",
+    attribute="SIGNAL",
+    group="curate.signals",
+)
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """A way to make columns.
+def scorers(signals: BaseModel, first_model: str) -> Iterator[Scorer]:
+    """Every scorer of a recipe: the kinds without keys, which every run has, then the recipe's entries, in its order.
 
-    Attributes:
-        version: to be raised whenever it would give other values; it is part of the column's fingerprint.
-        columns: what it gives, from its name and parameters.
-        score: computes them, row for row with the task's pairs.
+    Args:
+        signals: the recipe's section: a field for each kind with keys, from names to keys.
+        first_model: the short name of the model that an entry reads where it names none.
     """
-
-    version: int
-    columns: Callable[[str, Mapping[str, Any]], Columns]
-    score: Callable[[Task], Mapping[str, pa.Array]]
-
-
-SCORERS: Mapping[str, Scorer] = {
-    "caption": Scorer(caption.VERSION, lambda _name, _params: caption.COLUMNS, caption.score),
-    "concept_": Scorer(concept.VERSION, concept.columns, concept.score),
-    "class_": Scorer(classes.VERSION, classes.columns, classes.score),
-    "head_": Scorer(head.VERSION, head.columns, head.score),
-    "target_": Scorer(target.VERSION, target.columns, target.score),
-}
-"""By name; one that ends in `_` stands for all names that begin so."""
-
-
-def find(name: str) -> Scorer:
-    """The scorer of that name. Raises RecipeError, naming the nearest."""
-    for known, scorer in SCORERS.items():
-        is_family = known.endswith("_")
-        if (is_family and name.startswith(known) and name != known) or (not is_family and name == known):
-            return scorer
-    raise RecipeError(f"there is no signal {name!r}{nearest(name, SCORERS)}")
-
-
-def columns(scorer: str, params: Mapping[str, Any]) -> dict[str, pa.DataType]:
-    """The columns of a scorer (`caption`, `concept_watermark`) and their types, in their order."""
-    return dict(find(scorer).columns(scorer, params))
-
-
-def version(scorer: str) -> int:
-    """The version of a scorer, for the fingerprint of its columns."""
-    return find(scorer).version
+    for kind in KINDS.values():
+        if kind.keys is None:
+            yield Scorer(kind.name, f"signals.{kind.name}", kind, None, None)
+    for kind in KINDS.values():
+        if kind.keys is None:
+            continue
+        for name, keys in getattr(signals, kind.name).items():
+            model = (keys.model or first_model) if kind.reads_embeddings else None
+            yield Scorer(
+                f"{kind.prefix}_{name}", f"signals.{kind.name}.{name}", kind, keys, model, KINDS.package(kind.name)
+            )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import BrokenResult
-from curate.signals.task import Task
+from curate.signals.contract import Task
 from curate.store import Folder
 
 _BLOCK = 4096
@@ -24,7 +24,7 @@ def per_pair(task: Task, dim: int, of: str, columns: int, measure: Measure) -> l
     """Measures the images of a part, and gives each pair the values of its image.
 
     Args:
-        task: with the parameter `embed`, the short name of the folder with the embeddings.
+        task: of a kind that reads embeddings.
         dim: of what they are held against.
         of: what that is, for an error.
         columns: how many values `measure` gives for each image.
@@ -36,7 +36,8 @@ def per_pair(task: Task, dim: int, of: str, columns: int, measure: Measure) -> l
     Raises:
         BrokenResult: the embeddings are not those of the pairs' images, or of another length.
     """
-    embed = task.inputs[task.params["embed"]]
+    embed = task.embeddings
+    assert embed is not None, f"{task.scorer} does not say that it reads embeddings"
     images = embed.table("images.parquet", task.part)
     image_of = pc.index_in(task.pairs["image_id"].combine_chunks(), value_set=images["image_id"])
     if image_of.null_count:

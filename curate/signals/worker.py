@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.signals import registry
-from curate.signals.task import Task
+from curate.errors import BrokenResult
+from curate.signals.contract import Signal, Task, folder_of
+from curate.signals.registry import KINDS
 from curate.store import Inputs, Outputs
 
 
@@ -16,28 +17,57 @@ def open_worker(settings: Mapping[str, Any]) -> "SignalsWorker":
     """A worker of the signals pass.
 
     Args:
-        settings: `scorers`: parameters by name of the scorer.
+        settings: `scorers`: by name of the scorer, what `Scorer.settings` says of it; `endpoint`: of an S3 server other
+            than AWS, or None.
 
     Raises:
-        RecipeError: there is no scorer of that name.
+        RecipeError: there is no kind of that name; another package brings it, which is not installed here.
     """
-    scorers = {name: (registry.find(name), params) for name, params in settings["scorers"].items()}
-    return SignalsWorker(scorers)
+    scorers = {}
+    for name, said in settings["scorers"].items():
+        kind = KINDS.find(said["kind"])
+        keys = None if kind.keys is None else kind.keys.model_validate(said["keys"])
+        scorers[name] = Opened(kind, keys, said["learned"], said["embeddings"], said["directions"])
+    return SignalsWorker(scorers, settings.get("endpoint"))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A scorer in a worker: its kind, its keys, what was learned, and the short names of the folders that it reads."""
+
+    kind: Signal[Any]
+    keys: Any
+    learned: Mapping[str, Any]
+    embeddings: str | None
+    directions: str | None
 
 
 @dataclass(frozen=True)
 class SignalsWorker:
     """Computes columns of parts."""
 
-    scorers: Mapping[str, tuple[registry.Scorer, Mapping[str, Any]]]
+    scorers: Mapping[str, Opened]
+    endpoint: str | None
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
-        """Writes those `signals-<scorer>` that are in `outputs`, for one part."""
+        """Writes those `signals-<scorer>` that are in `outputs`, for one part.
+
+        Raises:
+            BrokenResult: a kind gives other columns than it declares, or another number of rows.
+        """
         plan = inputs["plan"].table("pairs.parquet", part, ["pair_id", "image_id", "caption", "repeated"])
         pairs = plan.filter(pc.invert(plan["repeated"]))
-        for name, (scorer, params) in self.scorers.items():
+        for name, opened in self.scorers.items():
             if output := outputs.get(f"signals-{name}"):
-                found = scorer.score(Task(name, params, part, inputs, pairs))
-                schema = pa.schema([pairs.schema.field("pair_id"), *scorer.columns(name, params).items()])
-                output.put_table("pairs.parquet", pa.table({"pair_id": pairs["pair_id"], **found}, schema=schema))
+                embeddings, directions = folder_of(inputs, opened.embeddings), folder_of(inputs, opened.directions)
+                task = Task(name, opened.keys, opened.learned, part, pairs, embeddings, directions, self.endpoint)
+                output.put_table("pairs.parquet", _table(pairs, opened.kind.columns(name), opened.kind.score(task)))
                 output.counts.update(pairs=len(pairs))
+
+
+def _table(pairs: pa.Table, declared: Mapping[str, pa.DataType], found: Mapping[str, pa.Array]) -> pa.Table:
+    if set(found) != set(declared) or any(len(column) != len(pairs) for column in found.values()):
+        given = {name: len(column) for name, column in found.items()}
+        raise BrokenResult(f"a signal gave the columns {given} for {len(pairs)} pairs; it declares {list(declared)}")
+    schema = pa.schema([pairs.schema.field("pair_id"), *declared.items()])
+    return pa.table({"pair_id": pairs["pair_id"], **found}, schema=schema)

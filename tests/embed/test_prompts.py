@@ -14,7 +14,12 @@ def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp
     settings = {
         "models": {"m": {**made.settings, "precision": precision}},
         "sets": {
-            f"prompts-{name}": {"model": "m", "names": prompts, "prompts": [[prompt] for prompt in prompts]}
+            f"prompts-{name}": {
+                "model": "m",
+                "where": f"signals.concepts.{name}",
+                "names": prompts,
+                "prompts": [[prompt] for prompt in prompts],
+            }
             for name, prompts in concepts.items()
         },
         "device": "cpu",
@@ -37,29 +42,33 @@ def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp
 
 
 @pytest.mark.parametrize(
-    ("folder", "names", "said"),
+    ("where", "names", "said"),
     [
         (
-            "labels-kind",
+            "signals.classes.kind",
             ["dog", "A  Cat", "bird", "a cat"],
             "signals.classes.kind: to the model 'm' 'A  Cat' and 'a cat'",
         ),
         # What stands behind the last token that a tower takes is not read.
-        ("prompts-mark", ["a dog " * 12, "a dog " * 12 + "on a hill", "x"], "signals.concepts.mark: to the model 'm'"),
+        (
+            "signals.concepts.mark",
+            ["a dog " * 12, "a dog " * 12 + "on a hill", "x"],
+            "signals.concepts.mark: to the model 'm'",
+        ),
     ],
 )
 @pytest.mark.parametrize("block", [1, 2, 1024])
 def test_directions_that_the_model_does_not_tell_apart_are_refused(
-    folder, names, said, block, tiny, tmp_path, monkeypatch
+    where, names, said, block, tiny, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(prompts_module, "_BLOCK", block)
     settings = {
         "models": {"m": tiny("vit").settings},
-        "sets": {folder: {"model": "m", "names": names, "prompts": [[name] for name in names]}},
+        "sets": {"prompts": {"model": "m", "where": where, "names": names, "prompts": [[name] for name in names]}},
         "device": "cpu",
         "endpoint": None,
     }
-    outputs = {folder: Folder(Store(str(tmp_path)), folder, "x").outputs()}
+    outputs = {"prompts": Folder(Store(str(tmp_path)), "prompts", "x").outputs()}
     with pytest.raises(RecipeError) as caught:
         open_worker(settings)(WHOLE, Inputs({}, []), outputs)
     assert str(caught.value).startswith(said)

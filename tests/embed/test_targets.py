@@ -12,7 +12,7 @@ from helpers.memory_faults import OUT_OF_MEMORY, TooLarge
 from PIL import Image
 
 from curate.embed import targets
-from curate.embed.model.towers import weights
+from curate.embed.model import weights
 from curate.embed.prompts import open_worker as open_prompts
 from curate.errors import ModelError, RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store
@@ -39,11 +39,11 @@ def test_files_folders_and_globs(folder):
 def test_what_is_no_target(folder, monkeypatch):
     for path, said in (("none", "does not exist"), ("*.gif", "names no image"), ("notes.txt", "names no image")):
         with pytest.raises(RecipeError, match=said) as caught:
-            targets.find("good", [str(folder / path)])
+            targets.find("signals.targets.good", [str(folder / path)])
         assert "signals.targets.good" in str(caught.value)
     monkeypatch.setattr(targets, "MOST", 1)
     with pytest.raises(RecipeError, match="1 at most"):
-        targets.find("good", [str(folder)])
+        targets.find("signals.targets.good", [str(folder)])
 
 
 def test_targets_on_s3(s3, folder):
@@ -58,7 +58,7 @@ def run(opener, made, sets, root, change=None):
     settings = {"models": {"m": made.settings}, "sets": sets, "device": "cpu", "endpoint": None}
     worker = opener(settings)
     if change:
-        change(worker._model("m")[0].clip)
+        change(worker._model("m", worker.models["m"])[0].clip)
     folders = {name: Folder(Store(str(root)), name, "x") for name in sets}
     outputs = {name: of.outputs() for name, of in folders.items()}
     worker(WHOLE, Inputs({}, []), outputs)
@@ -85,8 +85,8 @@ def test_targets_are_embedded_upright_and_on_white(tiny, folder, tmp_path):
     (folder / "turned.png").write_bytes(sink.getvalue())
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
     (folder / "clear.png").write_bytes(encode(clear))
-    images = targets.find("good", [str(folder)])
-    asked = {"model": "m", "images": [vars(image) for image in images]}
+    images = targets.find("signals.targets.good", [str(folder)])
+    asked = {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}
     table = run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "out")["targets-good"]
     white = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     as_seen = {"a.png": draw(0), "turned.png": turned.transpose(Image.Transpose.ROTATE_270), "clear.png": white}
@@ -99,8 +99,8 @@ def test_targets_are_embedded_upright_and_on_white(tiny, folder, tmp_path):
 def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
     made = tiny("vit")
     (folder / "torn.png").write_bytes(encode(draw(2))[:-100])
-    images = targets.find("good", [str(folder)])
-    asked = {"model": "m", "images": [vars(image) for image in images]}
+    images = targets.find("signals.targets.good", [str(folder)])
+    asked = {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}
     with pytest.raises(RecipeError, match=r"torn\.png cannot be decoded"):
         run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "one")
     (folder / "torn.png").write_bytes(encode(draw(5)))
@@ -111,9 +111,14 @@ def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
 def test_a_target_of_16_bits_is_refused(tiny, folder, tmp_path):
     grey = Image.fromarray(np.linspace(0, 65535, 90 * 60).reshape(60, 90).astype(np.uint16))
     (folder / "grey.png").write_bytes(encode(grey))
-    (image,) = targets.find("good", [str(folder / "grey.png")])
+    (image,) = targets.find("signals.targets.good", [str(folder / "grey.png")])
     with pytest.raises(RecipeError, match=r"grey\.png has more than 8 bits"):
-        run(targets.open_worker, tiny("vit"), {"targets-good": {"model": "m", "images": [vars(image)]}}, tmp_path / "x")
+        run(
+            targets.open_worker,
+            tiny("vit"),
+            {"targets-good": {"model": "m", "where": "signals.targets.good", "images": [vars(image)]}},
+            tmp_path / "x",
+        )
 
 
 def test_what_a_place_says_is_one_line(folder, monkeypatch):
@@ -122,7 +127,7 @@ def test_what_a_place_says_is_one_line(folder, monkeypatch):
 
     monkeypatch.setattr(targets, "_match", fails)
     with pytest.raises(RecipeError, match="first line second line"):
-        targets.find("good", [str(folder)])
+        targets.find("signals.targets.good", [str(folder)])
 
 
 class Pocket:
@@ -141,7 +146,12 @@ def test_ensembles_of_the_pocket_model_are_open_clips(tmp_path):
     made = Pocket()
     templates = ["a {}", "two {}s on a red background", "a drawing that shows a {}", "a small {} beside a star"]
     labels = ["circle", "square", "heart", "arrow"]
-    asked = {"model": "m", "names": labels, "prompts": [[t.format(label) for t in templates] for label in labels]}
+    asked = {
+        "model": "m",
+        "where": "signals.classes.x",
+        "names": labels,
+        "prompts": [[t.format(label) for t in templates] for label in labels],
+    }
     table = run(open_prompts, made, {"labels-shape": asked}, tmp_path)["labels-shape"]
     expected = open_clip.build_zero_shot_classifier(
         made.clip, made.tokenize, labels, [lambda label, t=template: t.format(label) for template in templates]
@@ -156,7 +166,7 @@ def test_ensembles_are_open_clips(tiny, tmp_path):
     templates = ["a photo of a {}.", "a drawing of the {}.", "many {}s, seen from afar"]
     labels = ["cat", "dog", "house"]
     prompts = [[template.format(label) for template in templates] for label in labels]
-    asked = {"model": "m", "names": labels, "prompts": prompts}
+    asked = {"model": "m", "where": "signals.classes.x", "names": labels, "prompts": prompts}
     table = run(open_prompts, made, {"labels-kind": asked}, tmp_path)["labels-kind"]
     with torch.no_grad():
         expected = open_clip.build_zero_shot_classifier(
@@ -169,11 +179,18 @@ def test_ensembles_are_open_clips(tiny, tmp_path):
 def ask(opener, folder):
     """A set of six prompts, or of six images."""
     if opener is open_prompts:
-        return {"labels-x": {"model": "m", "names": list("abc"), "prompts": [[f"{n} one", f"two {n}s"] for n in "abc"]}}
+        return {
+            "labels-x": {
+                "model": "m",
+                "where": "signals.classes.x",
+                "names": list("abc"),
+                "prompts": [[f"{n} one", f"two {n}s"] for n in "abc"],
+            }
+        }
     for n in range(6):
         (folder / "inner" / f"{n}.png").write_bytes(encode(draw(n + 20)))
     images = targets.find("x", [str(folder / "inner" / "*.png")])
-    return {"targets-x": {"model": "m", "images": [vars(image) for image in images]}}
+    return {"targets-x": {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}}
 
 
 OPENERS = [open_prompts, targets.open_worker]

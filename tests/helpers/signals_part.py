@@ -41,8 +41,17 @@ class Made:
             table = pa.table({"prompt": ["x", "y"], "embedding": column})
             self.put(f"prompts-{name}", WHOLE, {"prompts.parquet": table}, {"logit_scale": 10.0, "logit_bias": None})
         self.params = {
-            "caption": {},
-            **{f"concept_{n}": {"prompts": f"prompts-{n}", "embed": "embed-m"} for n in ("watermark", "text")},
+            "caption": {"kind": "caption", "keys": None, "learned": {}, "embeddings": None, "directions": None},
+            **{
+                f"concept_{n}": {
+                    "kind": "concepts",
+                    "keys": {"prompts": ["x", "y"]},
+                    "learned": {},
+                    "embeddings": "embed-m",
+                    "directions": f"prompts-{n}",
+                }
+                for n in ("watermark", "text")
+            },
         }
 
     def embed(self, vectors, mask, ids=None):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.demo import captions as drawn
-from curate.signals.caption import COLUMNS, measure
+from curate.signals.kinds.caption import COLUMNS, measure
 
 TEXT = st.text(max_size=40) | st.lists(st.sampled_from(["a", "A", "cat", "Cat.", "42", "été"]), max_size=9).map(
     " ".join

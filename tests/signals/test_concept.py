@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import BrokenResult, RecipeError
-from curate.signals import registry, vectors
+from curate.signals import vectors
+from curate.signals.registry import KINDS
+from curate.signals.worker import open_worker
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(2, 5), st.sampled_from([1.0, 14.28, 100.0]))
@@ -40,7 +42,7 @@ def test_a_part_gets_a_table_for_each_scorer(tmp_path):
     for name, table in tables.items():
         scorer = name.removeprefix("signals-")
         assert table["pair_id"].to_pylist() == made.pair_ids
-        declared = registry.columns(scorer, made.params[scorer])
+        declared = KINDS[made.params[scorer]["kind"]].columns(scorer)
         assert dict(zip(table.schema.names[1:], table.schema.types[1:], strict=True)) == declared
         assert made.counts[name] == {"pairs": 3}
     share = np.exp(6) / (np.exp(6) + np.exp(8))
@@ -65,10 +67,18 @@ def test_embeddings_of_other_images_or_models_are_refused(tmp_path):
         made.run("signals-concept_text")
 
 
-def test_scorers_are_known_by_name():
-    assert registry.columns("concept_x", {}) == {"concept_x": pa.float32()}
-    assert registry.version("caption") >= 1
-    assert registry.version("concept_x") >= 1
-    for name in ("captions", "concept_", "concept"):
-        with pytest.raises(RecipeError, match="did you mean"):
-            registry.version(name)
+def test_a_kind_that_is_not_installed_is_named():
+    with pytest.raises(RecipeError, match=r"there is no signal 'concept'; did you mean 'concepts'"):
+        open_worker({"scorers": {"concept_x": {"kind": "concept", "keys": {}}}})
+
+
+def test_what_a_kind_gives_is_held_against_what_it_declares(tmp_path, monkeypatch):
+    made = Made(tmp_path)
+    for wrong in (
+        {},
+        {"concept_text": pa.array([0.5])},
+        {"concept_text": pa.array([0.5] * 3), "more": pa.array([1] * 3)},
+    ):
+        monkeypatch.setattr(type(KINDS["concepts"]), "score", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(BrokenResult, match=r"it declares \['concept_text'\]"):
+            made.run("signals-concept_text")

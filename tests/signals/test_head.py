@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from curate.errors import RecipeError
-from curate.signals import head
+from curate.signals.contract import ModelShape
+from curate.signals.head_file import _activated, read
+from curate.signals.kinds import heads
 
 
 class Aesthetic(nn.Module):
@@ -96,21 +98,21 @@ def images(count, width):
 def test_a_head_says_what_its_module_says(make, activation, output, width, name, tmp_path):
     torch.manual_seed(width)
     module = make(width).eval()
-    read = head.read(stored(module, tmp_path / name))
+    found = read(stored(module, tmp_path / name))
     given_, ours = images(50, width)
     with torch.no_grad():
         expected = module(given_).numpy()
-    assert (read.width, read.outputs) == (width, expected.shape[1])
-    np.testing.assert_allclose(read(ours, activation, output), expected, atol=1e-5)
+    assert (found.width, found.outputs) == (width, expected.shape[1])
+    np.testing.assert_allclose(found(ours, activation, output), expected, atol=1e-5)
 
 
 def test_layers_stand_in_the_order_of_their_numbers(tmp_path):
     module = nn.Sequential(
         *itertools.chain.from_iterable((nn.Linear(8, 8), nn.ReLU()) for _ in range(7)), nn.Linear(8, 1)
     )
-    read = head.read(stored(module, tmp_path / "deep.pth"))
+    found = read(stored(module, tmp_path / "deep.pth"))
     given_, ours = images(20, 8)
-    np.testing.assert_allclose(read(ours, "relu", "raw"), module(given_).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(found(ours, "relu", "raw"), module(given_).detach().numpy(), atol=1e-5)
 
 
 def test_a_head_that_was_saved_from_a_gpu(tmp_path, monkeypatch):
@@ -123,23 +125,27 @@ def test_a_head_that_was_saved_from_a_gpu(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="CUDA device"):
             torch.load(path, weights_only=True)
     given_, ours = images(20, 16)
-    np.testing.assert_allclose(head.read(path)(ours, "none", "raw"), module(given_).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(read(path)(ours, "none", "raw"), module(given_).detach().numpy(), atol=1e-5)
+
+
+def checked(found, keys, model="m", dim=8):
+    return heads.check("signals.heads.x", found, keys, ModelShape(model, dim))
 
 
 def recipe_head(**changes):
-    return {"path": "head.pth", "activation": "none", "output": "raw", "index": None, **changes}
+    return heads.Head(**{"path": "head.pth", **changes})
 
 
 def test_activations_that_a_file_contradicts(tmp_path):
-    aesthetic = head.read(stored(Aesthetic(8), tmp_path / "aesthetic.pth"))
+    aesthetic = read(stored(Aesthetic(8), tmp_path / "aesthetic.pth"))
     assert aesthetic.touching == (None, None, "layers.4 and layers.5")
-    assert head.check("taste", aesthetic, recipe_head(), "m", 8) == 0
+    assert checked(aesthetic, recipe_head()) == 0
     with pytest.raises(RecipeError, match=r"between layers\.4 and layers\.5 of .*such as \[relu, relu, none\]"):
-        head.check("taste", aesthetic, recipe_head(activation="relu"), "m", 8)
+        checked(aesthetic, recipe_head(activation="relu"))
     with pytest.raises(RecipeError, match=r"2 activations, but head.pth has 4 layers: write 3"):
-        head.check("taste", aesthetic, recipe_head(activation=["relu", "none"]), "m", 8)
-    large = head.read(stored(Large(8), tmp_path / "large.pth"))
-    assert head.check("unsafe", large, recipe_head(activation=["relu"] * 5 + ["none"]), "m", 8) == 0
+        checked(aesthetic, recipe_head(activation=["relu", "none"]))
+    large = read(stored(Large(8), tmp_path / "large.pth"))
+    assert checked(large, recipe_head(activation=["relu"] * 5 + ["none"])) == 0
 
 
 @pytest.mark.parametrize(
@@ -153,23 +159,23 @@ def test_activations_that_a_file_contradicts(tmp_path):
     ids=["attributes", "list", "sequential", "nested"],
 )
 def test_where_a_file_says_nothing_of_activations_any_will_do(module, tmp_path):
-    read = head.read(stored(module, tmp_path / "head.pth"))
-    assert set(read.touching) == {None}
-    assert head.check("x", read, recipe_head(activation="relu"), "m", 8) == 0
+    found = read(stored(module, tmp_path / "head.pth"))
+    assert set(found.touching) == {None}
+    assert checked(found, recipe_head(activation="relu")) == 0
 
 
 def test_the_softmax_of_one_number_is_refused(tmp_path):
-    one = head.read(stored(nn.Linear(8, 1), tmp_path / "one.pth"))
+    one = read(stored(nn.Linear(8, 1), tmp_path / "one.pth"))
     with pytest.raises(RecipeError, match="is always 1"):
-        head.check("x", one, recipe_head(output="softmax"), "m", 8)
+        checked(one, recipe_head(output="softmax"))
 
 
 @given(st.integers(-200, 200))
 def test_no_output_overflows(value):
     one = np.full((1, 1), value, np.float32)
-    assert head._activated(one, "sigmoid")[0, 0] == pytest.approx(torch.tensor(float(value)).sigmoid().item(), abs=1e-6)
+    assert _activated(one, "sigmoid")[0, 0] == pytest.approx(torch.tensor(float(value)).sigmoid().item(), abs=1e-6)
     both = np.array([[value, 0]], np.float32)
-    assert head._activated(both, "softmax").sum() == pytest.approx(1, abs=1e-6)
+    assert _activated(both, "softmax").sum() == pytest.approx(1, abs=1e-6)
 
 
 class Other:
@@ -203,32 +209,32 @@ def test_what_is_no_head(make, said, tmp_path):
     path = tmp_path / "head.pth"
     make(path)
     with pytest.raises(RecipeError, match=said) as caught:
-        head.read(str(path))
+        read(str(path))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_of_another_kind(tmp_path):
     with pytest.raises(RecipeError, match="does not exist"):
-        head.read(str(tmp_path / "none.pt"))
+        read(str(tmp_path / "none.pt"))
     with pytest.raises(RecipeError, match="ends in"):
-        head.read(str(tmp_path / "head.onnx"))
+        read(str(tmp_path / "head.onnx"))
 
 
 def test_a_head_of_another_width_or_of_several_outputs(tmp_path):
-    wide = head.read(stored(nn.Linear(768, 1), tmp_path / "wide.pth"))
+    wide = read(stored(nn.Linear(768, 1), tmp_path / "wide.pth"))
     with pytest.raises(RecipeError, match=r"takes embeddings of 768 numbers, but those of model b32 have 512"):
-        head.check("aesthetic", wide, recipe_head(path="wide.pth", index=None), "b32", 512)
-    assert head.check("aesthetic", wide, recipe_head(path="wide.pth", index=None), "l14", 768) == 0
-    two = head.read(stored(nn.Linear(8, 2), tmp_path / "two.pth"))
+        checked(wide, recipe_head(path="wide.pth", index=None), "b32", 512)
+    assert checked(wide, recipe_head(path="wide.pth", index=None), "l14", 768) == 0
+    two = read(stored(nn.Linear(8, 2), tmp_path / "two.pth"))
     with pytest.raises(RecipeError, match="gives 2 numbers; name one with `index`"):
-        head.check("x", two, recipe_head(path="two.pth", index=None), "m", 8)
+        checked(two, recipe_head(path="two.pth", index=None))
     with pytest.raises(RecipeError, match="index 2, but"):
-        head.check("x", two, recipe_head(path="two.pth", index=2), "m", 8)
-    assert head.check("x", two, recipe_head(path="two.pth", index=1), "m", 8) == 1
+        checked(two, recipe_head(path="two.pth", index=2))
+    assert checked(two, recipe_head(path="two.pth", index=1)) == 1
 
 
 def test_a_head_that_changed_during_the_run(tmp_path):
     path = stored(nn.Linear(8, 1), tmp_path / "head.pth")
     with pytest.raises(RecipeError, match="changed during the run"):
-        head._expected(path, None, "0" * 64)
+        heads._expected(path, None, "0" * 64)

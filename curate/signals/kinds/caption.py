@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.signals.task import Task
-
-VERSION = 1
+from curate.keys import Keys
+from curate.signals.contract import Columns, Signal, Task
 
 COLUMNS: Mapping[str, pa.DataType] = {
     "caption_chars": pa.int32(),
@@ -87,9 +86,24 @@ _IMAGE_FILE = r"(?:jpe?g|jpe|jfif|png|gif|webp|bmp|tiff?|svg|heic|heif|avif|ico|
 _CAMERA = r"(?:img|imgp|image|dsc|dscn|dscf|dcim|pict|pic|photo|scan|screenshot|mvi|pxl|sam|gopr|wp|hpim|100)"
 
 
-def score(task: Task) -> Mapping[str, pa.Array]:
-    """The columns for a part's pairs, from their `caption`."""
-    return measure(task.pairs["caption"])
+class Caption(Signal[Keys]):
+    """The rules as columns of every run."""
+
+    name = prefix = "caption"
+    version = 1
+    about = "Rules over captions."
+    reads_embeddings = False
+
+    def columns(self, scorer: str) -> Columns:  # noqa: ARG002
+        """All of `COLUMNS`."""
+        return COLUMNS
+
+    def score(self, task: Task) -> Mapping[str, pa.Array]:
+        """The columns for a part's pairs, from their `caption`."""
+        return measure(task.pairs["caption"])
+
+
+SIGNAL = Caption()
 
 
 def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:

@@ -1,12 +1,11 @@
-"""Heads: small networks on image embeddings, from a file of weights; `head_<name>` is what one gives.
+"""Reads a head, a small network on image embeddings, from a file of weights.
 
-A file is a torch or safetensors state dict whose matrices make a chain: one `weight` (LAION's linear aesthetic
+The file is a torch or safetensors state dict whose matrices make a chain: one `weight` (LAION's linear aesthetic
 predictors), `layers.0.weight`, `layers.2.weight`, … (its improved one), `linear_1.weight`, … with `norm.mean` and
 `norm.variance` before them (ports of its safety heads). What stands between the matrices is not in such a file; the
 recipe says it.
 """
 
-import functools
 import hashlib
 import io
 import itertools
@@ -15,18 +14,13 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from curate.errors import RecipeError, counted
-from curate.signals.task import Task
-from curate.signals.vectors import Vectors, per_pair
+from curate.errors import RecipeError
+from curate.signals.vectors import Vectors
 from curate.store import Store, access_errors
-
-VERSION = 1
 
 FILES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -35,7 +29,7 @@ _BESIDE = (_MEAN, _VARIANCE)
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadFile:
     """A chain of matrices.
 
     Attributes:
@@ -82,99 +76,7 @@ class Head:
         return _activated(x @ weight.T + bias, "none" if output == "raw" else output)
 
 
-def columns(scorer: str, _params: Mapping[str, Any]) -> Mapping[str, pa.DataType]:
-    """The column of this scorer, which has its name."""
-    return {scorer: pa.float32()}
-
-
-def score(task: Task) -> Mapping[str, pa.Array]:
-    """The column for a part's pairs.
-
-    Its parameters: `embed`, the short name of the folder with the embeddings; `path`, `endpoint` and `sha256` of the
-    head's file, `activation`, `output` and `index`.
-
-    Raises:
-        RecipeError: the file cannot be read any more, or is another one by now.
-        BrokenResult: the embeddings are not those of the pairs' images.
-    """
-    params = task.params
-    head = _expected(params["path"], params["endpoint"], params["sha256"])
-
-    def measure(images: Vectors) -> Vectors:
-        return head(images, params["activation"], params["output"])[:, params["index"]][:, None]
-
-    (found,) = per_pair(task, head.width, params["path"], 1, measure)
-    return {task.scorer: found}
-
-
-@functools.lru_cache(maxsize=16)
-def _expected(path: str, endpoint: str | None, sha256: str) -> Head:
-    """Reads a head once in a worker, and sees to it that it is the one that the run began with."""
-    head = read(path, endpoint)
-    if head.sha256 != sha256:
-        raise RecipeError(f"head {path} changed during the run; start it again")
-    return head
-
-
-def check(name: str, head: Head, params: Mapping[str, Any], model: str, dim: int) -> int:
-    """Whether a head fits a model and the recipe.
-
-    Args:
-        name: of the head, for errors.
-        head: what was read.
-        params: the recipe's `path`, `activation`, `output` and `index`.
-        model: the model's short name.
-        dim: the length of its embeddings.
-
-    Returns:
-        which of its outputs is the column.
-
-    Raises:
-        RecipeError: it takes embeddings of another length, gives more numbers than the recipe tells apart, or cannot
-            have those activations.
-    """
-    if head.width != dim:
-        raise RecipeError(
-            f"signals.heads.{name}: {params['path']} takes embeddings of {head.width} numbers, "
-            f"but those of model {model} have {dim}; name the model that it was trained on with `model`"
-        )
-    index: int | None = params["index"]
-    if index is None and head.outputs > 1:
-        raise RecipeError(f"signals.heads.{name}: {params['path']} gives {head.outputs} numbers; name one with `index`")
-    if index is not None and index >= head.outputs:
-        raise RecipeError(
-            f"signals.heads.{name}: index {index}, but {params['path']} gives "
-            f"{counted(head.outputs, 'number')}, from 0 on"
-        )
-    if params["output"] == "softmax" and head.outputs == 1:
-        raise RecipeError(
-            f"signals.heads.{name}: the softmax of the one number that {params['path']} gives is always 1; "
-            "write output: sigmoid or raw"
-        )
-    _check_activations(name, head, params)
-    return index or 0
-
-
-def _check_activations(name: str, head: Head, params: Mapping[str, Any]) -> None:
-    """What a file says of what stands between its layers is little, but the recipe must not contradict it."""
-    activation, places = params["activation"], len(head.touching)
-    if not isinstance(activation, str) and len(activation) != places:
-        raise RecipeError(
-            f"signals.heads.{name}: {counted(len(activation), 'activation')}, but {params['path']} has "
-            f"{counted(places + 1, 'layer')}: "
-            f"write {places}, one for each place between two"
-        )
-    between = [activation] * places if isinstance(activation, str) else activation
-    wrong = [touching for touching, by in zip(head.touching, between, strict=True) if touching and by != "none"]
-    if wrong:
-        fitting = ["none" if touching else by for touching, by in zip(head.touching, between, strict=True)]
-        raise RecipeError(
-            f"signals.heads.{name}: nothing stands between {wrong[0]} of {params['path']}, so no activation does; "
-            f"write activation: none, or if there are others, one for each place, such as [{', '.join(fitting)}]"
-        )
-
-
-def read(path: str, endpoint: str | None = None) -> Head:
+def read(path: str, endpoint: str | None = None) -> HeadFile:
     """Reads a head.
 
     Args:
@@ -226,7 +128,7 @@ def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     return {str(name): value.detach().float().numpy() for name, value in content.items()}
 
 
-def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
+def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> HeadFile:
     weights = sorted((name for name in state if re.search(r"(^|\.)weight$", name)), key=_natural)
     biases = {name: f"{name.removesuffix('weight')}bias" for name in weights}
     unknown = sorted(set(state) - set(weights) - set(biases.values()) - set(_BESIDE))
@@ -259,11 +161,11 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> Head:
     variance = state.get(_VARIANCE, np.ones(width, np.float32)).reshape(width)
     if not (variance > 0).all():
         raise RecipeError(f"head {path}: {_VARIANCE} has to be above 0")
-    return Head(sha256, tuple(layers), mean, np.sqrt(variance), _touching(weights))
+    return HeadFile(sha256, tuple(layers), mean, np.sqrt(variance), _touching(weights))
 
 
 def _touching(weights: Sequence[str]) -> tuple[str | None, ...]:
-    """`Head.touching`: a torch Sequential numbers all of its modules, those without weights, too.
+    """`HeadFile.touching`: a torch Sequential numbers all of its modules, those without weights, too.
 
     Numbers that all follow on each other say nothing: so do those of a list of layers whose activations stand in code.
     """

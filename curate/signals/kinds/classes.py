@@ -1,0 +1,94 @@
+"""Zero-shot classes: which of some labels an image looks most like, and how surely.
+
+`class_<name>` is the label with the highest cosine, `class_<name>_probability` its share of
+softmax(logit_scale × cosine(image, labels)), as in CLIP's zero-shot classification. Of equal ones the first counts.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.signals.contract import Columns, Prompts, Signal, SignalKeys, Task
+from curate.signals.prompt_keys import are_texts, ensemble, is_text, one_line, repeated
+from curate.signals.vectors import Vectors, directions, per_pair, shares
+
+
+def _labels(value: Any) -> Any:
+    of_each = isinstance(value, dict) and all(is_text(label) and are_texts(of) for label, of in value.items())
+    if not (of_each or are_texts(value)):
+        raise ValueError("write a list of texts, or a mapping of texts to lists of prompts; none may be empty")
+    labels = [one_line(label) for label in value]
+    if len(labels) < 2:
+        raise ValueError("two labels at least")
+    if twice := repeated(labels):
+        raise ValueError(f"the label {twice!r} stands twice")
+    return value
+
+
+class OneOf(SignalKeys):
+    """Zero-shot classes."""
+
+    labels: Annotated[list[str] | dict[str, list[str]], BeforeValidator(_labels)] = Field(
+        description="The labels, or for each of them its own prompts."
+    )
+    templates: list[str] = Field(
+        ["a photo of a {}."], description="The prompts of labels without their own; `{}` is the label.", min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _texts(self) -> "OneOf":
+        if isinstance(self.labels, dict) and self.templates != type(self).model_fields["templates"].default:
+            raise ValueError("labels with prompts of their own need no templates; leave them out")
+        if any(template.count("{}") != 1 for template in self.templates):
+            raise ValueError("a template has exactly one {}, for the label")
+        if twice := repeated([ensemble(prompts) for prompts in self.prompts.values()]):
+            raise ValueError(f"two labels have the prompt {twice!r}")
+        return self
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """The prompts of each label."""
+        if isinstance(self.labels, dict):
+            return self.labels
+        return {label: [template.replace("{}", label) for template in self.templates] for label in self.labels}
+
+
+class Classes(Signal[OneOf]):
+    """The kind `classes`."""
+
+    name = "classes"
+    prefix = "class"
+    version = 1
+    about = "Zero-shot classes: `class_<name>` is the best label, `class_<name>_probability` its share."
+    keys = OneOf
+
+    def columns(self, scorer: str) -> Columns:
+        """The label, under the scorer's name, and its probability."""
+        return {scorer: pa.string(), f"{scorer}_probability": pa.float32()}
+
+    def directions(self, keys: OneOf) -> Prompts:
+        """A direction for each label."""
+        return Prompts(list(keys.prompts), list(keys.prompts.values()))
+
+    def score(self, task: Task) -> Mapping[str, pa.Array]:
+        """The best label and its share, by pair."""
+        folder = task.directions
+        assert folder is not None
+        prompts, scale = directions(folder), folder.json("model.json")["logit_scale"]
+        labels = folder.table("prompts.parquet")["prompt"].combine_chunks()
+
+        def best(images: Vectors) -> npt.NDArray[Any]:
+            share = shares(images, prompts, scale)
+            label = share.argmax(axis=1)
+            return np.stack([label, share[np.arange(len(share)), label]], axis=1)
+
+        which, probability = per_pair(task, prompts.shape[1], folder.path, 2, best)
+        return {task.scorer: labels.take(pc.cast(which, pa.int64())), f"{task.scorer}_probability": probability}
+
+
+SIGNAL = Classes()
