@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -222,8 +221,34 @@ def test_ray_gives_the_same_bytes(place, run, tmp_path):
     assert Run(Store(str(tmp_path / "run"))).files() == run.files()
 
 
-def kill_and_go_on(place, run, folder, engine, moments):
-    """kill -9 of the driver at these moments, then the same command to its end; what was done is not done again."""
+def begun(output):
+    """Units under way, or begun by a process that was killed: the records of their starts, and their markers."""
+    records = {path: path.parents[1] / "done" / path.name.split(".")[0] for path in output.glob("*/attempts/*.json")}
+    return {record: marker.with_suffix(".json") for record, marker in records.items()}
+
+
+def kill_at_marker(command, output, markers, count):
+    """Starts the command and kills its driver (-9) as soon as `count` markers stand and another unit is under way.
+
+    Returns the units that the kill interrupted, by the records of their starts.
+    """
+    before = begun(output)
+    deadline = time.monotonic() + 300
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while True:
+        assert process.poll() is None, f"it ended before marker {count} of {markers}: {process.stderr.read()!r}"
+        assert time.monotonic() < deadline, f"no marker {count} of {markers}"
+        under_way = {record for record, marker in begun(output).items() if record not in before and not marker.exists()}
+        if under_way and len(list(output.glob(markers))) >= count:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    return {record for record, marker in begun(output).items() if record not in before and not marker.exists()}
+
+
+def kill_and_go_on(place, run, folder, engine, kills):
+    """Kills at these markers, then the same command to its end; what was done is not done again."""
     web, port = place
     output = folder / "run"
     recipe = write_recipe(folder, web, port)
@@ -232,32 +257,33 @@ def kill_and_go_on(place, run, folder, engine, moments):
     # The web is nobody's child here: the demo's own would end with its driver, before a Ray worker does, which would
     # commit a part whose hosts had gone.
     with serve(Corpus(0, PAIRS, port)):
-        for seconds in moments:
-            process = subprocess.Popen(
-                command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            time.sleep(seconds)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            markers = {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}
-            assert kept.items() <= markers.items(), "a finished part was done again"
-            kept = markers
+        for markers, count in kills:
+            assert kill_at_marker(command, output, markers, count), f"nothing was unfinished at {markers} {count}"
+            assert not (output / "manifest.json").exists()
+            stand = {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}
+            assert kept.items() <= stand.items(), "a finished part was done again"
+            kept = stand
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert kept.items() <= {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}.items()
+    assert all(marker.exists() for marker in begun(output).values()), "what a kill interrupted was not done again"
     assert Run(Store(str(output))).files() == run.files()
 
 
 def test_killed_again_and_again_it_ends_in_the_same_bytes(place, run, tmp_path):
-    kill_and_go_on(place, run, tmp_path, "local", (6, 9, 14))
+    kills = (("fetch-*/done/*.json", 2), ("embed-pocket-*/done/*.json", 1), ("dedup-*/done/*.json", 1))
+    kill_and_go_on(place, run, tmp_path, "local", kills)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("engine", ["local", "ray"])
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(place, run, tmp_path, engine, seed):
-    moments = random.Random(f"{engine} {seed}")
-    kill_and_go_on(place, run, tmp_path, engine, [moments.uniform(1, 30) for _ in range(6)])
+def test_killed_at_random_markers_it_ends_in_the_same_bytes(place, run, tmp_path, engine, seed):
+    markers = sum(
+        len(list(Path(run.store.path(name)).glob("done/*.json"))) for name in run.manifest["folders"].values()
+    )
+    counts = sorted(random.Random(f"{engine} {seed}").sample(range(1, markers), 6))
+    kill_and_go_on(place, run, tmp_path, engine, [("*/done/*.json", count) for count in counts])
 
 
 def test_the_whole_demo_into_a_real_s3_server(place, run, s3, monkeypatch, capsys):
