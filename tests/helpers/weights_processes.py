@@ -4,7 +4,7 @@ import hashlib
 
 import open_clip.pretrained
 
-from curate.embed.model.towers import weights
+from curate.embed.model import weights
 
 
 def ask(tag, pretrained, ready, said):

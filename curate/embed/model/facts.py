@@ -13,6 +13,7 @@ from torch import nn
 
 from curate.embed.model import weights
 from curate.embed.model.fit import building, check_fit, opening
+from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
 from curate.embed.model.preprocess import Preprocess, height_and_width
 from curate.errors import ModelError
 
@@ -65,7 +66,8 @@ def describe(
     origin = weights.find(name, pretrained, endpoint, key)
     with building(origin):
         # First, as it is the cheapest to find missing: some need a further package.
-        tokenizer = open_clip.get_tokenizer(origin.name)
+        tokenizer = open_tokenizer(origin)
+        check_text_tower(origin)
     file = origin.weights_file()
     with building(origin):
         clip = open_clip.create_model(

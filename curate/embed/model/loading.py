@@ -14,7 +14,8 @@ from open_clip.model import get_input_dtype
 from torch import Tensor
 
 from curate.embed.model import weights
-from curate.embed.model.fit import check_fit, opening
+from curate.embed.model.fit import building, check_fit, opening
+from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
 from curate.embed.model.preprocess import Preprocess
 from curate.embed.model.text import CausalTower
 from curate.embed.model.towers import Model
@@ -58,6 +59,9 @@ def load(
         )
     lower = get_input_dtype(precision)
     autocast = lower if lower and not _can_be_lowered(origin.config) else None
+    with building(origin):
+        # Again, though the driver asked for it: this may be another machine, whose hub says something else.
+        check_text_tower(origin)
     with opening(origin, file):
         clip = open_clip.create_model(
             origin.name,
@@ -67,7 +71,7 @@ def load(
             device=device,
             force_preprocess_cfg=origin.preprocess or None,
         ).eval()
-        tokenizer = open_clip.get_tokenizer(origin.name)
+        tokenizer = open_tokenizer(origin)
     if not weights_sha256:
         # Else they are those that `describe` found to fit.
         check_fit(origin, file, clip)

@@ -25,6 +25,7 @@ import open_clip
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf
 
+from curate.embed.model.config_keys import check_keys
 from curate.errors import ModelError, nearest
 from curate.store import Store, access_errors
 
@@ -109,7 +110,7 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
         pretrained = pretrained or str(POCKET / "weights.safetensors")
         known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
     elif name.startswith(HUB):
-        config, preprocess = _read_config(_from_hub(name, HF_CONFIG_NAME, key), None)
+        config, preprocess = _read_config(_from_hub(name, HF_CONFIG_NAME, key), None, is_local=False)
         known = _register(name, "hub", config)
         pretrained = pretrained or _from_hub(name, None, key)
     elif name.endswith(".json"):
@@ -179,8 +180,19 @@ def quiet_hub() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An architecture and preprocessing from a config file: open_clip's own form, or the Hugging Face hub's."""
+def _read_config(
+    path: str, endpoint: str | None, *, is_local: bool | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An architecture and preprocessing from a config file: open_clip's own form, or the Hugging Face hub's.
+
+    Args:
+        path: its path or URL.
+        endpoint: of an S3 server other than AWS.
+        is_local: whether it was put on this machine by whoever names it; by default, whether it has a path.
+
+    Raises:
+        ModelError: there is no such file, it is no config, or it holds keys that are not accepted (`config_keys`).
+    """
     folder, _, file = path.rpartition("/")
     try:
         content = json.loads(Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file))
@@ -198,6 +210,7 @@ def _read_config(path: str, endpoint: str | None) -> tuple[dict[str, Any], dict[
     for key, value in (*config.items(), ("preprocess_cfg", preprocess)):
         if key.endswith("_cfg") and not isinstance(value, dict):
             raise ModelError(f"{path} is no open_clip model config: its {key} is no object")
+    check_keys(config, path, is_local="://" not in path if is_local is None else is_local)
     # The size that counts is that of the vision tower.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
 

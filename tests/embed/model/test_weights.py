@@ -20,9 +20,9 @@ from helpers import weights_processes
 from helpers.embed_parts import FAMILIES
 
 from curate.commands.main import main
+from curate.embed.model import weights
 from curate.embed.model.facts import describe
 from curate.embed.model.loading import load
-from curate.embed.model.towers import weights
 from curate.errors import ModelError
 
 PROCESSES = 2
@@ -70,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        # Taken before the test is told of the request: from then on it may set another one.
+        seconds = self.server.seconds
         if body:
             self.server.read.append(path)
         self.send_response(200)
@@ -82,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:1000])
             self.wfile.flush()
             # The others come while this one is half there.
-            time.sleep(self.server.seconds)
+            time.sleep(seconds)
             self.wfile.write(data[1000:])
 
     def log_message(self, *_):
@@ -167,7 +169,7 @@ def test_a_process_that_is_killed_while_it_copies_lets_the_next_one(shelf):
     second.start()
     ready.wait(60)
     time.sleep(1.5)
-    assert said.empty()
+    assert said.empty(), said.get()
     os.kill(first.pid, signal.SIGKILL)
     assert said.get(timeout=60)[1] == hashlib.sha256(data).hexdigest()
     for process in (first, second):
@@ -247,6 +249,20 @@ def test_a_model_on_the_hub_is_the_one_that_its_folder_holds(tag, shelf, tiny):
     torch.testing.assert_close(torch.from_numpy(model.encode_captions(captions, 2)), theirs, atol=1e-5, rtol=0)
     # Each file once, though a run asks for them again on every start.
     assert sorted(Path(path).name for path in shelf.read) == ["open_clip_config.json", "open_clip_model.safetensors"]
+
+
+def test_a_model_on_the_hub_does_not_have_code_trusted(tag, shelf):
+    text = {**FAMILIES["vit"]["text_cfg"], "hf_tokenizer_name": "somebody/tiny"}
+    text["tokenizer_kwargs"] = {"clean": "lower", "trust_remote_code": True}
+    there = "/somebody/tiny/resolve/main"
+    config = {"model_cfg": {**FAMILIES["vit"], "text_cfg": text}, "preprocess_cfg": PREPROCESS}
+    shelf.files[f"{there}/open_clip_config.json"] = json.dumps(config).encode()
+    shelf.files[f"{there}/open_clip_model.safetensors"] = b"weights"
+    for ask in (describe, lambda name, weights: load(name, weights, "fp32", torch.device("cpu"))):
+        with pytest.raises(ModelError, match=r"text_cfg\.tokenizer_kwargs\.trust_remote_code is not accepted"):
+            ask("hf-hub:somebody/tiny", None)
+    # Nor is anything else asked for.
+    assert set(shelf.read) == {f"{there}/open_clip_config.json"}
 
 
 def test_a_model_that_is_not_on_the_hub_is_one_line(tag):
