@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
+from curate import jpeg
 from curate.report.survey import Place, in_order
 from curate.schema import MIRRORED, SIMILARITY
 from curate.store import Folder, Inputs
@@ -125,9 +126,12 @@ def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnai
 
 
 def thumb(data: bytes) -> Thumbnail | None:
-    """A JPEG of at most THUMBNAIL pixels a side, re-encoded; None for what cannot be decoded."""
+    """A JPEG of at most THUMBNAIL pixels a side, re-encoded; None for what cannot be decoded, or has too many scans."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            if opened.format == "JPEG" and jpeg.count_scans(data) > jpeg.allowed_scans(opened.width * opened.height):
+                # fetch stores no such JPEG, but before 0.1.0 it did.
+                return None
             opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
             picture = opened.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):

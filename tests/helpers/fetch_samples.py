@@ -57,6 +57,14 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     return sink.getvalue()
 
 
+def with_scans(image: Image.Image, scans: int, **options: Any) -> bytes:
+    """A valid progressive JPEG of so many scans, 10 or more, of which those behind the tenth are a head and no data."""
+    data = encoded(image, progressive=True, **options)
+    last = data.rindex(b"\xff\xda")
+    length = 2 + int.from_bytes(data[last + 2 : last + 4])
+    return data[:-2] + data[last : last + length] * (scans - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+
 def decoded(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()

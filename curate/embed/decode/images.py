@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from curate import jpeg
 from curate.errors import BrokenResult
 from curate.schema import FETCHED
 from curate.store import Folder
@@ -27,7 +28,7 @@ REDUCED = 448
 
 
 def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
-    """The picture, its pixels in memory; None where the bytes cannot be decoded whole.
+    """The picture, its pixels in memory; None where the bytes cannot be decoded whole, or have too many scans.
 
     Args:
         data: a stored image.
@@ -45,6 +46,8 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
     try:
         image = Image.open(io.BytesIO(data))
         shorter, is_jpeg = min(image.size), image.format in _JPEG
+        if is_jpeg and jpeg.count_scans(data) > jpeg.allowed_scans(image.width * image.height):
+            return None
         for side in shorter_sides:
             scale = max(scale for scale in _SCALES if scale * side <= shorter or scale == 1) if side and is_jpeg else 1
             if scale not in found:

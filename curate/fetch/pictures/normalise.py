@@ -2,9 +2,9 @@
 
     picture = Normaliser(settings)(received)
 
-Size and kind are checked by the head; then one frame is decoded, its profile turned to sRGB, alpha laid on
-white, 16 bits scaled to 8, the orientation applied, and the result resized and encoded without metadata. A
-plain JPEG that none of this would change keeps its bytes, after a decode that reads all of them.
+Kind, size and a JPEG's scans are checked before anything is decoded; then one frame is decoded, its profile turned to
+sRGB, alpha laid on white, 16 bits scaled to 8, the orientation applied, and the result resized and encoded without
+metadata. A plain JPEG that none of this would change keeps its bytes, after a decode that reads all of them.
 
 What comes out is RGB or greyscale, and a function of the bytes and the settings alone.
 """
@@ -27,6 +27,7 @@ from PIL import (
     features,
 )
 
+from curate import jpeg
 from curate.fetch.contract import FetchError, Picture
 from curate.fetch.pictures import sniff
 from curate.fetch.pictures.resize import Geometry, Size, geometry
@@ -115,7 +116,10 @@ class Normaliser:
         self._bounded(image.size)
         # One call for all bytes: Pillow otherwise feeds decoders in blocks and takes the GIL between them.
         image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
-        if kind != "jpeg":
+        scans = 0
+        if kind == "jpeg":
+            scans = self._counted_scans(data, image.size)
+        else:
             image.load()  # PNG may name its orientation after the pixels
         turn = sniff.orientation(image.info.get("exif", b""))
         upright = (image.height, image.width) if turn in (5, 6, 7, 8) else image.size
@@ -129,7 +133,7 @@ class Normaliser:
         self._bounded(plan.final)
         if max(plan.final) > _MAX_SIDE[self._settings.format]:
             raise FetchError("too_large", f"no {self._settings.format} can be {max(plan.final)} pixels long")
-        if kind == "jpeg" and turn == 1 and plan.final == upright and self._is_plain(image, data):
+        if kind == "jpeg" and turn == 1 and plan.final == upright and self._is_plain(image, data, scans):
             # All bytes are read, but pixels are made at an eighth: a broken stream shows all the same.
             image.draft(None, (1, 1))
             image.load()
@@ -147,13 +151,22 @@ class Normaliser:
         if size is not None and 0 in size:
             raise FetchError("undecodable", "no pixels")
 
-    def _is_plain(self, image: Image.Image, data: bytes) -> bool:
+    def _counted_scans(self, data: bytes, size: Size) -> int:
+        """The scans of a JPEG. Refused are more than it takes: its class is that of too many pixels, as its cost is."""
+        scans, pixels = jpeg.count_scans(data), size[0] * size[1]
+        allowed = jpeg.allowed_scans(pixels, self._settings.max_pixels)
+        if scans > allowed:
+            raise FetchError("too_large", f"more than {allowed} scans of {pixels:,} pixels")
+        return scans
+
+    def _is_plain(self, image: Image.Image, data: bytes, scans: int) -> bool:
         """Whether a JPEG can be stored as it came: nothing to convert, and no luggage beyond its pixels."""
         profile = image.info.get("icc_profile")
         return (
             self._settings.format == "jpg"
             and image.mode in ("L", "RGB")
             and (not profile or _is_srgb(profile))
+            and scans <= jpeg.USUAL_SCANS
             and len(data) <= 3 * image.width * image.height
             and sniff.plain_jpeg(data)
         )

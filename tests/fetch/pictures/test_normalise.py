@@ -6,12 +6,13 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers.fetch_samples import decoded, difference, drawing, encoded, settings
+from helpers.fetch_samples import decoded, difference, drawing, encoded, settings, with_scans
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from PIL import GifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin, WebPImagePlugin, features
+from PIL import GifImagePlugin, Image, ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features
 
+from curate import jpeg
 from curate.fetch.contract import FetchError
 from curate.fetch.pictures import sniff
 from curate.fetch.pictures.normalise import Normaliser
@@ -255,6 +256,25 @@ BOMBS = {
 @pytest.mark.parametrize("kind", BOMBS)
 def test_bombs_are_refused_by_their_head(kind):
     assert error_class(BOMBS[kind]) == "too_large"
+
+
+def test_scans_without_end_are_refused_undecoded(monkeypatch):
+    """Half a megabyte of them took 79 s."""
+    kept = Normaliser(settings())
+    usual = with_scans(PLAIN, jpeg.USUAL_SCANS)
+    assert kept(usual).data == usual
+    more = with_scans(PLAIN, jpeg.USUAL_SCANS + 1)
+    changed = kept(more)
+    assert jpeg.count_scans(changed.data) == 1
+    assert difference(decoded(changed.data), decoded(more)) < 3
+    assert kept(with_scans(PLAIN, jpeg.MOST_SCANS)).width == 96
+    large = drawing(2000, 1500)
+    assert Normaliser(settings())(with_scans(large, 20)).width == 128
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    assert error_class(with_scans(PLAIN, jpeg.MOST_SCANS + 1)) == "too_large"
+    assert error_class(with_scans(PLAIN, 34_583)) == "too_large"
+    # Four times the usual scans of three of the four million pixels that are allowed.
+    assert error_class(with_scans(large, 64)) == "too_large"
 
 
 def test_what_resizing_would_blow_up_is_refused():
