@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 import pyarrow as pa
 from pydantic import ValidationError
 
-from curate import schema
+from curate.columns import PairColumns
+from curate.columns import describe as describe_columns
 from curate.embed.model.facts import ModelFacts, describe
 from curate.embed.model.weights import HUB
 from curate.embed.targets import find as find_targets
@@ -43,6 +44,7 @@ class Prepared:
     """Texts that signals hold images against, by their folder: `model`, `where`, `names`, `prompts`."""
     targets: Mapping[str, Json] = field(default_factory=dict)
     """Images that signals hold images against, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
+    columns: PairColumns = field(default_factory=PairColumns)
 
     @property
     def models(self) -> list[str]:
@@ -64,8 +66,8 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     endpoint = recipe.storage.endpoint
     of_samples = recipe.source.kind == "samples"
     plan_columns = (samples if of_samples else lists).columns(source, endpoint)
-    asked = list(scorers(recipe.signals, next(iter(recipe.models))))
-    check_steps([step.model_dump(mode="json") for step in recipe.select], visible_columns(recipe, asked, plan_columns))
+    columns = columns_of(recipe, plan_columns)
+    check_steps([step.model_dump(mode="json") for step in recipe.select], columns.types())
     identity = {
         "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
         "columns": chosen(recipe.source, without={"paths"}),
@@ -76,6 +78,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
         for name, model in recipe.models.items()
     }
+    asked = list(scorers(recipe.signals, next(iter(recipe.models))))
     learned = [_learned(scorer, facts, endpoint) for scorer in asked]
     prompts, targets = _directions(asked, endpoint)
     blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
@@ -86,7 +89,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         rounds = recorded(store)
     if probe:
         store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets)
+    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns)
 
 
 def as_now(identity: Json) -> Json:
@@ -140,34 +143,11 @@ def _directions(asked: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str
     return prompts, targets
 
 
-def visible_columns(recipe: Recipe, asked: Sequence[Scorer], plan_columns: pa.Schema) -> dict[str, pa.DataType]:
-    """The columns that `where`, `keep_top.of` and `prefer` may name, with their types.
+def columns_of(recipe: Recipe, plan: pa.Schema) -> PairColumns:
+    """The columns that every pair of a run of the recipe has.
 
-    Raises:
-        RecipeError: two signals give a column of one name, or a signal gives one that there is already.
+    Scorers by name: in which order a recipe has its signals is no part of a fingerprint, and must not decide on bytes.
     """
-    tables = (plan_columns, schema.IMAGES, schema.PIXELS)
-    found = {field.name: field.type for table in tables for field in table}
-    found |= {name: pa.string() for name in ("pair_id", "image_id")}
-    mirrored = [name for name, model in recipe.models.items() if model.mirror]
-    for column, models in ((schema.SIMILARITY, list(recipe.models)), (schema.MIRRORED, mirrored)):
-        found |= {f"{column}_{model}": pa.float32() for model in models}
-        if next(iter(recipe.models)) in models:
-            found[column] = pa.float32()
-    for scorer in asked:
-        if clash := sorted(found.keys() & scorer.columns.keys()):
-            raise RecipeError(f"{scorer.where}: there is a column {clash[0]!r} already; choose another name")
-        found |= scorer.columns
-    return found
-
-
-def column_tables(prepared: Prepared) -> Json:
-    """Which embedding and signal tables there are, with the signals' columns.
-
-    By name: in which order a recipe has its signals is no part of a fingerprint, and must not decide on bytes.
-    """
-    by_name = sorted(prepared.scorers, key=lambda scorer: scorer.name)
-    return {
-        "models": prepared.models,
-        "signals": {f"signals-{scorer.name}": list(scorer.columns) for scorer in by_name},
-    }
+    mirrored = {name: model.mirror for name, model in recipe.models.items()}
+    asked = sorted(scorers(recipe.signals, next(iter(recipe.models))), key=lambda scorer: scorer.name)
+    return describe_columns(plan, mirrored, {scorer.name: scorer.columns for scorer in asked})

@@ -10,7 +10,7 @@ from curate.embed.model.facts import ModelFacts
 from curate.embed.targets import TargetImage
 from curate.errors import RecipeError
 from curate.layout import lay_out
-from curate.prepare import Prepared, visible_columns
+from curate.prepare import Prepared, columns_of
 from curate.recipe import parse
 from curate.signals.registry import scorers
 from curate.store import Store
@@ -92,7 +92,7 @@ def test_a_signal_is_a_column_by_itself(tmp_path):
 
 def test_columns_of_signals_may_be_named_in_steps():
     recipe = parse({"version": 1, "source": {"paths": ["x"]}, "output": "o", "signals": SIGNALS})
-    columns = visible_columns(recipe, list(scorers(recipe.signals, next(iter(recipe.models)))), pa.schema([]))
+    columns = columns_of(recipe, pa.schema([])).types()
     wanted = {"concept_mark": pa.float32(), "class_kind": pa.string(), "class_kind_probability": pa.float32()}
     assert {**wanted, "head_taste": pa.float32(), "target_good": pa.float32()}.items() <= columns.items()
 
@@ -102,7 +102,7 @@ def test_mirrored_columns_are_there_where_they_are_asked_for():
 
     def names(**models):
         recipe = parse({**least, "models": {name: {"name": "pocket", "mirror": on} for name, on in models.items()}})
-        return {name for name in visible_columns(recipe, [], pa.schema([])) if name.startswith("clip_")}
+        return {name for name in columns_of(recipe, pa.schema([])).types() if name.startswith("clip_")}
 
     assert names(a=False, b=False) == {"clip_similarity", "clip_similarity_a", "clip_similarity_b"}
     assert names(a=True) == {

@@ -1,19 +1,21 @@
 """`curate explain`: the whole way of one pair, from the tables of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
+from curate.columns import PairColumns, predicate_view
+from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
 from curate.errors import UsageError
 from curate.report.funnel import best
 from curate.report.terminal import plain
 from curate.runs.latest import newest
 from curate.select.predicate import verdicts
-from curate.store import WHOLE, Folder, Json, Store, key
+from curate.store import WHOLE, Folder, Inputs, Json, Store, key
 
 
 def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
@@ -47,8 +49,14 @@ def _params(folder: Folder) -> Json:
 
 
 def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> Iterator[str]:
-    pairs = folders["plan"].table("pairs.parquet", part)
-    facts = pairs.slice(row, 1).to_pylist()[0]
+    # Of the run that decided: the recipe may be another one by now.
+    columns = PairColumns.from_json(folders["select"].json("columns.json"))
+    inputs = Inputs(folders, [part])
+
+    def read(names: Iterable[str]) -> pa.Table:
+        return read_columns(inputs, columns, part, names, [row])
+
+    facts = _values(read(columns.measured_by("plan")))
     yield f"pair        {facts['pair_id'].hex()}"
     yield f"url         {plain(facts['url'])}"
     yield f"caption     {plain(facts['caption'])}"
@@ -63,34 +71,20 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
     if part in decided["missing_parts"]:
         yield "decision    none: its part is missing from this result"
         return
-    decision = folders["select"].table("decisions.parquet", part).slice(row, 1).to_pylist()[0]
+    decision = _values(read(columns.decisions()))
     yield from _verdict(decision)
     if decision["reason"] == schema.REPEATED:
         return
-    image = _row_of(folders["fetch"].table("images.parquet", part), "image_id", facts["image_id"])
+    image = _values(read(columns.measured_by("fetch")))
     yield from _fetched(image)
     if image["status"] != schema.FETCHED:
         return
-    columns = {**facts, **image}
-    columns |= _row_of(folders["pixels"].table("pixels.parquet", part), "image_id", facts["image_id"])
-    # The manifest sorts folders by name; which model is the first stands in what select was told.
-    first = f"embed-{_params(folders['select'])['models'][0]}"
-    for short, folder in folders.items():
-        if short.startswith("embed-"):
-            names = (schema.SIMILARITY, schema.MIRRORED)
-            scores = [name for name in folder.columns("pairs.parquet", part) if name in names]
-            found = _row_of(folder.table("pairs.parquet", part, ["pair_id", *scores]), "pair_id", facts["pair_id"])
-            for name in scores:
-                columns[f"{name}_{short.removeprefix('embed-')}"] = found[name]
-                columns |= {name: found[name]} if short == first else {}
-        elif short.startswith("signals-"):
-            columns |= _row_of(folder.table("pairs.parquet", part), "pair_id", facts["pair_id"])
+    pair = read(columns.types())
     yield "measured"
-    shown = {name: value for name, value in columns.items() if name not in {*facts, *schema.IMAGES.names}}
-    for name, value in shown.items():
+    for name, value in _values(pair.select(columns.measured_by("pixels", "embed", "signals"))).items():
         yield f"  {name:<28} {_value(value)}"
     yield "steps"
-    yield from _steps(folders["select"], columns, decision)
+    yield from _steps(folders["select"], predicate_view(pair), decision)
     if decision["kept"] and folders["pack"].is_done():
         yield from _packed(folders, part, row)
 
@@ -113,11 +107,12 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
         yield f"fetched     no: {image['error_class']}: {plain(str(image['error']))}"
 
 
-def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) -> Iterator[str]:
+def _steps(select: Folder, pair: pa.Table, decision: dict[str, Any]) -> Iterator[str]:
     """What each step says of the pair by itself, and which one it fell to."""
     steps = [{"where": None, "keep_top": None, "duplicates": None, **step} for step in _params(select)["steps"]]
     funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
-    by_itself = verdicts(steps, columns) if columns["decoded"] else {}
+    values = _values(pair)
+    by_itself = verdicts(steps, pair) if values["decoded"] else {}
     for step in steps:
         name = step["drop"]
         if step["where"] is not None:
@@ -130,7 +125,7 @@ def _steps(select: Folder, columns: dict[str, Any], decision: dict[str, Any]) ->
         elif step["keep_top"] is not None:
             threshold = funnel[name]["threshold"]
             rule = f"among {best(funnel[name])}" + ("" if threshold is None else f": at least {_value(threshold)}")
-            said = f"it has {_value(columns.get(step['keep_top']['of']))}"
+            said = f"it has {_value(values[step['keep_top']['of']])}"
         else:
             above = step["duplicates"].get("above")
             rule = f"duplicates by {step['duplicates']['by']}" + (f" at {above:g} or more" if above else "")
@@ -152,10 +147,10 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
     yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
 
 
-def _row_of(table: pa.Table, column: str, value: bytes) -> dict[str, Any]:
-    matching = table.filter(pc.equal(table[column], pa.scalar(value, schema.ID)))
-    found: dict[str, Any] = matching.slice(0, 1).to_pylist()[0]
-    return found
+def _values(row: pa.Table) -> dict[str, Any]:
+    """The only row of a table."""
+    (values,) = row.to_pylist()
+    return dict(values)
 
 
 def _value(value: Any) -> str:

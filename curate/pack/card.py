@@ -19,7 +19,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             is known of it: name, weights' digest, …).
     """
     recipe, facts = settings["recipe"], settings["facts"]
-    chosen = Settings(**{name: settings[name] for name in ("shard_size", "models", "signals")})
+    chosen = Settings.of(settings)
 
     def describe(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out, select = outputs["pack"], inputs["select"]
@@ -67,7 +67,7 @@ def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, J
             "",
             "## Models",
             "",
-            *_models(recipe, facts, settings.models),
+            *_models(recipe, facts),
             "",
             "## Images",
             "",
@@ -126,10 +126,10 @@ def _rule(step: Json) -> str:
     return reason_words(str(step["name"]))
 
 
-def _models(recipe: Json, facts: Mapping[str, Json], models: Sequence[str]) -> list[str]:
+def _models(recipe: Json, facts: Mapping[str, Json]) -> list[str]:
     rows = []
-    for model in models:
-        known = {**recipe.get("models", {}).get(model, {}), **facts[model]}
+    for model, found in facts.items():
+        known = {**recipe.get("models", {}).get(model, {}), **found}
         rows += [
             (_code(model), _cell(key.replace("_", " ")), _code(_placeless(value)))
             for key, value in sorted(known.items())
@@ -145,7 +145,7 @@ def _images(fetch: Json) -> list[str]:
 
 
 def _contents(settings: Settings) -> list[str]:
-    further = "".join(f", `image_embedding_{name}`, `text_embedding_{name}`" for name in settings.models[1:])
+    embeddings = ", ".join(f"`{name}`" for name in ["uid", *settings.columns.embeddings()])
     return [
         "## Files",
         "",
@@ -156,7 +156,7 @@ def _contents(settings: Settings) -> list[str]:
             "known of it (`json`)."
         ),
         "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
-        f"- `embeddings/{{:08d}}.parquet`: `uid`, `image_embedding`, `text_embedding`{further}; float16, of length 1.",
+        f"- `embeddings/{{:08d}}.parquet`: {embeddings}; float16, of length 1.",
         "- `shards/sizes.json`: samples of each tar.",
         "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
     ]

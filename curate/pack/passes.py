@@ -8,7 +8,7 @@ from pathlib import PurePath
 from curate.errors import BrokenResult
 from curate.keys import chosen
 from curate.pack.worker import n_shards
-from curate.prepare import HUB, Prepared, column_tables
+from curate.prepare import HUB, Prepared
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
@@ -75,7 +75,7 @@ def check(prepared: Prepared, layout: Layout, kept: int) -> None:
 
 
 def _settings(prepared: Prepared) -> Json:
-    return {"shard_size": prepared.recipe.pack.shard_size, **column_tables(prepared)}
+    return {"shard_size": prepared.recipe.pack.shard_size, **prepared.columns.to_json()}
 
 
 def _placeless(model: Json) -> Json:

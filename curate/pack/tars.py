@@ -79,7 +79,7 @@ class Shard:
         """Appends the rows of a shard's table as samples.
 
         Args:
-            table: rows as `curate.pack.rows.columns` makes them.
+            table: rows as `curate.pack.rows.described` makes them.
             files: for each row, the image's member name.
             images: the tar that holds them.
         """

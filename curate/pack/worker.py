@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import BrokenResult
-from curate.pack.rows import Settings, columns, embeddings, image_files, read
+from curate.pack.rows import Settings, described, embedded, read
 from curate.pack.tars import Images, Shard
 from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
@@ -20,8 +20,8 @@ Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The worker of the pack pass; its unit is a shard number. Settings as in `curate.pack.rows.Settings`."""
-    chosen = Settings(**settings)
+    """The worker of the pack pass; its unit is a shard number. Settings as for `curate.pack.rows.Settings.of`."""
+    chosen = Settings.of(settings)
 
     def pack(shard: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         out = outputs["pack"]
@@ -31,20 +31,20 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             path = folder / f"{name}.tar"
             with Shard(path) as written:
                 for part, start, stop in spans(inputs["select"], chosen.shard_size, shard):
-                    tables = read(inputs, chosen, part, start, stop)
-                    rows.append(columns(tables, chosen))
-                    vectors.append(embeddings(tables, chosen))
+                    pairs = read(inputs, chosen.columns, part, start, stop)
+                    rows.append(described(pairs, chosen.columns))
+                    vectors.append(embedded(pairs, chosen.columns))
                     with _images(inputs["fetch"], part) as images:
-                        written.add(rows[-1], image_files(tables), images)
+                        written.add(rows[-1], pairs["file"].to_pylist(), images)
             if not rows:
                 raise BrokenResult(f"shard {name} would be empty: too few pairs are kept")
-            table, embedded = pa.concat_tables(rows), pa.concat_tables(vectors)
+            table = pa.concat_tables(rows)
             samples = len(table)
             infos = [
                 out.put_file("shard.tar", path, name=f"shards/{name}.tar", rows=samples),
                 out.put_table("shard.parquet", table, name=f"shards/{name}.parquet"),
                 out.put_json("stats.json", _stats(samples), name=f"shards/{name}_stats.json"),
-                out.put_table("embeddings.parquet", embedded, name=f"embeddings/{name}.parquet"),
+                out.put_table("embeddings.parquet", pa.concat_tables(vectors), name=f"embeddings/{name}.parquet"),
             ]
         out.counts.update(samples=samples, bytes=sum(info.bytes for info in infos))
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from curate import jpeg
+from curate.columns import PairColumns
+from curate.columns import read as read_columns
 from curate.report.survey import Place, in_order
-from curate.schema import MIRRORED, SIMILARITY
 from curate.store import Folder, Inputs
 
 THUMBNAIL = 160
@@ -44,12 +44,12 @@ class Example:
     thumbnail: Thumbnail | None
 
 
-def load(inputs: Inputs, models: Iterable[str], places: Iterable[Place], budget: int = BUDGET) -> dict[Place, Example]:
+def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: int = BUDGET) -> dict[Place, Example]:
     """Reads the rows at these places, part by part.
 
     Args:
         inputs: the folders plan, fetch, pixels, `embed-<model>` and `signals-<scorer>`.
-        models: the models' short names, the first of which also goes as `clip_similarity`.
+        columns: those of a pair of the run.
         places: which rows; in their order the budget is given out.
         budget: characters of data URIs in all.
     """
@@ -59,7 +59,7 @@ def load(inputs: Inputs, models: Iterable[str], places: Iterable[Place], budget:
         rows_of[place.part].append(place.row)
 
     def read(part: int) -> tuple[pa.Table, dict[str, Thumbnail]]:
-        table = _columns(inputs, list(models), part, rows_of[part])
+        table = read_columns(inputs, columns, part, columns.types(), rows_of[part])
         files = {file for file in table["file"].to_pylist() if file}
         return table, _thumbnails(inputs["fetch"], part, files)
 
@@ -75,32 +75,6 @@ def load(inputs: Inputs, models: Iterable[str], places: Iterable[Place], budget:
             if budget < 0:
                 found[place] = replace(example, thumbnail=None)
     return found
-
-
-def _columns(inputs: Inputs, models: list[str], part: int, rows: list[int]) -> pa.Table:
-    """Rows of a part's plan with the columns of all tables, under the names that a predicate uses."""
-    plan = inputs["plan"].table("pairs.parquet", part).take(pa.array(rows, pa.int64()))
-    columns = {name: plan[name] for name in plan.column_names}
-
-    def join(table: pa.Table, by: str, names: Mapping[str, str]) -> None:
-        at = pc.index_in(plan[by], value_set=table[by].combine_chunks())
-        for name, shown in names.items():
-            columns[shown] = table[name].take(at)
-
-    for folder, role in (("fetch", "images.parquet"), ("pixels", "pixels.parquet")):
-        table = inputs[folder].table(role, part)
-        join(table, "image_id", {name: name for name in table.column_names if name != "image_id"})
-    for model in models:
-        embedded = inputs[f"embed-{model}"]
-        scores = [name for name in embedded.columns("pairs.parquet", part) if name in (SIMILARITY, MIRRORED)]
-        table = embedded.table("pairs.parquet", part, ["pair_id", *scores])
-        join(table, "pair_id", {name: f"{name}_{model}" for name in scores})
-        if model == models[0]:
-            join(table, "pair_id", {name: name for name in scores})
-    for folder in sorted(name for name in inputs.folders if name.startswith("signals-")):
-        table = inputs[folder].table("pairs.parquet", part)
-        join(table, "pair_id", {name: name for name in table.column_names if name != "pair_id"})
-    return pa.table(columns)
 
 
 def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnail]:

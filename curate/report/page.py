@@ -21,6 +21,7 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
+from curate.columns import PairColumns
 from curate.errors import BrokenResult, counted
 from curate.report.examples import Example, load
 from curate.report.funnel import Step, describe, nulls, value
@@ -55,6 +56,7 @@ class Settings:
         title: the page's heading.
         recipe: the recipe, dumped as JSON.
         facts: per model, what is known of it (weights' digest, precision, preprocessing, …).
+        columns: those of a pair of the run.
         evaluation: the demo's evaluation in its JSON form; None for a real run.
         examples: rows to show per reason.
         run: `url`, `sample` (share of the parts, or None), `engine`, `allow` (opened addresses), `missing`
@@ -64,6 +66,7 @@ class Settings:
     title: str
     recipe: Mapping[str, Any]
     facts: Mapping[str, Mapping[str, Any]]
+    columns: PairColumns
     evaluation: Mapping[str, Any] | None
     examples: int
     run: Mapping[str, Any]
@@ -149,6 +152,7 @@ class _Gathered:
     twins: Mapping[bytes, Place]
     examples: Mapping[Place, Example]
     models: Sequence[str]
+    columns: PairColumns
     steps: Mapping[str, Step] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,11 +169,12 @@ def render(settings: Settings, inputs: Inputs) -> str:
         BrokenResult: the parts' decisions do not add up to the funnel.
     """
     funnel = inputs["select"].json("funnel.json")
-    models = list(settings.recipe["models"])
-    found = survey(inputs, models, funnel["steps"], settings.examples)
+    models, columns = list(settings.recipe["models"]), settings.columns
+    found = survey(inputs, columns, models, funnel["steps"], settings.examples)
     _check_sums(funnel, found, inputs)
     twins = find_pairs(inputs, {copy.of for copies in found.copies.values() for copy in copies})
-    gathered = _Gathered(funnel, found, found.copies, twins, load(inputs, models, _places(found, twins)), models)
+    examples = load(inputs, columns, _places(found, twins))
+    gathered = _Gathered(funnel, found, found.copies, twins, examples, models, columns)
     passes = timings(inputs)
     counts = {timing.name: timing.counts for timing in passes}
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -312,7 +317,7 @@ def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> l
 
 def _figure(model: str, gathered: _Gathered) -> Figure:
     histogram = gathered.survey.similarity[model]
-    cuts = [step for step in gathered.funnel["steps"] if is_cut(step, model, gathered.models)]
+    cuts = [step for step in gathered.funnel["steps"] if is_cut(step, model, gathered.columns)]
     lines = [step["threshold"] for step in cuts if step["threshold"] is not None]
     names = STACKS if cuts else (STACKS[0], "", "dropped")
     return _drawn(f"clip_similarity_{model}", histogram, names, lines, [("all pairs", None), ("kept", KEPT)])

@@ -34,6 +34,7 @@ def work(prepared: Prepared, layout: Layout, evaluation: Json | None, sample: fl
         "title": recipe.output.rstrip("/").rsplit("/", 1)[-1],
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "facts": {name: asdict(facts) for name, facts in prepared.facts.items()},
+        **prepared.columns.to_json(),
         "evaluation": evaluation,
         "examples": EXAMPLES,
         "run": {

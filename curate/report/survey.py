@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.columns import PairColumns
+from curate.columns import read as read_columns
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
-from curate.schema import FETCHED, REPEATED
+from curate.schema import FETCHED, REPEATED, SIMILARITY
 from curate.store import Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
@@ -100,7 +102,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What is read of one part: decisions, NaN-filled similarities by model, failures of its images."""
+    """What is read of one part: decisions, similarities by model with NaN for null, failures of its images."""
 
     part: int
     decisions: pa.Table
@@ -108,7 +110,9 @@ class _Rows:
     failures: Counter[tuple[str, str]]
 
 
-def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, Any]], examples: int) -> Survey:
+def survey(
+    inputs: Inputs, columns: PairColumns, models: Sequence[str], steps: Sequence[Mapping[str, Any]], examples: int
+) -> Survey:
     """Walks over the parts of a run.
 
     Which rows are shown is a fair draw that a run repeats: an image's part and its row in the part follow
@@ -116,6 +120,7 @@ def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, A
 
     Args:
         inputs: the folders plan, fetch, select and `embed-<model>`.
+        columns: those of a pair of the run.
         models: the models' short names, in the recipe's order.
         steps: the steps of `funnel.json`.
         examples: rows to show per reason.
@@ -125,7 +130,7 @@ def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, A
     """
     found = Survey(similarity={model: Histogram(3) for model in models})
     by_name = {step["name"]: step for step in steps}
-    for number, rows in enumerate(in_order(lambda part: _read(inputs, models, part), inputs.parts)):
+    for number, rows in enumerate(in_order(lambda part: _read(inputs, columns, models, part), inputs.parts)):
         reasons = rows.decisions["reason"].to_numpy(zero_copy_only=False)
         kept = rows.decisions["kept"].to_numpy(zero_copy_only=False).astype(bool)
         found.failures.add(rows.failures)
@@ -141,7 +146,7 @@ def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, A
             else:
                 _pick(found.examples.setdefault(reason, []), rows.part, mask, examples)
         for model, values in rows.similarity.items():
-            cut = [step for step in steps if is_cut(step, model, models)]
+            cut = [step for step in steps if is_cut(step, model, columns)]
             stack = np.where(kept, KEPT, OTHER)
             for step in cut:
                 mask = masks.get(step["name"], np.zeros_like(kept))
@@ -155,10 +160,9 @@ def survey(inputs: Inputs, models: Sequence[str], steps: Sequence[Mapping[str, A
     return found
 
 
-def is_cut(step: Mapping[str, Any], model: str, models: Sequence[str]) -> bool:
-    """Whether a step keeps the top of this model's similarity (the first model's goes without suffix too)."""
-    names = {f"clip_similarity_{model}"} | ({"clip_similarity"} if model == models[0] else set())
-    return step["kind"] == "keep_top" and step["of"] in names
+def is_cut(step: Mapping[str, Any], model: str, columns: PairColumns) -> bool:
+    """Whether a step keeps the top of this model's similarity, by whichever of its names."""
+    return step["kind"] == "keep_top" and step["of"] in columns.scores(model, SIMILARITY)
 
 
 def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
@@ -208,30 +212,18 @@ def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:
             yield from pool.map(read, parts[start : start + READERS])
 
 
-def _read(inputs: Inputs, models: Sequence[str], part: int) -> _Rows:
-    plan = inputs["plan"].table("pairs.parquet", part, ["pair_id", "repeated"])
-    decisions = inputs["select"].table(
-        "decisions.parquet", part, ["pair_id", "kept", "reason", "duplicate_of", "duplicate_similarity"]
-    )
-    if not decisions["pair_id"].equals(plan["pair_id"]):
-        raise BrokenResult(f"{inputs['select'].path}: part {part} does not have the plan's pairs, row for row")
-    measured = ~plan["repeated"].to_numpy(zero_copy_only=False).astype(bool)
-    distinct = plan["pair_id"].filter(pa.array(measured))
-    similarity = {}
-    for model in models:
-        embedded = inputs[f"embed-{model}"]
-        pairs = embedded.table("pairs.parquet", part, ["pair_id", "clip_similarity"])
-        if not pairs["pair_id"].equals(distinct):
-            raise BrokenResult(f"{embedded.path}: part {part} does not have the plan's distinct pairs in order")
-        similarity[model] = np.full(plan.num_rows, np.nan)
-        similarity[model][measured] = pairs["clip_similarity"].to_numpy(zero_copy_only=False)
+def _read(inputs: Inputs, columns: PairColumns, models: Sequence[str], part: int) -> _Rows:
+    scores = {model: columns.scores(model, SIMILARITY)[0] for model in models}
+    names = ["kept", "reason", "duplicate_of", "duplicate_similarity", *scores.values()]
+    pairs = read_columns(inputs, columns, part, names)
+    similarity = {model: pairs[name].to_numpy().astype(np.float64) for model, name in scores.items()}
     images = inputs["fetch"].table("images.parquet", part, ["status", "host", "error_class"])
     failed = images.filter(pc.not_equal(images["status"], FETCHED))
     failures = Counter(
         (host or "", error or "internal")
         for host, error in zip(failed["host"].to_pylist(), failed["error_class"].to_pylist(), strict=True)
     )
-    return _Rows(part, decisions, similarity, failures)
+    return _Rows(part, pairs, similarity, failures)
 
 
 def _pick(picked: list[Place], part: int, mask: npt.NDArray[np.bool_], examples: int) -> None:

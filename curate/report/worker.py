@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from curate.columns import PairColumns
 from curate.report.page import Settings, render
 from curate.store import Inputs, Outputs
 
@@ -11,9 +12,9 @@ def open_worker(settings: Mapping[str, Any]) -> Callable[[int, Inputs, Mapping[s
     """The worker of the only unit, `curate.store.WHOLE`.
 
     Args:
-        settings: the fields of `curate.report.page.Settings`.
+        settings: the fields of `curate.report.page.Settings`; `columns` as `PairColumns.to_json` gives them.
     """
-    fixed = Settings(**settings)
+    fixed = Settings(**{**settings, "columns": PairColumns.from_json(settings)})
 
     def work(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         page = render(fixed, inputs)

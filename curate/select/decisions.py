@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import BrokenResult
-from curate.select.columns import from_words
+from curate.select.ids import from_words
 from curate.select.predicate import Step
 
 

@@ -23,9 +23,10 @@ import pyarrow as pa
 from curate.errors import BrokenResult, RecipeError
 from curate.schema import ERROR_CLASSES, FETCH, REPEATED, SIMILARITY, UNDECODABLE
 from curate.select import duplicates
-from curate.select.columns import PartRows, words
 from curate.select.database import one_line, quoted
+from curate.select.ids import words
 from curate.select.predicate import Step
+from curate.select.rows import PartRows
 
 _BATCH = 65_536
 

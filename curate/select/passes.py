@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from curate.keys import chosen
-from curate.prepare import Prepared, column_tables
+from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
@@ -22,7 +22,7 @@ def work(prepared: Prepared, layout: Layout) -> Work:
     """Decides."""
     settings: Json = {
         "steps": [step.model_dump(mode="json") for step in prepared.recipe.select],
-        **column_tables(prepared),
+        **prepared.columns.to_json(),
         "memory_limit": "1GB",
     }
     opener = "curate.select.worker:open_worker"

@@ -14,10 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from curate import schema
 from curate.errors import RecipeError, nearest
-from curate.schema import SIMILARITY
-from curate.select.columns import stored_type
 from curate.select.database import connect, one_line
 
 Step = Mapping[str, Any]
@@ -83,6 +80,10 @@ _CLOCK = frozenset(
 def check(steps: Sequence[Step], columns: Mapping[str, pa.DataType]) -> None:
     """Checks a funnel against the columns that its run will have.
 
+    Args:
+        steps: the funnel.
+        columns: the types in which predicates see them (`curate.columns.PairColumns.types`).
+
     Raises:
         RecipeError: the first thing that is wrong, in one line that names the step.
     """
@@ -115,12 +116,12 @@ def wanted(steps: Sequence[Step], columns: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def verdicts(steps: Sequence[Step], row: Mapping[str, Any]) -> dict[str, bool | None]:
+def verdicts(steps: Sequence[Step], row: pa.Table) -> dict[str, bool | None]:
     """What each `where` step by itself says of one row.
 
     Args:
         steps: the funnel; steps of other kinds are passed over.
-        row: the row's columns as Python values; ids may be bytes.
+        row: one row with the columns of the run, as predicates see them (`curate.columns.predicate_view`).
 
     Returns:
         By step: True (it drops the row), False, or None (it has no value).
@@ -128,34 +129,13 @@ def verdicts(steps: Sequence[Step], row: Mapping[str, Any]) -> dict[str, bool | 
     said: dict[str, bool | None] = {}
     with connect() as con:
         for step in steps:
-            if step["where"] is None:
-                continue
-            names = {name.lower() for name in _references(con, step)}
-            values = {name: _shown(value) for name, value in row.items() if name.lower() in names}
-            for unknown in (pa.float64(), pa.string(), pa.bool_()):
-                con.register("pairs", _one_row(values, unknown))
-                try:
-                    ((said[step["drop"]],),) = con.execute(_asked(step)).fetchall()
-                except (duckdb.BinderException, duckdb.ConversionException):
-                    # A null of a column whose type is not known here was taken for the wrong one.
-                    continue
-                break
+            if step["where"] is not None:
+                # Only what it names: a source may have columns of types that DuckDB does not know.
+                names = {name.lower() for name in _references(con, step)}
+                named = row.select([name for name in row.column_names if name.lower() in names])
+                con.register("pairs", named.append_column("", pa.array([0])))
+                ((said[step["drop"]],),) = con.execute(_asked(step)).fetchall()
     return said
-
-
-def _one_row(values: Mapping[str, Any], unknown: pa.DataType) -> pa.Table:
-    known = {field.name: field.type for table in (schema.IMAGES, schema.PIXELS) for field in table}
-    arrays = {"": pa.array([0])}
-    for name, value in values.items():
-        kind = known.get(name, pa.float32() if name.startswith(SIMILARITY) else unknown)
-        arrays[name] = pa.array([value], kind) if value is None or name in known else pa.array([value])
-    return pa.table(arrays)
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return None if isinstance(value, float) and value != value else value
 
 
 def _check_where(con: duckdb.DuckDBPyConnection, step: Step, columns: Mapping[str, pa.DataType]) -> None:
@@ -165,7 +145,7 @@ def _check_where(con: duckdb.DuckDBPyConnection, step: Step, columns: Mapping[st
         name = by_name.get(reference.lower())
         if name is None:
             raise _wrong(step, f"where: there is no column {reference!r}{nearest(reference.lower(), columns)}")
-        fields[name] = stored_type(columns[name])
+        fields[name] = columns[name]
     try:
         # One row, so that constants are looked at: `width < 'abc'`.
         con.register("pairs", pa.table({"": [0], **{name: pa.nulls(1, kind) for name, kind in fields.items()}}))

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.columns import PairColumns
 from curate.errors import BrokenResult
 from curate.schema import SIMILARITY
 from curate.scratch import scratch
-from curate.select import columns
-from curate.select.columns import PartRows, Tables
+from curate.select import rows as part_rows
 from curate.select.database import connect
 from curate.select.decisions import check, decisions
 from curate.select.funnel import Funnel
 from curate.select.predicate import Step, wanted
+from curate.select.rows import PartRows
 from curate.store import Folder, Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -33,8 +34,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """The pass `select`, which runs as a whole.
 
     Args:
-        settings: `steps` (the recipe's, dumped), `models` (short names, the first one first), `signals` (the
-            columns of each signals folder), `memory_limit` (of DuckDB), and optionally `threads` (of DuckDB).
+        settings: `steps` (the recipe's, dumped), `columns` (`PairColumns.to_json`), `memory_limit` (of DuckDB), and
+            optionally `threads` (of DuckDB).
     """
 
     def work(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
@@ -44,12 +45,12 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             connect(folder, memory_limit=limit, threads=threads) as con,
         ):
             funnel = Funnel(con, settings["steps"])
-            select(funnel, settings["steps"], Tables.of(settings), inputs, outputs["select"])
+            select(funnel, settings["steps"], PairColumns.from_json(settings), inputs, outputs["select"])
 
     return work
 
 
-def select(funnel: Funnel, steps: Sequence[Step], tables: Tables, inputs: Inputs, out: Outputs) -> None:
+def select(funnel: Funnel, steps: Sequence[Step], columns: PairColumns, inputs: Inputs, out: Outputs) -> None:
     """Reads all parts' columns, runs the funnel, writes and commits each part's decisions.
 
     Raises:
@@ -59,10 +60,10 @@ def select(funnel: Funnel, steps: Sequence[Step], tables: Tables, inputs: Inputs
     parts = sorted(inputs.parts)
     if not parts:
         raise BrokenResult("select: there is no part to decide on")
-    needed = _needed(steps, columns.names(inputs, tables, parts[0]))
+    needed = _needed(steps, list(columns.types()))
 
     def read(part: int) -> tuple[int, PartRows]:
-        return part, columns.read(inputs, part, tables, needed)
+        return part, part_rows.read(inputs, columns, part, needed)
 
     def write(decided: tuple[int, pa.Table]) -> tuple[int, int, Counter[str]]:
         part, rows = decided
@@ -88,6 +89,7 @@ def select(funnel: Funnel, steps: Sequence[Step], tables: Tables, inputs: Inputs
     check(report, planned, kept, dropped)
 
     missing = sorted(set(range(inputs["plan"].marker().counts["parts"])) - set(parts))
+    out.put_json("columns.json", columns.to_json())
     out.put_json("funnel.json", {**report, "parts": len(parts), "missing_parts": missing})
     by_part = pa.schema([("part", pa.int32()), ("planned", pa.int64()), ("kept", pa.int64())])
     counted = [parts, [planned[part] for part in parts], [kept[part] for part in parts]]

@@ -13,12 +13,23 @@ import pyarrow as pa
 from PIL import Image
 
 from curate import schema
+from curate.columns import describe
 from curate.pack import card, worker
 from curate.store import WHOLE, Folder, Inputs, Store
 
 DIMS = {"small": 8, "big": 12}
-SIGNALS = {"signals-caption": ["caption_words", "caption_language"], "signals-concept_mark": ["concept_mark"]}
-SETTINGS = {"shard_size": 5, "models": list(DIMS), "signals": SIGNALS}
+SIGNALS = {
+    "caption": {"caption_words": pa.int64(), "caption_language": pa.string()},
+    "concept_mark": {"concept_mark": pa.float32()},
+}
+SOURCE = {
+    "source_when": pa.timestamp("us", "UTC"),
+    "source_raw": pa.binary(),
+    "source_score": pa.float64(),
+    "source_tags": pa.list_(pa.string()),
+}
+PLAN = pa.schema([*schema.PLAN, *SOURCE.items()])
+SETTINGS = {"shard_size": 5, **describe(PLAN, {"small": False, "big": True}, SIGNALS).to_json()}
 FACTS = {name: {"weights_sha256": name * 8, "embed_dim": dim} for name, dim in DIMS.items()}
 RECIPE = {
     "fetch": {"image_size": 512, "resize": "keep_ratio_largest", "format": "jpg", "quality": 95},
@@ -42,7 +53,7 @@ class MadeRun:
 def make_run(root: Path, *, parts: int = 3, images: int = 10, keep_none_in: int | None = 1) -> MadeRun:
     """Parts with failed and undecodable images, second captions, repeats, and a part that keeps nothing."""
     store = Store(str(root))
-    names = ["plan", "fetch", "pixels", *(f"embed-{m}" for m in DIMS), *SIGNALS, "select"]
+    names = ["plan", "fetch", "pixels", *(f"embed-{m}" for m in DIMS), *(f"signals-{s}" for s in SIGNALS), "select"]
     run = MadeRun(store, Inputs({name: Folder(store, name, "f" * 8) for name in names}, range(parts)))
     totals, dropped, summary = {"rows": 0, "images": 0, "repeated": 0}, {}, []
     for part in range(parts):
@@ -108,13 +119,11 @@ def _make_part(run: MadeRun, part: int, images: int, *, keep_nothing: bool, tota
                 rows.append(row | {"source_row": 999, "repeated": True})
     rows.sort(key=lambda row: (row["image_id"], row["pair_id"], row["source_row"]))
     pairs = [row for row in rows if not row["repeated"]]
-    fields = [("source_when", pa.timestamp("us", "UTC")), ("source_raw", pa.binary())]
-    fields += [("source_score", pa.float64()), ("source_tags", pa.list_(pa.string()))]
     _commit(
         run,
         "plan",
         part,
-        {"pairs.parquet": _table(rows, pa.schema([*schema.PLAN, *(pa.field(name, of) for name, of in fields)]))},
+        {"pairs.parquet": _table(rows, PLAN)},
         rows=len(rows),
     )
     totals["rows"] += len(rows)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from curate import schema
+from curate.columns import describe
 from curate.store import WHOLE, Folder, Inputs, Store
 
 SCRIPT = "<script>alert(1)</script>"
@@ -45,6 +46,7 @@ STEPS = [
         "threshold": 0.95,
     },
 ]
+PLAN = schema.PLAN.append(pa.field("source_lang", pa.string()))
 _STEP = dict.fromkeys(("nulls", "would_drop", "threshold", "of", "where", "by", "prefer", "fraction", "over"))
 
 RECIPE = {
@@ -58,11 +60,18 @@ RECIPE = {
 }
 
 
+def columns_of(*models):
+    """The columns of a made run with these models, as settings hold them."""
+    signals = {"concept_watermark": {"concept_watermark": pa.float32()}}
+    return describe(PLAN, dict.fromkeys(models, False), signals).to_json()
+
+
 def settings(**changes):
     """The report's settings for a made run."""
     run = {"url": "/runs/<b>demo</b>", "sample": None, "engine": "local", "allow": ["127.0.0.1:8123"]}
     facts = {"pocket": {"precision": "fp32", "weights": "ab" * 32, "size": {"image": 96}, "note": SCRIPT}}
     base = {
+        **columns_of("pocket"),
         "title": f"demo {SCRIPT}",
         "recipe": RECIPE,
         "facts": facts,
@@ -184,8 +193,7 @@ def _with_firsts(listed):
 
 
 def _write_part(folders, part, listed, picture, models):
-    plan_schema = schema.PLAN.append(pa.field("source_lang", pa.string()))
-    _put(folders["plan"], part, "pairs.parquet", _table(listed, plan_schema), rows=len(listed))
+    _put(folders["plan"], part, "pairs.parquet", _table(listed, PLAN), rows=len(listed))
     by_image = {row["image_id"]: row for row in reversed(listed)}
     images, pixels, failed = [], [], Counter()
     tar = io.BytesIO()

@@ -8,10 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from curate import schema
+from curate.columns import describe
 from curate.select.worker import open_worker
 from curate.store import WHOLE, Folder, Inputs, Store
 
-SIGNALS = {"signals-caption": ["caption_words"], "signals-concept_cat": ["concept_cat"]}
+SIGNALS = {"caption": {"caption_words": pa.int32()}, "concept_cat": {"concept_cat": pa.float32()}}
+PLAN = pa.schema([*schema.PLAN, ("source_Price", pa.float64())])
+COLUMNS = describe(PLAN, {"a": False, "b": True}, SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def planned(rows: Sequence[Row], part: int) -> list[tuple[int, Row, bool]]:
 def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tuple[str, str, float]] = ()) -> Inputs:
     """The tables of plan, fetch, embed, signals and dedup."""
     store = Store(str(root))
-    names = ["plan", "fetch", "pixels", "embed-a", "embed-b", *SIGNALS, "dedup"]
+    names = ["plan", "fetch", "pixels", "embed-a", "embed-b", *(f"signals-{name}" for name in SIGNALS), "dedup"]
     folders = {name: Folder(store, name, "0") for name in names}
 
     def put(name: str, role: str, unit: int, table: pa.Table) -> None:
@@ -85,7 +88,7 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
                 "repeated": [repeated for _, _, repeated in plan],
                 "source_Price": pa.array([row.price for _, row, _ in plan], pa.float64()),
             },
-            schema=pa.schema([*schema.PLAN, ("source_Price", pa.float64())]),
+            schema=PLAN,
         )
         put("plan", "pairs.parquet", part, table)
         images = {schema.image_id(row.image.url): row.image for _, row, _ in plan}
@@ -133,7 +136,7 @@ def run_select(
 ) -> tuple[dict[str, Any], dict[int, list[dict[str, Any]]], Folder]:
     """Runs the pass: the funnel, the decisions by part, and its folder."""
     folder = Folder(Store(str(root)), "select", "0")
-    settings = {"steps": steps, "models": ["a", "b"], "signals": SIGNALS, "memory_limit": "200MB"}
+    settings = {"steps": steps, **COLUMNS.to_json(), "memory_limit": "200MB"}
     out = folder.outputs()
     open_worker({**settings, **({"threads": threads} if threads else {})})(WHOLE, inputs, {"select": out})
     out.commit()

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.report_run import LONG, SCRIPT, STEPS, evaluation, make_run, settings
+from helpers.report_run import LONG, SCRIPT, STEPS, columns_of, evaluation, make_run, settings
 from PIL import Image
 
 from curate.errors import BrokenResult
@@ -225,7 +225,7 @@ def test_a_run_with_missing_parts_without_dedup_and_with_two_models(tmp_path):
     inputs = Inputs(folders, made.inputs.parts)
     recipe = settings()["recipe"] | {"models": {"l14": {}, "b32": {}}}
     run = settings()["run"] | {"sample": 0.01, "allow": []}
-    page = Page(report(made, inputs, recipe=recipe, run=run, facts={}))
+    page = Page(report(made, inputs, recipe=recipe, run=run, facts={}, **columns_of("l14", "b32")))
     assert "missing from this result: part 2, 4–6; 240 pairs are" in page.text
     assert "1.0 % of the parts only" in page.text
     assert "Near copies" not in page.text
@@ -247,7 +247,7 @@ def test_tables_that_do_not_belong_together_are_refused(made):
         out.put_table("pairs.parquet", table.take(pa.array(np.arange(len(table))[::-1])))
         out.commit()
     inputs = Inputs({**made.inputs.folders, "embed-pocket": folder}, made.inputs.parts)
-    with pytest.raises(BrokenResult, match="distinct pairs in order"):
+    with pytest.raises(BrokenResult, match="does not have the plan's rows"):
         report(made, inputs)
 
 

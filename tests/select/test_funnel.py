@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError
-from curate.select import columns
 from curate.select.funnel import top
 from curate.store import WHOLE, Folder, Store
 
@@ -373,7 +372,3 @@ def test_the_mirrored_similarity_is_a_column_of_the_models_that_have_it(tmp_path
     funnel, _, _ = run_select(inputs, steps, tmp_path / "run")
     # The other model's is the negative: 2n / 100 is more than 0.105 from the sixth on.
     assert funnel["steps"][-1]["dropped"] == 4
-    known = columns.names(inputs, columns.Tables(["a", "b"], {}), 0)
-    assert [name for name in known if "mirrored" in name] == ["clip_similarity_mirrored_b"]
-    known = columns.names(inputs, columns.Tables(["b", "a"], {}), 0)
-    assert [name for name in known if "mirrored" in name] == ["clip_similarity_mirrored", "clip_similarity_mirrored_b"]

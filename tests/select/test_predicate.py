@@ -14,7 +14,7 @@ COLUMNS = {
     "height": pa.int32(),
     "decoded": pa.bool_(),
     "clip_similarity": pa.float32(),
-    "half": pa.float16(),
+    "half": pa.float32(),
     "source_boxes": pa.list_(pa.float64()),
     "source_meta": pa.struct([("score", pa.float64())]),
     "source_Taken": pa.timestamp("us"),
@@ -130,14 +130,17 @@ def test_verdicts_on_one_row():
         step("this", where="pair_id = '00ff'"),
         step("top", keep_top={"of": "width", "fraction": 1.0}),
     ]
-    row = {
-        "width": 150,
-        "height": None,
-        "caption_language": None,
-        "source_price": 2,
-        "source_flag": None,
-        "concept_cat": float("nan"),
-        "pair_id": b"\x00\xff",
-    }
+    row = pa.table(
+        {
+            "width": pa.array([150], pa.int32()),
+            "height": pa.array([None], pa.int32()),
+            "caption_language": pa.array([None], pa.string()),
+            "source_Price": [2],
+            "source_flag": pa.array([None], pa.bool_()),
+            "concept_cat": pa.array([None], pa.float32()),
+            "pair_id": ["00ff"],
+            "source_wide": pa.array([None], pa.decimal256(50, 3)),
+        }
+    )
     said = {"small": True, "french": None, "dear": True, "flagged": None, "unknown": None, "this": True}
     assert verdicts(steps, row) == said
