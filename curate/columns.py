@@ -180,7 +180,7 @@ def read(
         rows: the rows of the plan to take, in the order of the result's rows; by default all of them.
 
     Raises:
-        BrokenResult: a table of the part lacks a column, or its rows are not those of the plan.
+        BrokenResult: a table of the part does not have the plan's rows.
     """
     wanted = [columns[name] for name in dict.fromkeys(names)]
     files: dict[tuple[str, str, str], list[Column]] = {}
@@ -315,12 +315,7 @@ def _stored(wanted: Iterable[Column], folder: str) -> list[str]:
 
 def _table(inputs: Inputs, folder: str, file: str, part: int, names: Iterable[str]) -> pa.Table:
     """Columns of a part's file, each in one piece."""
-    unique = list(dict.fromkeys(names))
-    table = inputs[folder].table(file, part, unique)
-    for name in unique:
-        if name not in table.column_names:
-            raise BrokenResult(f"{inputs[folder].path}: part {part}: {file} has no column {name!r}")
-    return table.combine_chunks()
+    return inputs[folder].table(file, part, list(dict.fromkeys(names))).combine_chunks()
 
 
 def _seen_type(name: str, kind: pa.DataType) -> pa.DataType:
