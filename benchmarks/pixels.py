@@ -31,7 +31,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from curate.embed.decode.images import REDUCED, decode
-from curate.embed.pixels import Measures, measure, perceptual_hashes
+from curate.embed.pixels.basic import Measures, measure, perceptual_hashes
 
 COLUMNS = ("brightness", "contrast", "colorfulness", "sharpness")
 

@@ -11,6 +11,8 @@ from curate.columns import PairColumns
 from curate.columns import describe as describe_columns
 from curate.embed.model.facts import ModelFacts, describe
 from curate.embed.model.weights import HUB
+from curate.embed.pixels.contract import PixelScorer
+from curate.embed.pixels.registry import scorers as pixel_scorers
 from curate.embed.targets import find as find_targets
 from curate.errors import RecipeError
 from curate.fetch.pictures import blocklist
@@ -45,6 +47,8 @@ class Prepared:
     targets: Mapping[str, Json] = field(default_factory=dict)
     """Images that signals hold images against, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
     columns: PairColumns = field(default_factory=PairColumns)
+    pixels: Sequence[PixelScorer] = ()
+    """Of the pixel scorers that other packages bring, with what was learned of the files that they name."""
 
     @property
     def models(self) -> list[str]:
@@ -81,6 +85,10 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     asked = list(scorers(recipe.signals, next(iter(recipe.models))))
     learned = [_learned(scorer, facts, endpoint) for scorer in asked]
     prompts, targets = _directions(asked, endpoint)
+    pixels = [
+        replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
+        for scorer in pixel_scorers(recipe.pixels)
+    ]
     blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
     store = Store(recipe.output, endpoint)
     with store.accessible():
@@ -89,7 +97,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         rounds = recorded(store)
     if probe:
         store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns)
+    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns, pixels)
 
 
 def as_now(identity: Json) -> Json:
@@ -150,4 +158,7 @@ def columns_of(recipe: Recipe, plan: pa.Schema) -> PairColumns:
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
     asked = sorted(scorers(recipe.signals, next(iter(recipe.models))), key=lambda scorer: scorer.name)
-    return describe_columns(plan, mirrored, {scorer.name: scorer.columns for scorer in asked})
+    pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels)}
+    return describe_columns(
+        plan, mirrored, {scorer.name: scorer.columns for scorer in asked}, dict(sorted(pixels.items()))
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
+from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, nearest
 from curate.keys import Fraction, Keys, Name, Positive, Seconds
 from curate.schema import REASONS_BEFORE
@@ -185,6 +186,23 @@ else:
     Signals = _signals()
 
 
+def _pixels() -> type[Keys]:
+    fields: dict[str, Any] = {
+        name: (dict[Name, kind.keys], Field({}, description=kind.about))  # type: ignore[name-defined]
+        for name, kind in PIXEL_KINDS.items()
+    }
+    about = "Columns that other packages measure of the pictures: a field for each kind that is installed."
+    return create_model("Pixels", __base__=Keys, __doc__=about, **fields)
+
+
+if TYPE_CHECKING:
+
+    class Pixels(Keys):
+        """What the registry of pixel scorers makes of it."""
+else:
+    Pixels = _pixels()
+
+
 class Dedup(Keys):
     """The search for near pairs."""
 
@@ -279,6 +297,7 @@ class Recipe(Keys):
     )
     embed: Embed = Field(Embed(), description="How embedding workers are spread.")
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
+    pixels: Pixels = Field(Pixels(), description="Columns that other packages measure of the pictures.")
     dedup: Dedup = Field(Dedup(), description="The search for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The shards of the result.")
@@ -308,12 +327,7 @@ class Recipe(Keys):
                     f"{self.dedup.floor}; lower dedup.floor"
                 )
         self._check_duplicates_last()
-        taken: dict[str, str] = {}
         for scorer in scorers(self.signals, next(iter(self.models))):
-            for column in scorer.columns:
-                if column in taken:
-                    raise ValueError(f"{scorer.where}: {taken[column]} has the column {column!r}; choose another name")
-                taken[column] = scorer.where
             if scorer.model is not None and scorer.model not in self.models:
                 raise ValueError(
                     f"{scorer.where}: there is no model {scorer.model!r}{nearest(scorer.model, self.models)}"
@@ -414,7 +428,9 @@ def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
     where = ".".join(str(word) for word in first["loc"][2 if step else 0 :])
     if first["type"] == "extra_forbidden":
         *path, word = first["loc"]
-        return f"unknown key {where!r} in {place}{nearest(str(word), _keys_at(path))}"
+        # These sections are made of the kinds that are installed.
+        missing = "; is a package that brings it not installed?" if path in (["signals"], ["pixels"]) else ""
+        return f"unknown key {where!r} in {place}{nearest(str(word), _keys_at(path))}{missing}"
     if first["type"] == "missing":
         return f"{place} lacks {where!r}"
     message = first["msg"].removeprefix("Value error, ")

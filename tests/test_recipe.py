@@ -164,10 +164,6 @@ def test_every_key_is_documented_with_its_default():
             with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}),
             "recipe: signals.classes.kind: a template has exactly one {}",
         ),
-        (
-            with_(signals={"classes": {n: {"labels": ["a", "b"]} for n in ("kind", "kind_probability")}}),
-            "recipe: signals.classes.kind_probability: signals.classes.kind has the column 'class_kind_probability'",
-        ),
         (with_(signals={"heads": {"taste": {"path": "x.pt", "index": -1}}}), "recipe: signals.heads.taste.index"),
         (with_(signals={"targets": {"good": {"images": []}}}), "recipe: signals.targets.good.images"),
         (

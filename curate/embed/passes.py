@@ -17,6 +17,9 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
     """Pixel columns, then each model, then each set of prompts and of targets."""
     recipe = prepared.recipe
     yield Declaration("pixels", "embed", VERSIONS["pixels"], reads=["fetch"], by_part=True, is_decided_on=True)
+    for scorer in prepared.pixels:
+        name, version = f"pixels-{scorer.name}", scorer.kind.version
+        yield Declaration(name, "embed", version, scorer.depends, ["fetch"], by_part=True, is_decided_on=True)
     for name, model in recipe.models.items():
         depends = {**_model(prepared, name), **chosen(model, only={"mirror"}), **chosen(recipe.embed)}
         yield Declaration(
@@ -44,6 +47,7 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
     embed = prepared.recipe.embed
     outputs = layout.of("embed")
     settings = _settings(prepared)
+    settings["pixels"] = {scorer.name: scorer.settings() for scorer in prepared.pixels}
     for name in prepared.models:
         settings["models"][name] |= outputs[f"embed-{name}"].settle()
     return Work(

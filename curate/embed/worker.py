@@ -13,7 +13,7 @@ storage; from the stored ones it comes back within 1e-3.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,10 @@ from curate.embed.model.memory import keep_freed_blocks
 from curate.embed.model.text import Captions
 from curate.embed.model.towers import Model, choose_device
 from curate.embed.model.weights import one_line
-from curate.embed.pixels import Measures, pixel_table
+from curate.embed.pixels.basic import Measures, pixel_table
+from curate.embed.pixels.contract import PixelMeasure, PixelModel, PixelScorer, Value
+from curate.embed.pixels.registry import opened
+from curate.embed.pixels.scores import Batches, Score, table
 from curate.errors import DeviceLost, ModelError
 from curate.store import Inputs, Outputs
 
@@ -92,8 +95,9 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
 
     Args:
         settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
-            `endpoint` (of an S3 server other than AWS, for weights; or None), and `decoders` (processes that decode
-            for a GPU; left out or None: one for each core, 16 at most).
+            `endpoint` (of an S3 server other than AWS, for weights; or None), and optionally `decoders` (processes that
+            decode for a GPU; None: one for each core, 16 at most) and `pixels` (by name of a pixel scorer, what
+            `PixelScorer.settings` says of it).
 
     Raises:
         UsageError: the device is not there.
@@ -103,7 +107,8 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     device = choose_device(settings["device"])
     if device.type == "cpu":
         keep_freed_blocks()
-    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"))
+    pixels = [opened(name, said) for name, said in settings.get("pixels", {}).items()]
+    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"), pixels)
 
 
 @dataclass
@@ -115,6 +120,8 @@ class Embedder:
     endpoint: str | None
     is_exact: bool = True
     decoders: int | None = None
+    pixels: Sequence[PixelScorer] = ()
+    _scores: dict[str, Score] = field(default_factory=dict)
     _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
     _decoding: Decoding = field(init=False)
     _reader: Executor = field(init=False)
@@ -134,7 +141,7 @@ class Embedder:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs], following: int | None = None) -> None:
-        """Writes those of `pixels` and `embed-<model>` that are in `outputs`, for one part.
+        """Writes those of `pixels`, `pixels-<scorer>` and `embed-<model>` that are in `outputs`, for one part.
 
         Args:
             part: which.
@@ -173,7 +180,8 @@ class Embedder:
         runs = [_Run(self.settings[name], *self._model(name)) for name in names]
         models = [run.model for run in runs]
         preprocesses, sides = [model.preprocess for model in models], [model.image_side for model in models]
-        prepare = Prepare(preprocesses, sides, "pixels" in outputs, self.is_exact)
+        scorers = [scorer for scorer in self.pixels if f"pixels-{scorer.name}" in outputs]
+        prepare = Prepare(preprocesses, sides, "pixels" in outputs, self.is_exact, scorers)
         batches = 1 if self.device.type == "cpu" else _AHEAD
         ahead = batches * max((run.size.asked for run in runs), default=ON_CPU)
         prepared = self._decoding.prepared(prepare, reading.members(), ahead)
@@ -183,16 +191,29 @@ class Embedder:
                 known = captions.tokens.get(name)
                 run.embed_captions(self._tokens(run.model, captions) if known is None else known)
         measured: dict[int, Measures | None] = {}
+        values: dict[str, dict[int, Sequence[Value]]] = {scorer.name: {} for scorer in scorers}
+        measures = [values[scorer.name] for scorer in scorers if isinstance(scorer.kind, PixelMeasure)]
+        batches_of = {
+            scorer.name: Batches(self._score(scorer)) for scorer in scorers if isinstance(scorer.kind, PixelModel)
+        }
+        takers = [*(run.add_image for run in runs), *(batches.add for batches in batches_of.values())]
         for row, image in prepared:
             measured[row] = image.measures if image else None
             if image:
-                for run, crop in zip(runs, image.crops, strict=True):
-                    run.add_image(row, crop)
+                for take, crop in zip(takers, image.crops, strict=True):
+                    take(row, crop)
+                for by_row, found in zip(measures, image.values, strict=True):
+                    by_row[row] = found
         ids = images["image_id"].combine_chunks()
         if output := outputs.get("pixels"):
             output.put_table("pixels.parquet", pixel_table(ids, measured))
             lost = sum(measures is None for measures in measured.values())
             output.counts.update(images=len(ids), undecodable=lost)
+        for scorer in scorers:
+            by_row = batches_of[scorer.name].by_row() if scorer.name in batches_of else values[scorer.name]
+            output = outputs[f"pixels-{scorer.name}"]
+            output.put_table("pixels.parquet", table(scorer, ids, by_row))
+            output.counts.update(images=len(by_row))
         for name, run in zip(names, runs, strict=True):
             run.write(ids, pairs, captions.of_pair, outputs[f"embed-{name}"])
 
@@ -213,6 +234,13 @@ class Embedder:
         if name not in self._loaded:
             self._loaded[name] = self.settings[name].load(self.device, self.endpoint)
         return self._loaded[name]
+
+    def _score(self, scorer: PixelScorer) -> Score:
+        """What scores the crops of a `PixelModel`, which is loaded when a part first needs it."""
+        assert isinstance(scorer.kind, PixelModel)
+        if scorer.name not in self._scores:
+            self._scores[scorer.name] = scorer.kind.open(scorer.keys, scorer.learned, self.device, self.endpoint)
+        return self._scores[scorer.name]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curate.embed.decode.images import decode
-from curate.embed.pixels import measure, perceptual_hashes
+from curate.embed.pixels.basic import measure, perceptual_hashes
 
 
 @given(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from curate.embed.decode.prepare import Prepare, Prepared
-from curate.embed.pixels import Measures
+from curate.embed.pixels.basic import Measures
 
 _LENGTH = struct.Struct("<Q")
 _Bytes = npt.NDArray[np.uint8]
@@ -54,18 +54,18 @@ class Decoder:
         """
         try:
             _send(self._socket, None, [prepare, *images])
-            measured, (thumbnails, *stacks) = _receive(self._socket)
+            (measured, values), (thumbnails, *stacks) = _receive(self._socket)
         except (EOFError, ConnectionError) as error:
             code = self._process.wait()
             raise RuntimeError(f"a process that decodes images died with exit code {code}") from error
         found: list[Prepared | None] = []
         decoded = 0
-        for measures in measured:
+        for measures, of_scorers in zip(measured, values, strict=True):
             if measures is None:
                 found.append(None)
             else:
                 kept = Measures(thumbnails[decoded], *measures) if measures else None
-                found.append(Prepared([stack[decoded] for stack in stacks], kept))
+                found.append(Prepared([stack[decoded] for stack in stacks], kept, of_scorers))
                 decoded += 1
         return found
 
@@ -94,7 +94,7 @@ def serve(descriptor: int) -> None:
 
 
 def _answer(end: socket.socket, prepare: Prepare, images: Sequence[_Bytes]) -> None:
-    """Sends the measures of each image (none: []; null: it cannot be decoded), thumbnails, and crops by model.
+    """Sends each image's measures (none: []; null: it cannot be decoded) and scorers' values, thumbnails, and crops.
 
     No pickle goes this way: an image that took this process over must not take over the other one.
     """
@@ -103,7 +103,9 @@ def _answer(end: socket.socket, prepare: Prepare, images: Sequence[_Bytes]) -> N
     measures = [image.measures for image in decoded if image.measures]
     thumbnails = np.stack([one.thumbnail for one in measures]) if measures else np.zeros(0, np.uint8)
     stacks = [np.stack(crops) for crops in zip(*(image.crops for image in decoded), strict=True)]
-    _send(end, [None if image is None else _numbers(image.measures) for image in found], [thumbnails, *stacks])
+    numbers = [None if image is None else _numbers(image.measures) for image in found]
+    values = [None if image is None else image.values for image in found]
+    _send(end, [numbers, values], [thumbnails, *stacks])
 
 
 def _numbers(measures: Measures | None) -> list[float]:

@@ -1,0 +1,1 @@
+"""Columns measured of the pictures themselves: ours (`basic.py`), and those that other packages bring."""
