@@ -116,7 +116,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
             go(report.work(prepared, layout, outcome.evaluation, options.sample, options.engine))
             outcome.report = store.path(f"{layout.passes['report'].folder.path}/index.html")
             if outcome.funnel["kept"]:
-                outcome.manifest = _manifest(prepared, layout, options)
+                outcome.manifest = _manifest(prepared, layout, options, int(outcome.funnel["kept"]))
                 content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
                 store.put(manifest_name(options.sample), content.encode())
     return outcome
@@ -172,7 +172,7 @@ def _folders(layout: Layout, options: Options) -> Json:
     }
 
 
-def _manifest(prepared: Prepared, layout: Layout, options: Options) -> Json:
+def _manifest(prepared: Prepared, layout: Layout, options: Options, kept: int) -> Json:
     folder = layout.passes["pack"].folder
     files = result_files(folder, [*range(pack.shards(prepared, layout)), WHOLE])
-    return {**_folders(layout, options), "pack": folder.path, "result": files}
+    return {**_folders(layout, options), "pack": folder.path, **pack.manifest(prepared, kept), "result": files}

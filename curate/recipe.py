@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, nearest
 from curate.keys import Fraction, Keys, Name, Positive, Seconds
+from curate.pack.layouts.registry import layouts
 from curate.schema import REASONS_BEFORE
 from curate.signals.registry import KINDS, scorers
 
@@ -260,9 +261,23 @@ class Step(Keys):
 
 
 class Pack(Keys):
-    """The shards of the result."""
+    """The result."""
 
     shard_size: Positive = Field(10_000, description="Samples in every shard but the last.")
+    layouts: list[Name] = Field(
+        ["webdataset"], description="The layouts in which the kept pairs are written, side by side.", min_length=1
+    )
+
+    @field_validator("layouts")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a layout stands twice")
+        try:
+            layouts(value)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class Storage(Keys):
@@ -300,7 +315,7 @@ class Recipe(Keys):
     pixels: Pixels = Field(Pixels(), description="Columns that other packages measure of the pictures.")
     dedup: Dedup = Field(Dedup(), description="The search for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
-    pack: Pack = Field(Pack(), description="The shards of the result.")
+    pack: Pack = Field(Pack(), description="The result.")
     storage: Storage = Field(Storage(), description="Where s3:// paths lie.")
     limits: Limits = Field(Limits(), description="When a run gives up.")
 

@@ -3,7 +3,6 @@
 import pytest
 
 from curate.pack.card import card
-from curate.pack.rows import Settings
 from curate.report.funnel import describe
 from curate.schema import ERROR_CLASSES, FETCH, HEALING_CLASSES, REASONS_BEFORE, reason_words
 
@@ -35,7 +34,7 @@ def test_what_may_heal_is_a_class():
 def test_report_and_card_say_the_same_of_every_reason():
     steps = [{"name": reason, "kind": "before", "seen": 9, "dropped": 1, "nulls": 0} for reason in REASONS]
     funnel = {"planned": 9, "kept": 1, "missing_parts": [], "steps": steps}
-    said = card(funnel, [1], {}, {"m": {}}, Settings(1, ["m"], {}))
+    said = card(funnel, {}, {"m": {}}, [])
     for step in steps:
         assert describe(step) == reason_words(step["name"])
         assert f"| `{step['name']}` | {describe(step)} |" in said

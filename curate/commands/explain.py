@@ -144,7 +144,9 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
     place = before + (pc.sum(pc.cast(kept, pa.int64())).as_py() or 0)
     # Every shard but the last holds as many as the first.
     size = pack.marker(0).counts["samples"]
-    yield f"packed      sample {place % size} of {pack.path}/shards/{place // size:08d}.tar"
+    shard, sample = divmod(place, size)
+    files = sorted(info.name for info in pack.marker(shard).files.values() if info.rows is not None)
+    yield f"packed      sample {sample} of shard {shard:08d} in {pack.path}: {', '.join(files)}"
 
 
 def _values(row: pa.Table) -> dict[str, Any]:

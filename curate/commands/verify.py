@@ -5,8 +5,6 @@ Nothing is repaired. Memory is bounded by a part and a shard; the ids of kept pa
 
 import contextlib
 import hashlib
-import itertools
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from curate.errors import BrokenResult, StoreError, counted
+from curate.errors import BrokenResult, StoreError
+from curate.pack.layouts.contract import Packed, ResultLayout
+from curate.pack.layouts.registry import layouts
 from curate.schema import REPEATED
 from curate.scratch import scratch
-from curate.store import WHOLE, FileInfo, Folder, Json, Store, key
+from curate.store import WHOLE, FileInfo, Folder, Store, key
 
-_SAMPLES = ({"jpg", "json", "txt"}, {"png", "json", "txt"}, {"webp", "json", "txt"})
-
-_UNREADABLE = (OSError, pa.ArrowException, BrokenResult, KeyError, ValueError, tarfile.TarError)
+_UNREADABLE = (OSError, EOFError, pa.ArrowException, BrokenResult, KeyError, ValueError, tarfile.TarError)
 """What reading a damaged file raises, by its kind."""
 
 _BY_PART = ("plan", "fetch", "pixels", "embed-", "signals-", "select")
@@ -44,6 +41,10 @@ class Manifest:
         n_parts: how many parts the run was planned in.
         parts: the parts that the result covers, ascending.
         missing: the parts that it lacks.
+        layouts: in which the result is written.
+        shard_size: samples of every shard but the last.
+        samples: those of all shards.
+        embeddings: the columns of the result's embeddings.
         result: every file of the result by its name in `pack`.
     """
 
@@ -52,16 +53,19 @@ class Manifest:
     n_parts: int
     parts: Sequence[int]
     missing: Sequence[int]
+    layouts: Sequence[ResultLayout]
+    shard_size: int
+    samples: int
+    embeddings: Sequence[str]
     result: Mapping[str, FileInfo]
 
 
 def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[str]:
     """Checks a finished result.
 
-    Of the result: every file's bytes and digest; shards without gaps, full but for the last; `sizes.json` and
-    stats; keys unique; row i of tar, table and embeddings the i-th kept pair of the decisions, and nothing
-    besides. Of the decisions: every planned row once, with a reason exactly where it is dropped, and planned =
-    kept + dropped by reason, per part and in total.
+    Of the result: every file's bytes and digest; shards without gaps, full but for the last; keys unique; row i of
+    the layouts' files the i-th kept pair of the decisions, and nothing besides. Of the decisions: every planned row
+    once, with a reason exactly where it is dropped, and planned = kept + dropped by reason, per part and in total.
 
     Args:
         store: the run's folder.
@@ -73,6 +77,7 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
 
     Raises:
         StoreError: there is no manifest, so no finished result.
+        RecipeError: the result is in a layout that is not installed.
         BrokenResult: the manifest itself cannot be read.
     """
     said = read_manifest(store, manifest)
@@ -81,7 +86,7 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
         spill = folder / "kept"
         with spill.open("wb") as kept:
             complete = _check_decisions(said, kept, problems)
-        _check_shards(store, said, _ids(spill) if complete else None, problems)
+        _check_result(store, said, _ids(spill) if complete else None, problems)
         problems += [f"{said.pack}: key {uid} is not unique" for uid in _repeated(spill)]
     if deep:
         problems += _marker_faults(store, said)
@@ -94,6 +99,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
     Raises:
         StoreError: there is none.
         BrokenResult: it is not a manifest.
+        RecipeError: the result is in a layout that is not installed.
     """
     try:
         stored = store.read_json(name)
@@ -109,6 +115,10 @@ def read_manifest(store: Store, name: str) -> Manifest:
             int(stored["n_parts"]),
             [part for part in covered if part not in set(missing)],
             missing,
+            layouts(stored["layouts"]),
+            int(stored["shard_size"]),
+            int(stored["samples"]),
+            stored["embeddings"],
             {info["name"].removeprefix(f"{pack}/"): FileInfo(**info) for info in stored["result"]},
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -200,120 +210,60 @@ def _repeated(spill: Path) -> list[str]:
     return sorted(set(found))
 
 
-# The shards --------------------------------------------------------------------------------------------------
+# The files of the result -------------------------------------------------------------------------------------
 
 
-def _check_shards(store: Store, said: Manifest, kept: npt.NDArray[Any] | None, problems: list[str]) -> None:
+def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | None, problems: list[str]) -> None:
     """Checks every file of the result; against the kept pairs where those are known."""
-    rows = {name: info.rows or 0 for name, info in said.result.items() if name.endswith(".tar")}
-    size = max(rows.values(), default=0)
     # Numbered by the decisions, so that a gap, a lost or a further shard shows.
-    count = len(rows) if kept is None or not size else -(-len(kept) // size)
-    expected = {"README.md", "shards/sizes.json"}
-    sizes: dict[str, int] = {}
-    for number in range(count):
-        name = f"{number:08d}"
-        expected |= {*_names(name)}
-        wanted = None if kept is None else _hex(kept[number * size : (number + 1) * size])
-        sizes[f"{name}.tar"] = rows.get(f"shards/{name}.tar", 0) if wanted is None else len(wanted)
-        _check_shard(store, said, name, wanted, problems)
-    if kept is not None and len(kept) and not size:
-        problems.append(f"{said.pack}: {counted(len(kept), 'pair is', 'pairs are')} kept, but there is no shard")
-    with _intact(store, said, "shards/sizes.json", problems) as path:
-        if path and json.loads(path.read_bytes()) != sizes:
-            problems.append(f"{said.pack}/shards/sizes.json: does not give the shards' samples")
-    with _intact(store, said, "README.md", problems):
+    samples, full = manifest.samples if kept is None else len(kept), manifest.shard_size
+    packed = Packed([min(full, samples - start) for start in range(0, samples, full)], manifest.embeddings)
+    files = _ResultFiles(store, manifest, problems)
+    for layout in manifest.layouts:
+        for shard in range(len(packed.sizes)):
+            expected = None if kept is None else _hex(kept[shard * full : (shard + 1) * full])
+            layout.check_shard(shard, expected, packed, files)
+        layout.check_whole(packed, files)
+    with files.file("README.md"):
         pass
-    further = sorted({*said.result} - expected)
-    problems += [f"{said.pack}/{name}: belongs to no shard of the kept pairs" for name in further]
+    further = sorted({*manifest.result} - files.asked_for)
+    problems += [f"{manifest.pack}/{name}: belongs to no shard of the kept pairs" for name in further]
 
 
-def _check_shard(store: Store, said: Manifest, name: str, wanted: list[str] | None, problems: list[str]) -> None:
-    """Checks the four files of a shard against each other and against the ids it is to hold."""
-    tar_name, table_name, embeddings_name, stats_name = _names(name)
-    captions: list[str] | None = None
-    with _intact(store, said, table_name, problems) as path:
-        if path:
-            table = _columns(path, ["key", "uid", "caption"], f"{said.pack}/{table_name}", problems)
-            if table is not None:
-                captions, keys = table["caption"].to_pylist(), table["key"].to_pylist()
-                # Where the decisions are unknown the table stands for them.
-                wanted = keys if wanted is None else wanted
-                problems += [f"{said.pack}/{table_name}: {fault}" for fault in _differences(keys, wanted)]
-                if not table["key"].equals(table["uid"]):
-                    problems.append(f"{said.pack}/{table_name}: key and uid differ")
-    with _intact(store, said, embeddings_name, problems) as path:
-        if path and wanted is not None:
-            table = _columns(path, ["uid"], f"{said.pack}/{embeddings_name}", problems)
-            if table is not None:
-                faults = _differences(table["uid"].to_pylist(), wanted)
-                problems += [f"{said.pack}/{embeddings_name}: {fault}" for fault in faults]
-    with _intact(store, said, tar_name, problems) as path:
-        if path and wanted is not None:
-            problems += [f"{said.pack}/{tar_name}: {fault}" for fault in _tar_faults(path, wanted, captions)]
-    with _intact(store, said, stats_name, problems) as path:
-        if path and wanted is not None:
-            stats: Json = json.loads(path.read_bytes())
-            if not stats.get("count") == stats.get("successes") == len(wanted):
-                problems.append(f"{said.pack}/{stats_name}: does not count {counted(len(wanted), 'sample')}")
+class _ResultFiles:
+    """The files of the result, as a layout's check asks for them (`CheckedFiles`)."""
 
+    def __init__(self, store: Store, manifest: Manifest, problems: list[str]) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._problems = problems
+        self.asked_for: set[str] = set()
 
-def _names(name: str) -> tuple[str, str, str, str]:
-    return (
-        f"shards/{name}.tar",
-        f"shards/{name}.parquet",
-        f"embeddings/{name}.parquet",
-        f"shards/{name}_stats.json",
-    )
-
-
-def _columns(path: Path, columns: list[str], name: str, problems: list[str]) -> pa.Table | None:
-    try:
-        return pq.read_table(path, columns=columns)
-    except _UNREADABLE as error:
-        problems.append(f"{name}: cannot be read: {_line(error)}")
-        return None
-
-
-def _differences(found: list[str], wanted: list[str]) -> Iterator[str]:
-    """How many there should be, and the first that is another."""
-    if len(found) != len(wanted):
-        yield f"holds {counted(len(found), 'pair')}, not {len(wanted)}"
-    for row, (uid, expected) in enumerate(zip(found, wanted, strict=False)):
-        if uid != expected:
-            yield f"row {row} is {uid}, where {expected} belongs"
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[Path | None]:
+        self.asked_for.add(name)
+        if name not in self._manifest.result:
+            self.fault(name, "is not listed in the manifest")
+            yield None
             return
+        with contextlib.ExitStack() as opened:
+            try:
+                path = opened.enter_context(self._store.as_local(f"{self._manifest.pack}/{name}"))
+                with path.open("rb") as file:
+                    fault = _fault(file, self._manifest.result[name])
+            except FileNotFoundError:
+                fault = "is missing"
+            if fault:
+                self.fault(name, fault)
+                yield None
+                return
+            try:
+                yield path
+            except _UNREADABLE as error:
+                self.fault(name, f"cannot be read: {_line(error)}")
 
-
-def _tar_faults(path: Path, wanted: list[str], captions: list[str] | None) -> Iterator[str]:
-    """What is wrong with a shard's samples: their order, their members, what their json and txt say."""
-    found: list[str] = []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for uid, group in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
-                members = list(group)
-                extensions = [member.name.partition(".")[2] for member in members]
-                row = len(found)
-                found.append(uid)
-                if set(extensions) not in _SAMPLES or extensions != sorted(set(extensions)):
-                    yield f"sample {row} ({uid}) has the members {', '.join(extensions)}"
-                    continue
-                content = {
-                    extension: tar.extractfile(member)
-                    for extension, member in zip(extensions, members, strict=True)
-                    if extension in ("json", "txt")
-                }
-                said, text = (opened.read() if opened else b"" for opened in (content["json"], content["txt"]))
-                described = json.loads(said)
-                if (described["key"], described["uid"]) != (uid, uid):
-                    yield f"sample {row} ({uid}): its json names another pair"
-                caption = captions[row] if captions is not None and row < len(captions) else described["caption"]
-                if text.decode() != caption or described["caption"] != caption:
-                    yield f"sample {row} ({uid}): its caption is not that of the table"
-    except _UNREADABLE as error:
-        yield f"cannot be read: {_line(error)}"
-        return
-    yield from _differences(found, wanted)
+    def fault(self, name: str, what: str) -> None:
+        self._problems.append(f"{self._manifest.pack}/{name}: {what}")
 
 
 def _hex(ids: npt.NDArray[Any]) -> list[str]:
@@ -321,27 +271,7 @@ def _hex(ids: npt.NDArray[Any]) -> list[str]:
     return [text[start : start + 32] for start in range(0, len(text), 32)]
 
 
-# Files and markers -------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _intact(store: Store, said: Manifest, name: str, problems: list[str]) -> Iterator[Path | None]:
-    """A file of the result as a local path; None, and a problem, where it is not what the manifest says."""
-    full = f"{said.pack}/{name}"
-    if name not in said.result:
-        problems.append(f"{full}: is not listed in the manifest")
-        yield None
-        return
-    with contextlib.ExitStack() as opened:
-        try:
-            path = opened.enter_context(store.as_local(full))
-            with path.open("rb") as file:
-                fault = _fault(file, said.result[name])
-        except FileNotFoundError:
-            fault = "is missing"
-        if fault:
-            problems.append(f"{full}: {fault}")
-        yield None if fault else path
+# The markers -------------------------------------------------------------------------------------------------
 
 
 def _marker_faults(store: Store, said: Manifest) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""The result: kept pairs as WebDataset shards with tables beside them, and a card that says what they are."""
+"""The result: kept pairs as shards in every layout that the recipe names, and a card that says what they are."""

@@ -1,10 +1,12 @@
-"""The last unit of the pack pass: `sizes.json` and the dataset card."""
+"""The last unit of the pack pass: the dataset card, and the files that the layouts write once for all shards."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from curate.errors import counted
+from curate.pack.layouts.contract import Description, LayoutFiles, Packed
+from curate.pack.layouts.registry import layouts
 from curate.pack.rows import Settings
 from curate.pack.worker import Worker, shard_sizes
 from curate.schema import reason_words
@@ -15,48 +17,46 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """The worker of the card.
 
     Args:
-        settings: those of the pack pass, `recipe` (the recipe without places) and `facts` (by model, what
-            is known of it: name, weights' digest, …).
+        settings: those of the pack pass, `recipe` (the recipe without places) and `facts` (by model, the first one
+            first, what is known of it: name, weights' digest, …).
     """
     recipe, facts = settings["recipe"], settings["facts"]
     chosen = Settings.of(settings)
+    written = layouts(chosen.layouts)
 
     def describe(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out, select = outputs["pack"], inputs["select"]
-        sizes = shard_sizes(select, chosen.shard_size)
-        out.put_json(
-            "sizes.json",
-            {f"{shard:08d}.tar": size for shard, size in enumerate(sizes)},
-            name="shards/sizes.json",
-        )
-        text = card(select.json("funnel.json"), sizes, recipe, facts, chosen)
+        packed = Packed(shard_sizes(select, chosen.shard_size), chosen.columns.embeddings())
+        text = card(select.json("funnel.json"), recipe, facts, [layout.describe(packed) for layout in written])
         out.put("README.md", text.encode(), name="README.md")
+        for layout in written:
+            layout.write_whole(packed, LayoutFiles(out, layout.name))
 
     return describe
 
 
-def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, Json], settings: Settings) -> str:
+def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Sequence[Description]) -> str:
     """The dataset card in Markdown: a function of the decisions and of what they depend on.
 
     It says nothing of places and times, and shows no caption.
 
     Args:
         funnel: what select counted, as in `funnel.json`.
-        sizes: samples of each shard.
         recipe: the recipe's sections.
-        facts: by model, what is known of it.
-        settings: what was packed.
+        facts: by model, the first one first, what is known of it.
+        descriptions: of the layouts that hold the pairs, in the recipe's order.
     """
     kept, planned = funnel["kept"], funnel["planned"]
     missing = len(funnel["missing_parts"])
     left_out = f" {counted(missing, 'part')} of the list missing from this result." if missing else ""
+    holds = " and ".join(described.holds for described in descriptions)
     return "\n".join(
         [
             "# Image-text pairs",
             "",
             (
-                f"{counted(kept, 'pair')} of an image and a caption in {counted(len(sizes), 'WebDataset shard')}, kept "
-                f"from {planned:,} planned ones ({_share(kept, planned)}).{left_out} Made by Curate."
+                f"{counted(kept, 'pair')} of an image and a caption in {holds}, kept from {planned:,} planned ones "
+                f"({_share(kept, planned)}).{left_out} Made by Curate."
             ),
             "",
             _origin(recipe.get("source", {})),
@@ -73,10 +73,8 @@ def card(funnel: Json, sizes: Sequence[int], recipe: Json, facts: Mapping[str, J
             "",
             *_images(recipe.get("fetch", {})),
             "",
-            *_contents(settings),
-            "",
-            *_reading(len(sizes)),
-            "",
+            *_section("Files", [described.files for described in descriptions]),
+            *_section("Reading", [described.reading for described in descriptions]),
         ]
     )
 
@@ -144,52 +142,9 @@ def _images(fetch: Json) -> list[str]:
     return _table(("setting", "value"), "ll", rows)
 
 
-def _contents(settings: Settings) -> list[str]:
-    embeddings = ", ".join(f"`{name}`" for name in ["uid", *settings.columns.embeddings()])
-    return [
-        "## Files",
-        "",
-        "Row i of a shard's tables and sample i of its tar are the same pair, named by `key` (32 hex digits).",
-        "",
-        (
-            "- `shards/{:08d}.tar`: per sample an image (`jpg`, `png` or `webp`), its caption (`txt`) and what is "
-            "known of it (`json`)."
-        ),
-        "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
-        f"- `embeddings/{{:08d}}.parquet`: {embeddings}; float16, of length 1.",
-        "- `shards/sizes.json`: samples of each tar.",
-        "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
-    ]
-
-
-def _reading(shards: int) -> list[str]:
-    last = f"{max(shards - 1, 0):08d}"
-    braces = f"shards/{{00000000..{last}}}.tar"
-    return [
-        "## Reading",
-        "",
-        "```python",
-        "import webdataset as wds",
-        "",
-        f'pairs = wds.WebDataset("{braces}", shardshuffle=False)',
-        'for image, caption in pairs.decode("pil").to_tuple("jpg;png;webp", "txt"):',
-        "    ...",
-        "```",
-        "",
-        "```python",
-        "import pyarrow.parquet as pq",
-        "",
-        'rows = pq.read_table("shards/00000000.parquet")',
-        'table = pq.read_table("embeddings/00000000.parquet")',
-        'column = table["image_embedding"].combine_chunks()',
-        "images = column.flatten().to_numpy().reshape(len(table), -1)",
-        "```",
-        "",
-        "```sh",
-        "python -m open_clip_train.main --dataset-type webdataset \\",
-        f"    --train-data '{braces}' --model ViT-B-32",
-        "```",
-    ]
+def _section(title: str, of_layouts: Sequence[Sequence[str]]) -> list[str]:
+    """A section with the lines of each layout, an empty line after each."""
+    return [f"## {title}", "", *(line for lines in of_layouts for line in (*lines, ""))]
 
 
 def _table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from curate.errors import BrokenResult
 from curate.keys import chosen
+from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.passes import Declaration, Layout
@@ -17,10 +18,12 @@ VERSION = 3
 
 
 def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
-    """The result depends on the decisions, on every column, and on what its card says of its making."""
+    """The result depends on the decisions, on every column, on its layouts, and on what its card says of its making."""
     recipe = prepared.recipe
+    versions = {written.name: written.version for written in layouts(recipe.pack.layouts) if written.version > 1}
     depends = {
         **chosen(recipe.pack),
+        **({"layout_versions": versions} if versions else {}),
         "source": chosen(recipe.source, only={"kind"}),
         "fetch": chosen(recipe.fetch, without={"allow", "blocklists"}),
         "models": {name: _placeless(chosen(model)) for name, model in recipe.models.items()},
@@ -49,7 +52,7 @@ def work(prepared: Prepared, layout: Layout) -> Work:
 
 
 def card_work(prepared: Prepared, layout: Layout) -> Work:
-    """Writes the card and the shards' sizes."""
+    """Writes the card, and what the layouts write once for all shards."""
     recipe = prepared.recipe
     settings: Json = {
         **_settings(prepared),
@@ -74,8 +77,25 @@ def check(prepared: Prepared, layout: Layout, kept: int) -> None:
         raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
 
 
+def manifest(prepared: Prepared, kept: int) -> Json:
+    """What the manifest says of a result besides its files: all that `verify` needs to name the files there should be.
+
+    Args:
+        prepared: the recipe.
+        kept: the number of kept pairs.
+    """
+    pack = prepared.recipe.pack
+    return {
+        "layouts": list(pack.layouts),
+        "shard_size": pack.shard_size,
+        "samples": kept,
+        "embeddings": prepared.columns.embeddings(),
+    }
+
+
 def _settings(prepared: Prepared) -> Json:
-    return {"shard_size": prepared.recipe.pack.shard_size, **prepared.columns.to_json()}
+    pack = prepared.recipe.pack
+    return {"shard_size": pack.shard_size, "layouts": list(pack.layouts), **prepared.columns.to_json()}
 
 
 def _placeless(model: Json) -> Json:

@@ -1,6 +1,6 @@
 """The kept pairs of a part as a shard's Parquet files hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,16 +22,18 @@ class Settings:
 
     Args:
         shard_size: samples in every shard but the last.
+        layouts: the names of the layouts to write.
         columns: those of a pair of the run.
     """
 
     shard_size: int
+    layouts: Sequence[str]
     columns: PairColumns
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """From a pass's settings: `shard_size`, `columns` (`PairColumns.to_json`)."""
-        return cls(settings["shard_size"], PairColumns.from_json(settings))
+        """From a pass's settings: `shard_size`, `layouts`, `columns` (`PairColumns.to_json`)."""
+        return cls(settings["shard_size"], settings["layouts"], PairColumns.from_json(settings))
 
 
 def read(inputs: Inputs, columns: PairColumns, part: int, start: int, stop: int) -> pa.Table:

@@ -5,48 +5,51 @@ a function of committed inputs alone: order, time stamps, owners and compression
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from curate.errors import BrokenResult
+from curate.pack.images import Images
+from curate.pack.layouts.contract import LayoutFiles, ShardWriter, StoredImage
+from curate.pack.layouts.registry import layouts
 from curate.pack.rows import Settings, described, embedded, read
-from curate.pack.tars import Images, Shard
 from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
+_BATCH_BYTES = 16 << 20
+"""Image bytes held before they are handed to the layouts, and one image more."""
+
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
     """The worker of the pack pass; its unit is a shard number. Settings as for `curate.pack.rows.Settings.of`."""
     chosen = Settings.of(settings)
+    written = layouts(chosen.layouts)
 
     def pack(shard: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         out = outputs["pack"]
-        name = f"{shard:08d}"
         rows, vectors = [], []
-        with scratch("pack") as folder:
-            path = folder / f"{name}.tar"
-            with Shard(path) as written:
-                for part, start, stop in spans(inputs["select"], chosen.shard_size, shard):
-                    pairs = read(inputs, chosen.columns, part, start, stop)
-                    rows.append(described(pairs, chosen.columns))
-                    vectors.append(embedded(pairs, chosen.columns))
-                    with _images(inputs["fetch"], part) as images:
-                        written.add(rows[-1], pairs["file"].to_pylist(), images)
+        with scratch("pack") as folder, contextlib.ExitStack() as opened:
+            writers = {}
+            for layout in written:
+                own = folder / layout.name
+                own.mkdir()
+                writers[layout] = opened.enter_context(contextlib.closing(layout.open_shard(shard, own)))
+            take_images = [writer for layout, writer in writers.items() if layout.takes_images]
+            for part, start, stop in spans(inputs["select"], chosen.shard_size, shard):
+                pairs = read(inputs, chosen.columns, part, start, stop)
+                rows.append(described(pairs, chosen.columns))
+                vectors.append(embedded(pairs, chosen.columns))
+                _add_images(inputs["fetch"], part, rows[-1], pairs["file"].to_pylist(), take_images)
             if not rows:
-                raise BrokenResult(f"shard {name} would be empty: too few pairs are kept")
-            table = pa.concat_tables(rows)
-            samples = len(table)
-            infos = [
-                out.put_file("shard.tar", path, name=f"shards/{name}.tar", rows=samples),
-                out.put_table("shard.parquet", table, name=f"shards/{name}.parquet"),
-                out.put_json("stats.json", _stats(samples), name=f"shards/{name}_stats.json"),
-                out.put_table("embeddings.parquet", pa.concat_tables(vectors), name=f"embeddings/{name}.parquet"),
-            ]
-        out.counts.update(samples=samples, bytes=sum(info.bytes for info in infos))
+                raise BrokenResult(f"shard {shard:08d} would be empty: too few pairs are kept")
+            table, embeddings = pa.concat_tables(rows), pa.concat_tables(vectors)
+            for layout, writer in writers.items():
+                writer.finish(table, embeddings, LayoutFiles(out, layout.name))
+        out.counts.update(samples=len(table), bytes=sum(info.bytes for info in out.files.values()))
 
     return pack
 
@@ -81,19 +84,26 @@ def spans(select: Folder, shard_size: int, shard: int) -> list[tuple[int, int, i
     return found
 
 
+def _add_images(
+    fetch: Folder, part: int, rows: pa.Table, members: Sequence[str], writers: Sequence[ShardWriter]
+) -> None:
+    """Reads the images of rows of a part, each once, and hands them to the writers batch by batch."""
+    if not writers:
+        return
+    with _images(fetch, part) as images:
+        batch: list[StoredImage] = []
+        held = 0
+        for row, member in enumerate(members):
+            batch.append(StoredImage(member.rpartition(".")[2], images.read(member)))
+            held += len(batch[-1].data)
+            if held >= _BATCH_BYTES or row == len(members) - 1:
+                for writer in writers:
+                    writer.add(rows.slice(row + 1 - len(batch), len(batch)), batch)
+                batch, held = [], 0
+
+
 @contextlib.contextmanager
 def _images(fetch: Folder, part: int) -> Iterator[Images]:
     name = fetch.file("images.tar", part)
     with fetch.store.as_local(name) as path, Images(path, fetch.store.path(name)) as images:
         yield images
-
-
-def _stats(samples: int) -> dict[str, Any]:
-    """What img2dataset says of a shard, without its times."""
-    return {
-        "count": samples,
-        "successes": samples,
-        "failed_to_download": 0,
-        "failed_to_resize": 0,
-        "status_dict": {"success": samples},
-    }

@@ -2,6 +2,7 @@
 
 import random
 
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -33,8 +34,8 @@ def run(tmp_path_factory):
     return Store(str(root / "run"))
 
 
-def table(run, short, unit=0):
-    return Folder(run, *run.read_json("manifest.json")["folders"][short].rsplit("-", 1)).table("pairs.parquet", unit)
+def table(run, short, role="pairs"):
+    return Folder(run, *run.read_json("manifest.json")["folders"][short].rsplit("-", 1)).table(f"{role}.parquet", 0)
 
 
 def test_a_column_without_a_suffix_is_the_first_models(run, capsys):
@@ -52,3 +53,12 @@ def test_a_column_without_a_suffix_is_the_first_models(run, capsys):
         least = min(first, key=lambda row: row["clip_similarity"])["clip_similarity"]
         rule = f"[among the top 100 % of all fetched pairs by clip_similarity: at least {least:.4f}]"
         assert f"it has {row['clip_similarity']:.4f}  {rule}" in said
+
+
+def test_every_file_that_holds_a_kept_pair_is_named(run, capsys):
+    capsys.readouterr()
+    pack = run.read_json("manifest.json")["pack"]
+    files = "embeddings/00000000.parquet, shards/00000000.parquet, shards/00000000.tar"
+    for number, row in enumerate(table(run, "select", "decisions").filter(pc.field("kept")).to_pylist()):
+        assert main(["explain", run.url, row["pair_id"].hex()]) == 0
+        assert f"packed      sample {number} of shard 00000000 in {pack}: {files}\n" in capsys.readouterr().out

@@ -29,7 +29,8 @@ SOURCE = {
     "source_tags": pa.list_(pa.string()),
 }
 PLAN = pa.schema([*schema.PLAN, *SOURCE.items()])
-SETTINGS = {"shard_size": 5, **describe(PLAN, {"small": False, "big": True}, SIGNALS).to_json()}
+COLUMNS = describe(PLAN, {"small": False, "big": True}, SIGNALS)
+SETTINGS = {"shard_size": 5, "layouts": ["webdataset"], **COLUMNS.to_json()}
 FACTS = {name: {"weights_sha256": name * 8, "embed_dim": dim} for name, dim in DIMS.items()}
 RECIPE = {
     "fetch": {"image_size": 512, "resize": "keep_ratio_largest", "format": "jpg", "quality": 95},
@@ -88,7 +89,7 @@ def pack(run: MadeRun, root: Path | None = None, settings: dict = SETTINGS) -> F
     return folder
 
 
-def write_manifest(run: MadeRun, folder: Folder, **changed: object) -> None:
+def write_manifest(run: MadeRun, folder: Folder, settings: dict = SETTINGS, **changed: object) -> None:
     infos = [vars(info) for unit in folder.units() for info in folder.marker(unit).files.values()]
     manifest = {
         "version": 1,
@@ -97,6 +98,10 @@ def write_manifest(run: MadeRun, folder: Folder, **changed: object) -> None:
         "missing_parts": [],
         "folders": {name: made.path for name, made in run.inputs.folders.items()} | {"pack": folder.path},
         "pack": folder.path,
+        "layouts": settings["layouts"],
+        "shard_size": settings["shard_size"],
+        "samples": len(run.kept),
+        "embeddings": COLUMNS.embeddings(),
         "result": sorted(infos, key=lambda info: info["name"]),
     }
     run.store.put("manifest.json", json.dumps(manifest | changed).encode())

@@ -202,7 +202,7 @@ def test_a_kill_between_shards_leaves_what_was_done(run: MadeRun, result: Path, 
     assert subprocess.run(command, check=False, env=scratch).returncode == -signal.SIGKILL
     folder = Folder(Store(str(tmp_path / "out")), "pack", "f" * 8)
     assert folder.units() == {0}
-    assert folder.marker(0).counts["samples"] == len(folder.table("shard.parquet", 0)) == 5
+    assert folder.marker(0).counts["samples"] == len(folder.table("shards/00000000.parquet", 0)) == 5
     assert (tmp_path / "out" / folder.path / "shards/00000001.tar").exists(), "killed after it, before the marker"
     pack(run, tmp_path / "out")
     assert files(tmp_path / "out" / folder.path) == files(result)

@@ -1,0 +1,1 @@
+"""The result layouts, a file each: kept pairs → the files in which others read them."""

@@ -1,0 +1,198 @@
+"""What a result layout is: the contract between the pack pass, the card, `verify` and a layout's module."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from curate.errors import UsageError, counted
+from curate.store import Outputs
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as fetch stored it.
+
+    Args:
+        extension: `jpg`, `png` or `webp`.
+        data: its bytes.
+    """
+
+    extension: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What the whole result holds.
+
+    Args:
+        sizes: pairs of each shard, in the order of the shards.
+        embeddings: the columns of the embedding tables besides `uid`: `image_embedding` and `text_embedding` of the
+            first model, then those of the others, which end in `_<model>`.
+    """
+
+    sizes: Sequence[int]
+    embeddings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the card says of a layout's files, in Markdown.
+
+    Args:
+        holds: what the pairs are in, such as `3 WebDataset shards`.
+        files: lines of the section on files.
+        reading: lines of the section on reading them: code blocks that run in the result's folder.
+    """
+
+    holds: str
+    files: Sequence[str]
+    reading: Sequence[str]
+
+
+class LayoutFiles:
+    """Where a layout writes its files: names in the result's folder, each written once.
+
+    Args:
+        outputs: the unit that the files belong to.
+        layout: the layout's name, for messages.
+    """
+
+    def __init__(self, outputs: Outputs, layout: str) -> None:
+        self._outputs = outputs
+        self._layout = layout
+
+    def put(self, name: str, data: bytes, *, rows: int | None = None) -> None:
+        """Writes a file; `rows` where its row i is pair i of the shard.
+
+        Raises:
+            UsageError: another layout writes a file of that name.
+        """
+        self._outputs.put(self._new(name), data, name=name, rows=rows)
+
+    def put_file(self, name: str, source: Path, *, rows: int | None = None) -> None:
+        """Moves a local file into the result; otherwise as `put`."""
+        self._outputs.put_file(self._new(name), source, name=name, rows=rows)
+
+    def put_table(self, name: str, table: pa.Table) -> None:
+        """Writes a table as Parquet; otherwise as `put`."""
+        self._outputs.put_table(self._new(name), table, name=name)
+
+    def put_json(self, name: str, content: Any) -> None:
+        """Writes JSON with sorted keys; otherwise as `put`."""
+        self._outputs.put_json(self._new(name), content, name=name)
+
+    def _new(self, name: str) -> str:
+        if name in self._outputs.files:
+            raise UsageError(
+                f"the result layout {self._layout!r} writes {name}, which the result already has; "
+                "leave it, or the other layout, out of pack.layouts"
+            )
+        return name
+
+
+class CheckedFiles(Protocol):
+    """The result's files as `verify` lends them to a layout's check. A file that no check asks for is a fault."""
+
+    def file(self, name: str) -> AbstractContextManager[Path | None]:
+        """Lends a file of the result as a local path.
+
+        None where the file is missing or differs from the manifest; `verify` reports that itself. What reading a
+        damaged file raises inside the context ends the context and is reported, too.
+
+        Args:
+            name: in the result's folder.
+        """
+
+    def fault(self, name: str, what: str) -> None:
+        """Reports what is wrong with a file, in one line."""
+
+
+class ShardWriter(ABC):
+    """Writes one layout's files of one shard."""
+
+    def add(self, rows: pa.Table, images: Sequence[StoredImage]) -> None:
+        """Takes the images of the shard's next rows; called only where the layout takes images.
+
+        Args:
+            rows: of the shard's table.
+            images: one for each row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes images and has no `add`")
+
+    @abstractmethod
+    def finish(self, table: pa.Table, embeddings: pa.Table, files: LayoutFiles) -> None:
+        """Writes the files of the shard; called once, after the last `add`.
+
+        Args:
+            table: the shard's rows, with the columns of `curate.pack.rows.described`.
+            embeddings: the same pairs, row for row, with the columns of `curate.pack.rows.embedded`.
+            files: where to write.
+        """
+
+    def close(self) -> None:  # noqa: B027  (few writers hold something open)
+        """Lets go of what the writer holds open; called in any case, also after `finish`."""
+
+
+class ResultLayout(ABC):
+    """A result layout: the files that hold the kept pairs, what the card says of them, and how they are checked.
+
+    A module of `curate.pack.layouts` offers one as `LAYOUT` (or several, as a tuple); another package brings one
+    through an entry point of the group `curate.layouts`. Its files lie in folders of its own, and their bytes depend
+    on nothing but what its methods are given: no times, no hosts, no order of completion.
+
+    Attributes:
+        name: as `pack.layouts` of a recipe says it: small letters, digits and underscores.
+        version: raised when it would write other bytes from the same pairs; part of pack's fingerprint.
+        takes_images: whether its writers take image bytes. Each image is read once for all layouts that take it, and
+            not at all where none does.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    takes_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def open_shard(self, shard: int, scratch: Path) -> ShardWriter:
+        """A writer of one shard's files.
+
+        Args:
+            shard: its number, from 0.
+            scratch: a local folder of its own, empty, removed after the shard.
+        """
+
+    def write_whole(self, packed: Packed, files: LayoutFiles) -> None:  # noqa: B027  (few layouts have such files)
+        """Writes the files that describe all shards; called once, when every shard is there."""
+
+    @abstractmethod
+    def describe(self, packed: Packed) -> Description:
+        """What the card says of its files."""
+
+    @abstractmethod
+    def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
+        """Checks the files of one shard against each other and against the pairs that the shard has to hold.
+
+        Args:
+            shard: its number.
+            expected: the `key` of each pair, in order; None where the decisions cannot be read.
+            packed: what the whole result holds.
+            files: lends the files and takes the faults.
+        """
+
+    def check_whole(self, packed: Packed, files: CheckedFiles) -> None:  # noqa: B027  (as `write_whole`)
+        """Checks the files of `write_whole`."""
+
+
+def differences(found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
+    """Faults of a file whose rows are pairs: another number of them, and the first row that is another pair."""
+    if len(found) != len(expected):
+        yield f"holds {counted(len(found), 'pair')}, not {len(expected)}"
+    for row, (key, wanted) in enumerate(zip(found, expected, strict=False)):
+        if key != wanted:
+            yield f"row {row} is {key}, where {wanted} belongs"
+            return

@@ -1,0 +1,236 @@
+"""WebDataset shards with tables beside them, as img2dataset, webdataset, open_clip and DataComp's tools read them."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import counted
+from curate.pack.layouts.contract import (
+    CheckedFiles,
+    Description,
+    LayoutFiles,
+    Packed,
+    ResultLayout,
+    ShardWriter,
+    StoredImage,
+    differences,
+)
+from curate.pack.plain import plain_values
+
+_SIZES = "shards/sizes.json"
+
+_FIRST = (
+    "uid",
+    "key",
+    "url",
+    "caption",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "sha256",
+)
+
+_SAMPLES = ({"jpg", "json", "txt"}, {"png", "json", "txt"}, {"webp", "json", "txt"})
+
+
+class WebDataset(ResultLayout):
+    """For each shard a tar of samples and, beside it, a table of the same rows, their embeddings and counts."""
+
+    name = "webdataset"
+    takes_images = True
+
+    def open_shard(self, shard: int, scratch: Path) -> ShardWriter:
+        """See `ResultLayout`."""
+        return _TarWriter(shard, scratch / "samples.tar")
+
+    def write_whole(self, packed: Packed, files: LayoutFiles) -> None:
+        """See `ResultLayout`; open_clip reads the samples of each tar from `sizes.json`."""
+        files.put_json(_SIZES, _sizes(packed))
+
+    def describe(self, packed: Packed) -> Description:
+        """See `ResultLayout`."""
+        embeddings = ", ".join(f"`{name}`" for name in ("uid", *packed.embeddings))
+        files = [
+            "Row i of a shard's tables and sample i of its tar are the same pair, named by `key` (32 hex digits).",
+            "",
+            (
+                "- `shards/{:08d}.tar`: per sample an image (`jpg`, `png` or `webp`), its caption (`txt`) and what is "
+                "known of it (`json`)."
+            ),
+            "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
+            f"- `embeddings/{{:08d}}.parquet`: {embeddings}; float16, of length 1.",
+            "- `shards/sizes.json`: samples of each tar.",
+            "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
+        ]
+        return Description(counted(len(packed.sizes), "WebDataset shard"), files, _reading(len(packed.sizes)))
+
+    def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
+        """See `ResultLayout`; where the decisions are unknown the shard's table stands for them."""
+        del packed
+        tar_name, table_name, embeddings_name, stats_name = _names(shard)
+        captions: list[str] | None = None
+        with files.file(table_name) as path:
+            if path:
+                table = pq.read_table(path, columns=["key", "uid", "caption"])
+                captions, keys = table["caption"].to_pylist(), table["key"].to_pylist()
+                expected = keys if expected is None else expected
+                for fault in differences(keys, expected):
+                    files.fault(table_name, fault)
+                if not table["key"].equals(table["uid"]):
+                    files.fault(table_name, "key and uid differ")
+        with files.file(embeddings_name) as path:
+            if path and expected is not None:
+                uids = pq.read_table(path, columns=["uid"])["uid"].to_pylist()
+                for fault in differences(uids, expected):
+                    files.fault(embeddings_name, fault)
+        with files.file(tar_name) as path:
+            if path and expected is not None:
+                for fault in _tar_faults(path, expected, captions):
+                    files.fault(tar_name, fault)
+        with files.file(stats_name) as path:
+            if path and expected is not None:
+                stats = json.loads(path.read_bytes())
+                if not stats.get("count") == stats.get("successes") == len(expected):
+                    files.fault(stats_name, f"does not count {counted(len(expected), 'sample')}")
+
+    def check_whole(self, packed: Packed, files: CheckedFiles) -> None:
+        """See `ResultLayout`."""
+        with files.file(_SIZES) as path:
+            if path and json.loads(path.read_bytes()) != _sizes(packed):
+                files.fault(_SIZES, "does not give the shards' samples")
+
+
+class _TarWriter(ShardWriter):
+    """Writes a shard: its tar as images come, per sample image, json and txt by extension; then the files beside it.
+
+    The members are plain USTAR with time 0, owner 0 and mode 644 (tarfile's own defaults), so that every
+    reader of tars reads them and equal samples make equal bytes.
+    """
+
+    def __init__(self, shard: int, path: Path) -> None:
+        self._names = _names(shard)
+        self._path = path
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed by `close`)
+
+    def add(self, rows: pa.Table, images: Sequence[StoredImage]) -> None:
+        for content, image in zip(_contents(rows), images, strict=True):
+            members = {
+                image.extension: image.data,
+                "json": json.dumps(content, ensure_ascii=False, allow_nan=False).encode(),
+                "txt": content["caption"].encode(),
+            }
+            for extension, data in sorted(members.items()):
+                member = tarfile.TarInfo(f"{content['key']}.{extension}")
+                member.size = len(data)
+                self._tar.addfile(member, io.BytesIO(data))
+
+    def finish(self, table: pa.Table, embeddings: pa.Table, files: LayoutFiles) -> None:
+        self._tar.close()
+        tar_name, table_name, embeddings_name, stats_name = self._names
+        files.put_file(tar_name, self._path, rows=len(table))
+        files.put_table(table_name, table)
+        files.put_json(stats_name, _stats(len(table)))
+        files.put_table(embeddings_name, embeddings)
+
+    def close(self) -> None:
+        self._tar.close()
+
+
+def _names(shard: int) -> tuple[str, str, str, str]:
+    """A shard's tar, table, embeddings and counts."""
+    return (
+        f"shards/{shard:08d}.tar",
+        f"shards/{shard:08d}.parquet",
+        f"embeddings/{shard:08d}.parquet",
+        f"shards/{shard:08d}_stats.json",
+    )
+
+
+def _sizes(packed: Packed) -> dict[str, int]:
+    return {f"{shard:08d}.tar": size for shard, size in enumerate(packed.sizes)}
+
+
+def _stats(samples: int) -> dict[str, Any]:
+    """What img2dataset says of a shard, without its times."""
+    return {
+        "count": samples,
+        "successes": samples,
+        "failed_to_download": 0,
+        "failed_to_resize": 0,
+        "status_dict": {"success": samples},
+    }
+
+
+def _contents(rows: pa.Table) -> list[dict[str, Any]]:
+    """What each row's json says, in this order of keys."""
+    scores = [name for name in rows.column_names if name.startswith("clip_similarity")]
+    source = [name for name in rows.column_names if name.startswith("source_")]
+    names = [*_FIRST, *scores, "status", *source]
+    values = [plain_values(rows[name]) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _reading(shards: int) -> list[str]:
+    last = f"{max(shards - 1, 0):08d}"
+    braces = f"shards/{{00000000..{last}}}.tar"
+    return [
+        "```python",
+        "import webdataset as wds",
+        "",
+        f'pairs = wds.WebDataset("{braces}", shardshuffle=False)',
+        'for image, caption in pairs.decode("pil").to_tuple("jpg;png;webp", "txt"):',
+        "    ...",
+        "```",
+        "",
+        "```python",
+        "import pyarrow.parquet as pq",
+        "",
+        'rows = pq.read_table("shards/00000000.parquet")',
+        'table = pq.read_table("embeddings/00000000.parquet")',
+        'column = table["image_embedding"].combine_chunks()',
+        "images = column.flatten().to_numpy().reshape(len(table), -1)",
+        "```",
+        "",
+        "```sh",
+        "python -m open_clip_train.main --dataset-type webdataset \\",
+        f"    --train-data '{braces}' --model ViT-B-32",
+        "```",
+    ]
+
+
+def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str] | None) -> Iterator[str]:
+    """What is wrong with a shard's samples: their order, their members, what their json and txt say."""
+    keys: list[str] = []
+    with tarfile.open(path, "r:") as tar:
+        for key, group in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
+            members = list(group)
+            extensions = [member.name.partition(".")[2] for member in members]
+            row = len(keys)
+            keys.append(key)
+            if set(extensions) not in _SAMPLES or extensions != sorted(set(extensions)):
+                yield f"sample {row} ({key}) has the members {', '.join(extensions)}"
+                continue
+            content = {
+                extension: tar.extractfile(member)
+                for extension, member in zip(extensions, members, strict=True)
+                if extension in ("json", "txt")
+            }
+            described, text = (opened.read() if opened else b"" for opened in (content["json"], content["txt"]))
+            sample = json.loads(described)
+            if (sample["key"], sample["uid"]) != (key, key):
+                yield f"sample {row} ({key}): its json names another pair"
+            caption = captions[row] if captions is not None and row < len(captions) else sample["caption"]
+            if text.decode() != caption or sample["caption"] != caption:
+                yield f"sample {row} ({key}): its caption is not that of the table"
+    yield from differences(keys, expected)
+
+
+LAYOUT = WebDataset()
