@@ -28,6 +28,7 @@ def run(tmp_path_factory):
         "output": str(root / "run"),
         "models": {"z": {"name": "pocket", "mirror": True}, "a": {"name": "pocket", "precision": "bf16"}},
         "select": [{"drop": "mismatched", "keep_top": {"of": "clip_similarity", "fraction": 1.0}, "over": "pool"}],
+        "pack": {"layouts": ["webdataset", "clip_retrieval"]},
     }
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     assert main(["run", str(root / "recipe.yaml"), "--engine", "local"]) == 0
@@ -58,7 +59,12 @@ def test_a_column_without_a_suffix_is_the_first_models(run, capsys):
 def test_every_file_that_holds_a_kept_pair_is_named(run, capsys):
     capsys.readouterr()
     pack = run.read_json("manifest.json")["pack"]
-    files = "embeddings/00000000.parquet, shards/00000000.parquet, shards/00000000.tar"
+    names = ["embeddings/00000000.parquet", "shards/00000000.parquet", "shards/00000000.tar"]
+    for folder in ("clip_retrieval", "clip_retrieval_a"):
+        names += [f"{folder}/{kind}/{kind}_00000000.npy" for kind in ("img_emb", "text_emb")]
+        names.append(f"{folder}/metadata/metadata_00000000.parquet")
+    files = ", ".join(sorted(names))
     for number, row in enumerate(table(run, "select", "decisions").filter(pc.field("kept")).to_pylist()):
         assert main(["explain", run.url, row["pair_id"].hex()]) == 0
         assert f"packed      sample {number} of shard 00000000 in {pack}: {files}\n" in capsys.readouterr().out
+    assert main(["verify", run.url]) == 0

@@ -176,7 +176,7 @@ def _make_part(run: MadeRun, part: int, images: int, *, keep_nothing: bool, tota
             {
                 "pair_id": row["pair_id"],
                 "text_embedding": by_pair[row["pair_id"]],
-                "clip_similarity": 0.25 * dim if by_image[row["image_id"]] is not None else None,
+                "clip_similarity": _cosine(by_image[row["image_id"]], by_pair[row["pair_id"]]),
             }
             for row in pairs
         ]
@@ -230,6 +230,10 @@ def _table(rows: list[dict], fields: pa.Schema) -> pa.Table:
 def _vector(rng: np.random.Generator, dim: int) -> np.ndarray:
     vector = rng.standard_normal(dim)
     return (vector / np.linalg.norm(vector)).astype(np.float16)
+
+
+def _cosine(image: np.ndarray | None, text: np.ndarray) -> float | None:
+    return None if image is None else float(image.astype(np.float32) @ text.astype(np.float32))
 
 
 def _picture(rng: np.random.Generator, extension: str) -> bytes:
