@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from drawn import drawn
 from photo_server import addresses
 from PIL import Image
 
@@ -309,16 +310,6 @@ def _write_photos(folder: Path, low: int, high: int, source: Path | None) -> Non
         scale = side / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
         picture.resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.jpg", quality=rng.randint(80, 95))
-
-
-def drawn(seed: int) -> Image.Image:
-    """Noise of many scales, about as hard to compress as a photograph."""
-    rng = np.random.default_rng(seed)
-    pixels = np.full((600, 800, 3), 128.0)
-    for step in (1, 2, 4, 8, 16, 32, 64):
-        coarse = rng.normal(0, 3 * step**0.5, (600 // step + 1, 800 // step + 1, 3))
-        pixels += np.kron(coarse, np.ones((step, step, 1)))[:600, :800]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

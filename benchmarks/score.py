@@ -29,6 +29,7 @@ clip-retrieval 2.45 does not install beside this program: it wants open_clip_tor
 import argparse
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -38,7 +39,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from typing import Any
 import open_clip
 import pyarrow as pa
 import torch
-from fetch import drawn
+from drawn import drawn
 from open_clip.transformer import text_global_pool
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,15 +55,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from curate import schema
 from curate.demo.captions import caption
 from curate.demo.scenes import sample_scene
+from curate.device import choose_device
 from curate.embed.model.loading import load
 from curate.embed.model.text import CausalTower
-from curate.embed.model.towers import Model, choose_device
+from curate.embed.model.towers import Model
 from curate.embed.worker import open_worker
 from curate.store import Folder, Inputs, Store
 
 SIDE = 512
 DISTINCT = 64
-MATRIX = 4096
+MATRIX = {"cpu": 4096, "cuda": 8192}
+"""Rows of a matrix product: on a GPU so many that its launch takes nothing beside it."""
+
 NAME = "m"
 
 
@@ -85,9 +89,7 @@ def main() -> None:
     device = choose_device(arguments.device)
     precision = arguments.precision or ("fp32" if device.type == "cpu" else "bf16")
     with tempfile.TemporaryDirectory(prefix="curate-benchmark-") as scratch:
-        weights = Path(scratch) / "weights.pt"
-        torch.manual_seed(0)
-        torch.save(open_clip.create_model(arguments.model).state_dict(), weights)
+        weights = random_weights(arguments.model, Path(scratch))
         settings = {
             "name": arguments.model,
             "pretrained": str(weights),
@@ -101,20 +103,8 @@ def main() -> None:
 
 
 def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device, precision: str, plain: str) -> None:
-    bench.plain(0)  # the first pass is slower, whatever it is
     counts = sorted({0, arguments.threads, *(1 << n for n in range(arguments.threads.bit_length()))})
-    workers = min(counts, key=lambda count: bench.seconds(lambda: bench.plain(count)))
-    ways: dict[str, Callable[[], None]] = {
-        "forward": bench.forward,
-        "forward_cut": bench.forward_cut,
-        "score": bench.score,
-        "plain": lambda: bench.plain(workers),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + arguments.rounds):
-        for name, way in ways.items():
-            seconds[name].append(bench.seconds(way))
-    rates = {name: arguments.pairs / statistics.median(its[1:]) for name, its in seconds.items()}
+    rates, workers = bench.rates(counts, arguments.rounds)
     peak = bench.peak()
     share = bench.operations() * rates["score"] / arguments.pairs / peak
     growth = None if arguments.no_memory else _memory_growth()
@@ -159,6 +149,7 @@ class Bench:
         scratch: Path,
         pairs: int,
         photos: Path | None,
+        reader: str = "webdataset",
     ) -> None:
         self._settings = settings
         self._device = device
@@ -168,9 +159,9 @@ class Bench:
         self._store = Store(str(scratch / "run"))
         self._tar = scratch / "pairs.tar"
         self._attempts = 0
-        pictures = stored_pictures(photos)
-        captions = _captions(pairs)
-        self._inputs = _part(self._store, [pictures[n % len(pictures)] for n in range(pairs)], captions)
+        pictures = stored_pictures(photos, min(pairs, DISTINCT))
+        captions = distinct_captions(pairs)
+        self._inputs = part_of(self._store, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         _webdataset(self._tar, [pictures[n % len(pictures)] for n in range(pairs)], captions)
         self._model = load(settings["name"], settings["pretrained"], settings["precision"], device)
         self._worker = open_worker(
@@ -185,8 +176,35 @@ class Bench:
         self._forward = _resident(self._model, captions, self._batch)
         script = [sys.executable, str(Path(__file__).with_name("plain_clip.py"))]
         what = [str(self._tar), settings["name"], settings["pretrained"], "--device", device.type]
-        how = ["--precision", plain, "--batch", str(self._batch), "--threads", str(self._threads)]
+        how = ["--precision", plain, "--batch", str(self._batch), "--threads", str(self._threads), "--reader", reader]
         self._plain = subprocess.Popen([*script, *what, *how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def rates(self, counts: Sequence[int], rounds: int, until: float = math.inf) -> tuple[dict[str, float], int]:
+        """Pairs per second of each way, the median of some rounds after one that does not count; ways take turns.
+
+        Args:
+            counts: of loader workers, of which `plain` gets the best.
+            rounds: how many.
+            until: no further round is begun after that moment of the monotonic clock.
+
+        Returns:
+            The rates, and the number of loader workers.
+        """
+        self.plain(counts[-1])  # the first pass is slower, whatever it is
+        workers = min(counts, key=lambda count: self.seconds(lambda: self.plain(count)))
+        ways: dict[str, Callable[[], None]] = {
+            "forward": self.forward,
+            "forward_cut": self.forward_cut,
+            "score": self.score,
+            "plain": lambda: self.plain(workers),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(1 + rounds):
+            if number > 1 and time.monotonic() > until:
+                break
+            for name, way in ways.items():
+                seconds[name].append(self.seconds(way))
+        return {name: self._pairs / statistics.median(its[1:]) for name, its in seconds.items()}, workers
 
     def seconds(self, way: Callable[[], None]) -> float:
         """How long a way takes; a GPU is waited for."""
@@ -248,12 +266,13 @@ class Bench:
 
     def peak(self) -> float:
         """Operations per second of a large matrix product."""
-        one = torch.randn(MATRIX, MATRIX, device=self._device, dtype=self._model.dtype)
+        side = MATRIX[self._device.type]
+        one = torch.randn(side, side, device=self._device, dtype=self._model.dtype)
 
         def product() -> None:
             torch.mm(one, one)
 
-        return 2.0 * MATRIX**3 / min(self.seconds(product) for _ in range(5))
+        return 2.0 * side**3 / min(self.seconds(product) for _ in range(5))
 
 
 def _causal(model: Model) -> CausalTower:
@@ -274,11 +293,19 @@ def _resident(model: Model, captions: list[str], batch: int) -> _Forward:
     return found
 
 
-def stored_pictures(photos: Path | None) -> list[bytes]:
+def random_weights(name: str, folder: Path) -> Path:
+    """A file of weights for a model of open_clip, untrained: neither speed nor rounding depends on training."""
+    path = folder / f"{name}.pt"
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(name).state_dict(), path)
+    return path
+
+
+def stored_pictures(photos: Path | None, count: int = DISTINCT) -> list[bytes]:
     """JPEGs as fetch stores them."""
     found = []
     paths = sorted(photos.glob("*.jpg")) if photos else []
-    for number in range(DISTINCT):
+    for number in range(count):
         image = Image.open(paths[number % len(paths)]).convert("RGB") if paths else drawn(number)
         image.thumbnail((SIDE, SIDE))
         sink = io.BytesIO()
@@ -287,7 +314,7 @@ def stored_pictures(photos: Path | None) -> list[bytes]:
     return found
 
 
-def _captions(count: int) -> list[str]:
+def distinct_captions(count: int) -> list[str]:
     """Distinct captions of 3 to 40 words, 11 in the median."""
     rng = random.Random(0)
     found: dict[str, None] = {}
@@ -300,7 +327,7 @@ def _captions(count: int) -> list[str]:
     return list(found)
 
 
-def _part(store: Store, pictures: list[bytes], captions: list[str]) -> Inputs:
+def part_of(store: Store, pictures: list[bytes], captions: list[str]) -> Inputs:
     """A part's plan and images, as their passes commit them."""
     count = len(pictures)
     urls = {schema.image_id(url): url for url in (f"https://example.com/{n}.jpg" for n in range(count))}

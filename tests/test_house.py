@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
-COMMON = {"columns", "errors", "jpeg", "keys", "registry", "schema", "scratch", "store"}
+COMMON = {"columns", "device", "errors", "jpeg", "keys", "registry", "schema", "scratch", "store"}
 DECLARING = {"prepare", "runs"}
 """What a room's `passes.py` may import besides: it declares the room's passes from a recipe."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.dedup.nodes import DIGEST_BYTES, Nodes, collect
-from curate.errors import UsageError, counted
+from curate.errors import counted
 from curate.schema import NEAR
 from curate.scratch import scratch
 from curate.store import Inputs, Outputs
@@ -51,18 +51,19 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     import torch
 
     from curate.dedup.search import near_pairs
+    from curate.device import choose_device, gpu_failures, without_tf32
 
     chosen = Settings(**settings)
-    device = _device(chosen.device, torch.cuda.is_available())
+    device = choose_device(chosen.device)
     torch.set_num_threads(chosen.threads)
     # The margin of the search is that of true float32; TF32 would need one a thousand times as wide.
-    torch.set_float32_matmul_precision("highest")
+    without_tf32()
 
     def dedup(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out = outputs["dedup"]
-        with scratch("dedup") as folder:
+        with scratch("dedup") as folder, gpu_failures(device):
             nodes = collect(inputs["fetch"], inputs[f"embed-{chosen.model}"], inputs.parts, folder)
-            found = near_pairs(nodes.vectors, chosen.floor, chosen.tile, torch.device(device))
+            found = near_pairs(nodes.vectors, chosen.floor, chosen.tile, device)
             tables = (_table(nodes, i, j, similarity) for i, j, similarity in found)
             near = _write(folder / "near.parquet", tables)
             out.put_file("near.parquet", folder / "near.parquet", rows=near)
@@ -72,12 +73,6 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             out.notes.append(f"{left_out} not compared: the embedding is zero or not finite")
 
     return dedup
-
-
-def _device(asked: str, has_cuda: bool) -> str:
-    if asked == "cuda" and not has_cuda:
-        raise UsageError("device cuda: torch sees no CUDA device here; use device auto or cpu")
-    return "cuda" if has_cuda and asked != "cpu" else "cpu"
 
 
 def _table(

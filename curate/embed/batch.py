@@ -28,6 +28,7 @@ _SAID = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 """Out of memory where torch has no error of its own for it: on the CPU, outside its allocator, in CUDA's libraries."""
 
@@ -111,7 +112,9 @@ def default_size(model: Model) -> int:
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
         model.encode_images(black, _PROBE)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         # The first batch is halved until it fits, or says that nothing does.
         torch.cuda.empty_cache()
         return _PROBE

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from curate.device import choose_device, gpu_failures
 from curate.embed.batch import BatchSize
 from curate.embed.model.facts import describe
-from curate.embed.model.towers import Model, choose_device
+from curate.embed.model.towers import Model
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
 from curate.store import Inputs, Json, Outputs
@@ -77,25 +78,30 @@ class PromptEmbedder:
         Raises:
             RecipeError: two of the directions are one.
             UsageError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            DeviceLost: the GPU failed; this process cannot use it any more.
         """
-        for folder, output in outputs.items():
-            asked = self.sets[folder]
-            chosen = replace(self.models[asked.model], **asked.how)
-            model, size, scale = self._model(asked.model, chosen)
-            torch.set_num_threads(chosen.threads)
-            texts = [text for ensemble in asked.prompts for text in ensemble]
-            tokens = model.tokenize(texts)
-            embedded = chosen.numbers(size.run(partial(model.encode_tokens, tokens)))
-            ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
-            means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
-            means /= np.linalg.norm(means, axis=1, keepdims=True)
-            _check_apart(asked, means)
-            column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
-            output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
-            output.put_json("model.json", scale)
-            output.counts.update(prompts=len(texts))
-            if size.note:
-                output.notes.append(size.note)
+        with gpu_failures(self.device):
+            for folder, output in outputs.items():
+                self._write(folder, output)
+
+    def _write(self, folder: str, output: Outputs) -> None:
+        asked = self.sets[folder]
+        chosen = replace(self.models[asked.model], **asked.how)
+        model, size, scale = self._model(asked.model, chosen)
+        torch.set_num_threads(chosen.threads)
+        texts = [text for ensemble in asked.prompts for text in ensemble]
+        tokens = model.tokenize(texts)
+        embedded = chosen.numbers(size.run(partial(model.encode_tokens, tokens)))
+        ends = np.cumsum([len(ensemble) for ensemble in asked.prompts])
+        means = np.stack([rows.mean(axis=0) for rows in np.split(embedded, ends[:-1])])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        _check_apart(asked, means)
+        column = pa.array(list(means), pa.list_(pa.float32(), model.dim))
+        output.put_table("prompts.parquet", pa.table({"prompt": list(asked.names), "embedding": column}))
+        output.put_json("model.json", scale)
+        output.counts.update(prompts=len(texts))
+        if size.note:
+            output.notes.append(size.note)
 
     def _model(self, name: str, chosen: ModelSettings) -> tuple[Model, BatchSize, Json]:
         """A model, its batch size, and what a cosine is made of before a softmax."""

@@ -12,9 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from curate.device import choose_device, gpu_failures
 from curate.embed.batch import BatchSize, embed_images
 from curate.embed.decode.images import decode
-from curate.embed.model.towers import Model, choose_device
+from curate.embed.model.towers import Model
 from curate.embed.model.weights import one_line
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
@@ -95,25 +96,30 @@ class TargetEmbedder:
         Raises:
             RecipeError: an image cannot be read or decoded, or is another one by now.
             ModelError: the model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            DeviceLost: the GPU failed; this process cannot use it any more.
         """
-        for folder, output in outputs.items():
-            asked = self.sets[folder]
-            where = asked["where"]
-            chosen = replace(self.models[asked["model"]], **asked.get("how", {}))
-            model, size = self._model(asked["model"], chosen)
-            torch.set_num_threads(chosen.threads)
-            images = [TargetImage(**image) for image in asked["images"]]
-            embedded: list[Tensor] = []
-            for start in range(0, len(images), size.asked):
-                crops = [self._prepared(where, model, image) for image in images[start : start + size.asked]]
-                embedded += embed_images(model, size, crops)
-            found = chosen.numbers(torch.cat(embedded))
-            column = pa.array(list(found), pa.list_(pa.float32(), model.dim))
-            digests = [image.sha256 for image in images]
-            output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))
-            output.counts.update(images=len(images))
-            if size.note:
-                output.notes.append(size.note)
+        with gpu_failures(self.device):
+            for folder, output in outputs.items():
+                self._write(folder, output)
+
+    def _write(self, folder: str, output: Outputs) -> None:
+        asked = self.sets[folder]
+        where = asked["where"]
+        chosen = replace(self.models[asked["model"]], **asked.get("how", {}))
+        model, size = self._model(asked["model"], chosen)
+        torch.set_num_threads(chosen.threads)
+        images = [TargetImage(**image) for image in asked["images"]]
+        embedded: list[Tensor] = []
+        for start in range(0, len(images), size.asked):
+            crops = [self._prepared(where, model, image) for image in images[start : start + size.asked]]
+            embedded += embed_images(model, size, crops)
+        found = chosen.numbers(torch.cat(embedded))
+        column = pa.array(list(found), pa.list_(pa.float32(), model.dim))
+        digests = [image.sha256 for image in images]
+        output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))
+        output.counts.update(images=len(images))
+        if size.note:
+            output.notes.append(size.note)
 
     def _model(self, name: str, chosen: ModelSettings) -> tuple[Model, BatchSize]:
         if name not in self._loaded:

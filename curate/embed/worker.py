@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from curate import schema
+from curate.device import choose_device, gpu_failures
 from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decode.decoding import Decoding
 from curate.embed.decode.prepare import Prepare
@@ -33,13 +34,12 @@ from curate.embed.decode.read_ahead import Reading
 from curate.embed.model.loading import compiled, load
 from curate.embed.model.memory import keep_freed_blocks
 from curate.embed.model.text import Captions
-from curate.embed.model.towers import Model, choose_device
-from curate.embed.model.weights import one_line
+from curate.embed.model.towers import Model
 from curate.embed.pixels.basic import Measures, pixel_table
 from curate.embed.pixels.contract import PixelMeasure, PixelModel, PixelScorer, Value
 from curate.embed.pixels.registry import opened
 from curate.embed.pixels.scores import Batches, Score, table
-from curate.errors import DeviceLost, ModelError
+from curate.errors import ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
@@ -156,10 +156,8 @@ class Embedder:
         """
         reading = self._reading(part, inputs, following)
         try:
-            self._embed(reading, outputs)
-        except torch.AcceleratorError as error:
-            # An assert, an illegal access, a bus error: what is left of the process's context answers nothing else.
-            raise DeviceLost(f"the GPU failed: {one_line(error)}") from error
+            with gpu_failures(self.device):
+                self._embed(reading, outputs)
         finally:
             reading.close()
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import schema
 from curate.dedup import worker
-from curate.errors import BrokenResult, UsageError
+from curate.errors import BrokenResult, DeviceLost, UsageError
 from curate.store import WHOLE, Folder, Inputs, Store
 
 Image = tuple[str | None, list[float] | None]
@@ -183,3 +184,13 @@ def test_cuda_is_not_silently_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="no CUDA device"):
         worker.open_worker({"floor": 0.9, "tile": 4, "model": "m", "device": "cuda", "threads": 1})
+
+
+def test_a_gpu_that_failed_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    inputs, _ = corpus(tmp_path, [[(digest(1), [1.0]), (digest(2), [1.0])]], 1)
+    monkeypatch.setattr("curate.dedup.search._unit", fail)
+    with pytest.raises(DeviceLost, match="the GPU failed: CUDA error: an illegal memory access"):
+        dedup(tmp_path, inputs, 0.9)

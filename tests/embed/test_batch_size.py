@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.embed_parts import draw, worker_of
+from helpers.memory_faults import OUT_OF_MEMORY
 from helpers.open_clip_oracle import check_against_open_clip
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,12 +39,31 @@ def test_a_recipe_without_a_batch_size_has_one_on_a_cpu(loaded, part, tiny):
     assert not part.markers["embed-m"].notes
 
 
-def test_a_device_that_does_not_hold_the_probe_begins_with_it():
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_device_that_does_not_hold_the_probe_begins_with_it(error):
     def encode_images(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     model = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
     assert default_size(model) == 8
+
+
+def test_a_probe_that_fails_otherwise_is_not_taken_for_a_lack_of_memory():
+    def encode_images(*_):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    model = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
+    with pytest.raises(torch.AcceleratorError):
+        default_size(model)
+
+
+def test_a_gpu_that_fails_at_the_first_batch_is_no_missing_compiler(loaded, monkeypatch):
+    def fail(_):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    with pytest.raises(torch.AcceleratorError):
+        compiled(loaded("vit"), "m", 4)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")

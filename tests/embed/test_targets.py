@@ -14,7 +14,7 @@ from PIL import Image
 from curate.embed import targets
 from curate.embed.model import weights
 from curate.embed.prompts import open_worker as open_prompts
-from curate.errors import ModelError, RecipeError
+from curate.errors import DeviceLost, ModelError, RecipeError
 from curate.store import WHOLE, Folder, Inputs, Store
 
 
@@ -222,3 +222,13 @@ def test_a_set_whose_embeddings_are_not_numbers_stops_the_run(opener, tiny, fold
 
     with pytest.raises(ModelError, match="not numbers; try another precision"):
         run(opener, tiny("vit"), ask(opener, folder), tmp_path / "out", breaks)
+
+
+@pytest.mark.parametrize("opener", OPENERS, ids=["prompts", "targets"])
+def test_a_gpu_that_failed_is_lost(opener, tiny, folder, tmp_path):
+    def fail(clip):
+        error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        TooLarge(clip.token_embedding if opener is open_prompts else clip.visual.conv1, 0, error)
+
+    with pytest.raises(DeviceLost, match="the GPU failed: CUDA error: an illegal memory access"):
+        run(opener, tiny("vit"), ask(opener, folder), tmp_path, fail)

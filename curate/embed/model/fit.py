@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from open_clip.factory import load_state_dict
 from safetensors import SafetensorError
 
@@ -80,6 +81,13 @@ def opening(origin: weights.Origin, file: Path) -> Iterator[None]:
     try:
         with _quiet():
             yield
+    except torch.AcceleratorError:
+        # Says nothing of the file: the GPU that the model was to lie on failed.
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model {origin.label}: the GPU's memory does not hold it; take a device with more, or fewer workers on it"
+        ) from error
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):
             raise ModelError(f"weights {file} are none; is it a web page, or Git's pointer to a file?") from error

@@ -13,6 +13,7 @@ import torch
 from open_clip.model import get_input_dtype
 from torch import Tensor
 
+from curate.device import without_tf32
 from curate.embed.model import weights
 from curate.embed.model.fit import building, check_fit, opening
 from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
@@ -62,6 +63,7 @@ def load(
     with building(origin):
         # Again, though the driver asked for it: this may be another machine, whose hub says something else.
         check_text_tower(origin)
+    without_tf32()
     with opening(origin, file):
         clip = open_clip.create_model(
             origin.name,
@@ -138,6 +140,9 @@ def compiled(model: Model, name: str, rows: int) -> Model:
     except torch.OutOfMemoryError:
         # The first batch will find out how many rows memory holds.
         pass
+    except torch.AcceleratorError:
+        # A GPU that failed, not a compiler that is missing.
+        raise
     # A missing compiler is told in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
         said = weights.one_line(error)

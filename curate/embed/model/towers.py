@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from curate.embed.model.preprocess import Preprocess, height_and_width
 from curate.embed.model.text import CausalTower, encode_captions
-from curate.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,6 @@ class Model:
 
     def _by_channel(self, values: tuple[float, ...]) -> Tensor:
         return _on_device(values, self.device)
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of a worker: `auto` takes a CUDA device where there is one. Raises UsageError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("embed.device is cuda, but torch sees no CUDA device here")
-    return torch.device(device)
 
 
 @functools.cache

@@ -340,3 +340,20 @@ def test_a_folder_without_weights_is_refused(snapshot, tiny):
         describe(tiny("vit").config, folder)
     with pytest.raises(ModelError, match="has no weights"):
         describe(tiny("vit").config, f"{folder}/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), torch.AcceleratorError, "launch failure"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), ModelError, "the GPU's memory does not hold it"),
+    ],
+    ids=["failed", "full"],
+)
+def test_what_a_gpu_says_while_a_model_is_loaded_is_not_blamed_on_its_weights(error, raised, said, monkeypatch):
+    def create_model(*_, **__):
+        raise error
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(raised, match=said):
+        load("pocket", None, "fp32", torch.device("cpu"))
