@@ -56,7 +56,7 @@ def main() -> None:
                 seen = model.encode_image(images.to(arguments.device, dtype), normalize=True)
                 said = model.encode_text(tokens.to(arguments.device), normalize=True)
                 similarity.append((seen * said).sum(-1).float().cpu())
-        print(len(torch.cat(similarity)), time.perf_counter() - started, flush=True)
+        print("scored", len(torch.cat(similarity)), time.perf_counter() - started, flush=True)
 
 
 def _webdataset(tar: str, prepare: Prepare, workers: int) -> Any:
