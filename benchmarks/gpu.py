@@ -196,13 +196,19 @@ def supervise(arguments: argparse.Namespace) -> int:
     # lost takes nothing else with it. On a CPU one process saves the time of importing.
     groups = [[name] for name in waiting] if arguments.device == "cuda" else [waiting]
     machine: dict[str, Any] = {}
+    began_none = False
     for group in filter(None, groups):
         limit = min(sum(SECTIONS[name].seconds for name in group), end - time.monotonic())
         if limit < LEAST:
             outcomes |= {name: Outcome("left out", f"{max(0, limit):.0f} s were left") for name in group}
             continue
+        if began_none:
+            # No device, or a package that is missing: the others would end as the first one did.
+            outcomes |= {name: Outcome("left out", "the first one did not get as far as its device") for name in group}
+            continue
         found, about = _run_group(group, arguments, limit)
         machine = machine or about
+        began_none = not machine
         outcomes |= found
         print(f"{', '.join(group)}: {'; '.join(outcome.state for outcome in found.values())}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)

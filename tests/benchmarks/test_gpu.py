@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 ON_A_CPU = ("parity", "batch", "near", "decoding", "speed_b")
@@ -91,6 +92,17 @@ def test_what_no_time_is_left_for_is_named(tmp_path):
         "parity": "left out",
     }
     assert "| near | 10 s were left | | | left out |" in lines
+
+
+def test_where_no_device_is_the_first_section_says_so_and_no_other_begins(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    code, _, found, said = run(tmp_path, "--only", "near", "lost")
+    assert code == 1
+    assert found["sections"]["near"]["state"] == "failed"
+    assert found["sections"]["near"]["reason"].endswith("torch sees no CUDA device here; use device auto or cpu")
+    assert found["sections"]["lost"]["state"] == "left out"
+    assert "UsageError" in said
 
 
 @pytest.mark.parametrize(
