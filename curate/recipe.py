@@ -71,7 +71,11 @@ class Fetch(Keys):
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="Quality of stored jpg and webp.")
     timeout: Seconds = Field(10.0, description="Seconds for one image in all: name, connection, redirects, body.")
     max_bytes: Positive = Field(20_000_000, description="Bytes of one body; more is `too_large`.")
-    max_pixels: Positive = Field(100_000_000, description="Width × height by the header; more is `too_large`.")
+    max_pixels: Positive = Field(
+        100_000_000,
+        description="Width × height by the header; more is `too_large`. So is a JPEG of more than 100 scans, or of "
+        "more scans × pixels than 16 times this.",
+    )
     max_redirects: Annotated[int, Field(ge=0)] = Field(5, description="Redirects followed for one image.")
     agent: str = Field(
         "curate/0.1 (image-text data curation)",

@@ -54,7 +54,7 @@ ERROR_CLASSES: Mapping[str, str] = {
     "host_busy": "the host was left alone: its limits, its wish, or too many refusals",
     "blocked_digest": "a file that the recipe's blocklists name",
     "encoding": "the body's encoding cannot be undone",
-    "too_large": "more bytes or pixels than the recipe allows",
+    "too_large": "more bytes, pixels or JPEG scans than the recipe allows",
     "not_an_image": "something other than an image",
     "undecodable": "a broken image file",
     "no_image": "the sample has no image",
