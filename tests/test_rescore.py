@@ -66,11 +66,12 @@ def test_img2datasets_tars_without_a_socket(tmp_path, no_network):
 
 
 def test_datacomps_uid_names_the_pair(tmp_path):
-    uids = ["0123456789abcdef" * 2, "not one", 7, None, "ABCDEF0123456789" * 2]
+    lower, upper = "0123456789abcdef" * 2, "ABCDEF0123456789" * 2
+    uids = [lower, "not one", 7, None, upper]
     members = [part for n, uid in enumerate(uids) for part in sample(str(n), n, "x", uid=uid, url=f"http://h/{n}")]
     rows = read_samples(tmp_path / "run", write_tar(tmp_path / "a.tar", members))
     expected = [schema.pair_id(f"http://h/{n}", "x") for n in range(5)]
-    expected[0], expected[4] = bytes.fromhex(uids[0]), bytes.fromhex(uids[4])
+    expected[0], expected[4] = bytes.fromhex(lower), bytes.fromhex(upper)
     assert [row["pair_id"] for row in rows] == expected
 
 

@@ -23,12 +23,13 @@ sys.meta_path.insert(0, Blocked())
 
 
 def test_the_page_on_bare_machines_is_true(tmp_path):
-    for part in (0, 1, 2):
-        rows = [(encode(draw(i + 10 * part)), [f"number {i}"]) for i in range(3)]
-        made = Part(tmp_path / "run", rows, part)
+    made = [
+        Part(tmp_path / "run", [(encode(draw(i + 10 * part)), [f"number {i}"]) for i in range(3)], part)
+        for part in (0, 1, 2)
+    ]
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embed-bare.md").read_text(), re.DOTALL)
     for said, meant in (
-        ("s3://bucket/run", made.store.url),
+        ("s3://bucket/run", made[0].store.url),
         ("/tmp/embedded", str(tmp_path / "out")),
         ("0123456789ab", "x"),
         ("ba9876543210", "x"),

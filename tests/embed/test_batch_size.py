@@ -2,6 +2,7 @@
 
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_a_device_that_does_not_hold_the_probe_begins_with_it(error):
     def encode_images(*_):
         raise error
 
-    model = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
+    model: Any = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
     assert default_size(model) == 8
 
 

@@ -1,5 +1,6 @@
 import io
 import tarfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -125,12 +126,12 @@ def test_repeated_captions_are_encoded_once(tmp_path, tiny, monkeypatch):
     worker = worker_of(m=tiny("vit"))
     seen = []
     model, size = worker._model("m")
-    tokenize = model.tokenize
-    monkeypatch.setitem(
-        worker._loaded,
-        "m",
-        (type(model)(**{**vars(model), "tokenize": lambda texts: seen.append(sorted(texts)) or tokenize(texts)}), size),
-    )
+
+    def tokenize(texts):
+        seen.append(sorted(texts))
+        return model.tokenize(texts)
+
+    monkeypatch.setitem(worker._loaded, "m", (type(model)(**{**vars(model), "tokenize": tokenize}), size))
     part.embed(worker, "embed-m")
     assert seen == [["number 0", "number 1", "the same"]]
 
@@ -344,11 +345,12 @@ def test_a_reduced_decode_is_that_of_libjpeg_and_the_pixel_columns_do_not_depend
 
 def test_a_reduced_decode_keeps_what_the_largest_model_needs():
     side = 400
-    prepare = Prepare([size_of, size_of], [side, 32], with_measures=False, is_exact=False)
+    sizes_of: list[Any] = [size_of, size_of]
+    prepare = Prepare(sizes_of, [side, 32], with_measures=False, is_exact=False)
     sizes = [min(size) for size in prepare(encode(draw(0, (1700, 1600)), "JPEG")).crops]
     # 1600 / 2 is twice 400; the small one's 448 allow no more than 1/2 either. 1600 / 4 is less.
     assert sizes == [800, 800]
-    prepare = Prepare([size_of, size_of], [side, 32], with_measures=False, is_exact=False)
+    prepare = Prepare(sizes_of, [side, 32], with_measures=False, is_exact=False)
     assert [min(size) for size in prepare(encode(draw(0, (1200, 1200)), "JPEG")).crops] == [1200, 600]
 
 

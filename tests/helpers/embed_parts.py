@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None}
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "vit": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT},
     "resnet": {"embed_dim": 32, "vision_cfg": RESNET, "text_cfg": TEXT},
     "custom_text": {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT, "custom_text": True},
@@ -75,9 +77,9 @@ class Tiny:
 
     config: str
     weights: str
-    clip: torch.nn.Module
-    preprocess: object
-    tokenize: object
+    clip: Any
+    preprocess: Callable[..., torch.Tensor]
+    tokenize: Callable[[list[str]], torch.Tensor]
 
     @property
     def settings(self):

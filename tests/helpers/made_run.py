@@ -7,6 +7,7 @@ import json
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +116,11 @@ def _make_part(run: MadeRun, part: int, images: int, *, keep_nothing: bool, tota
     for number, url in enumerate(urls):
         for second in range(1 + number % 2):
             caption = CAPTIONS[(number + second + part) % len(CAPTIONS)]
-            row = {"pair_id": schema.pair_id(url, caption), "image_id": schema.image_id(url), "url": url}
+            row: dict[str, Any] = {
+                "pair_id": schema.pair_id(url, caption),
+                "image_id": schema.image_id(url),
+                "url": url,
+            }
             row |= {"caption": caption, "source_row": 100 * part + 10 * number + second, "repeated": False}
             row |= {"source_when": dt.datetime(2024, 1, 1 + number, tzinfo=dt.UTC), "source_raw": b"\x00\xff"}
             row |= {"source_score": float("nan") if number % 2 else 0.5, "source_tags": ["a", None]}
@@ -246,7 +251,13 @@ def _picture(rng: np.random.Generator, extension: str) -> bytes:
 def _funnel(planned: int, kept: int, parts: int, dropped: dict[str, int]) -> dict:
     steps, seen = [], planned
     for name in ("repeated", "fetch:dns", "undecodable", "mismatched"):
-        step = {"name": name, "kind": "before", "seen": seen, "dropped": dropped.get(name, 0), "nulls": 0}
+        step: dict[str, Any] = {
+            "name": name,
+            "kind": "before",
+            "seen": seen,
+            "dropped": dropped.get(name, 0),
+            "nulls": 0,
+        }
         if name == "mismatched":
             step |= {"kind": "keep_top", "of": "clip_similarity", "fraction": 0.3, "over": "pool", "threshold": 0.21}
         steps.append(

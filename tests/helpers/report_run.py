@@ -5,6 +5,7 @@ import io
 import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ TEMPLATE = "{{ 7*7 }} {% raw %} </style></title><!--"
 LONG = "long " * 20_000
 HOSTILE = (SCRIPT, ATTRIBUTE, BIDI, CONTROLS, TEMPLATE, LONG, "שלום עולם", "", "javascript:alert(3)")
 
-STEPS = [
+STEPS: list[dict[str, Any]] = [
     {"name": "repeated", "kind": "before"},
     {"name": "fetch:http_4xx", "kind": "before"},
     {"name": "fetch:dns", "kind": "before"},

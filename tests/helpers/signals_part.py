@@ -1,6 +1,7 @@
 """A part of the signals pass with two images and three pairs, and its runs by scorer."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ class Made:
         urls = sorted(("http://a/1", "http://a/2"), key=schema.image_id)
         self.images = [schema.image_id(url) for url in urls]
         rows = [(urls[0], "Two WORDS"), (urls[0], "click to enlarge"), (urls[1], "a cat"), (urls[1], "a cat")]
-        plan = {
+        plan: dict[str, Sequence[object]] = {
             "pair_id": [schema.pair_id(*row) for row in rows],
             "image_id": [schema.image_id(url) for url, _ in rows],
             "url": [url for url, _ in rows],

@@ -88,8 +88,8 @@ def test_no_more_than_a_buffer_and_a_bucket_are_held(tmp_path: Path, monkeypatch
         waiting.append(spilled.waiting_bytes)
     assert max(waiting) <= 10_000
     sizes = []
-    for parts, table in spilled.read():
-        assert set(table["part"].to_pylist()) == set(parts)
+    for numbers, table in spilled.read():
+        assert set(table["part"].to_pylist()) == set(numbers)
         sizes.append(table.num_rows)
     assert sizes == [100] * 10
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ def test_a_drawing_shows_every_value_once_in_its_stack_and_place(rows, threshold
         assert sum(heights) == pytest.approx(100 - lowest_top, abs=0.01)
         assert -0.01 <= bar.x <= bar.x + bar.width <= 100.01
     assert said == {name: sum(stack == number for _, stack in measured) for number, name in enumerate(NAMES)}
-    for mark in drawing.thresholds + list(drawing.x_ticks) + list(drawing.y_ticks):
+    for mark in (*drawing.thresholds, *drawing.x_ticks, *drawing.y_ticks):
         assert -0.2 <= mark.at <= 100.2
 
 

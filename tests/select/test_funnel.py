@@ -92,7 +92,7 @@ def reference(rows, near, steps):
         )
     pool = [(number, row) for number, row, _ in order if reasons[number] is None]
     alive = dict(pool)
-    facts, true_of = [], {number: set() for number in reasons}
+    facts, true_of, fell = [], {number: set() for number in reasons}, {}
     for one in steps:
         name, before = one["drop"], dict(alive)
         said = {number: predicate(name, row) for number, row in pool} if one["where"] else {}

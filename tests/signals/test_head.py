@@ -35,6 +35,9 @@ class Aesthetic(nn.Module):
 
 
 class Normalization(nn.Module):
+    mean: torch.Tensor
+    variance: torch.Tensor
+
     def __init__(self, width):
         super().__init__()
         self.register_buffer("mean", torch.randn(width) / 10)

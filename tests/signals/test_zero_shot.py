@@ -24,9 +24,15 @@ def unit(*shape):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+class Embedded(Made):
+    """With the embeddings as they are stored, normalised."""
+
+    vectors: torch.Tensor
+
+
 @pytest.fixture
 def made(tmp_path):
-    found = Made(tmp_path)
+    found = Embedded(tmp_path)
     rows = unit(2, DIM).astype(np.float16)
     found.embed(rows, [False, False])
     found.vectors = torch.nn.functional.normalize(torch.from_numpy(rows).float(), dim=-1)

@@ -1,6 +1,7 @@
 """Models with a text tower of Hugging Face's, as open_clip's multilingual ones have."""
 
 import json
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -22,9 +23,14 @@ def multilingual(tmp_path_factory):
     """Written to disk, and open_clip's own instance of it."""
     folder = tmp_path_factory.mktemp("multilingual")
     train_tokenizer(folder / "tokenizer", [*TEXTS, "the quick brown fox jumps over the lazy dog"] * 5)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     XLMRobertaConfig(vocab_size=400, max_position_embeddings=40, **sizes).save_pretrained(folder / "tower")
-    text = {"hf_model_name": str(folder / "tower"), "hf_tokenizer_name": str(folder / "tokenizer")}
+    text: dict[str, Any] = {"hf_model_name": str(folder / "tower"), "hf_tokenizer_name": str(folder / "tokenizer")}
     text |= {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler", "context_length": 16}
     config = folder / "tiny-multilingual.json"
     config.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION, "text_cfg": text, "custom_text": True}))

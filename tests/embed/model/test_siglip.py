@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -17,7 +18,7 @@ from curate.embed.model.loading import load
 from curate.errors import ModelError
 
 CONTEXT = 16
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "embed_dim": 64,
     "init_logit_bias": -10,
     "custom_text": True,

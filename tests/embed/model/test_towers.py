@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from helpers.embed_parts import AT_THE_CLASS, AT_THE_END, CAUSAL, FAMILIES, draw
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from curate.embed.model.facts import describe
@@ -174,7 +175,7 @@ def test_a_long_image_is_seen_in_its_middle(tiny, loaded):
     whole = np.asarray(made.preprocess.transforms[1](made.preprocess.transforms[0](image)), np.int16)
     assert abs(model.preprocess(image).astype(np.int16) - whole.transpose(2, 0, 1)).max() <= 3
     # Resized whole, this one would take 20 GB.
-    assert model.preprocess(image.resize((1, 60_000)).transpose(4)).shape == (3, 32, 32)
+    assert model.preprocess(image.resize((1, 60_000)).transpose(Image.Transpose.ROTATE_270)).shape == (3, 32, 32)
 
 
 def test_a_name_that_nobody_knows():
@@ -272,7 +273,7 @@ def test_positions_are_not_stretched_to_fit(family, tower, key, size, said, tiny
     made = tiny(family)
     config = tmp_path / "other.json"
     config.write_text(json.dumps({**FAMILIES[family], tower: {**FAMILIES[family][tower], key: size}}))
-    for look in (describe, lambda *where: load(*where, "fp32", CPU)):
+    for look in (describe, lambda name, pretrained: load(name, pretrained, "fp32", CPU)):
         with pytest.raises(ModelError, match=said if look is describe or key != "width" else "width changed"):
             look(str(config), made.weights)
 

@@ -10,7 +10,17 @@ from helpers.fetch_samples import decoded, difference, drawing, encoded, setting
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from PIL import GifImagePlugin, Image, ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features
+from PIL import (
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageOps,
+    ImageSequence,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+    features,
+)
 
 from curate import jpeg
 from curate.fetch.contract import FetchError
@@ -110,7 +120,7 @@ def test_a_transparent_colour_becomes_white(clear):
         data = encoded(Image.fromarray(np.full((8, 8), 4000, np.uint16)), "PNG")
         data = data[:33] + png_chunk(b"tRNS", struct.pack(">H", 4000)) + data[33:]
     else:
-        colour = {"RGB": (9, 8, 7), "L": 9, "P": 3}[clear]
+        colour = (9, 8, 7) if clear == "RGB" else 9
         image = Image.new(clear, (8, 8), colour)
         if clear == "P":
             image.putpalette(list(range(30)))
@@ -138,10 +148,9 @@ def test_a_profile_is_turned_to_srgb():
     red, blue = (swapped.index(tag) for tag in (b"rXYZ", b"bXYZ"))
     table = bytearray(swapped)
     table[red + 4 : red + 12], table[blue + 4 : blue + 12] = table[blue + 4 : blue + 12], table[red + 4 : red + 12]
-    table = bytes(table).replace(b"s\0R\0G\0B", b"x\0R\0G\0B")
-    data = encoded(PLAIN, "PNG", icc_profile=table)
-    red, green, blue = PLAIN.split()
-    assert difference(normalised(data, format="png"), Image.merge("RGB", (blue, green, red))) < 3
+    named = bytes(table).replace(b"s\0R\0G\0B", b"x\0R\0G\0B")
+    data = encoded(PLAIN, "PNG", icc_profile=named)
+    assert difference(normalised(data, format="png"), Image.merge("RGB", PLAIN.split()[::-1])) < 3
     assert difference(normalised(encoded(PLAIN, "PNG", icc_profile=srgb), format="png"), PLAIN) < 1
 
 
@@ -150,13 +159,17 @@ def test_a_broken_profile_is_not_heeded(profile):
     assert difference(normalised(encoded(PLAIN, icc_profile=profile, quality=95)), PLAIN) < 2
 
 
+def frame_count(data):
+    return sum(1 for _ in ImageSequence.Iterator(decoded(data)))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_the_first_frame_is_taken(kind):
     frames = [drawing(seed=seed) for seed in range(20)]
     if kind == "GIF":
         frames = [frame.quantize(64) for frame in frames]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    assert decoded(data).n_frames == 20
+    assert frame_count(data) == 20
     assert difference(normalised(data), frames[0]) < 3
 
 
@@ -164,11 +177,16 @@ def test_the_first_frame_is_taken(kind):
 def test_thousands_of_frames_cost_one(kind, monkeypatch):
     frames = [drawing(16, 12, seed=seed).quantize(16) for seed in range(8)] * 375
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    assert decoded(data).n_frames > 1000
+    assert frame_count(data) > 1000
     loads = []
     plugin = {"GIF": GifImagePlugin.GifImageFile, "WEBP": WebPImagePlugin.WebPImageFile}[kind]
     seek = plugin.seek
-    monkeypatch.setattr(plugin, "seek", lambda self, frame: loads.append(frame) or seek(self, frame))
+
+    def counted(self, frame):
+        loads.append(frame)
+        seek(self, frame)
+
+    monkeypatch.setattr(plugin, "seek", counted)
     assert normalised(data).size == (16, 12)
     assert set(loads) <= {0}
 

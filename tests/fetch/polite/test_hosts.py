@@ -12,7 +12,7 @@ from curate.fetch.polite.hosts import Hosts
 
 def busy(hosts, seconds=0.05, host="a.example"):
     with pytest.raises(FetchError) as caught, hosts.visit(host, Deadline(seconds)):
-        raise AssertionError("it was let in")
+        pass
     assert caught.value.error_class == "host_busy"
     return str(caught.value)
 

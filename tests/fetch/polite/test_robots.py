@@ -96,6 +96,11 @@ def test_failures_are_passed_on_and_forgotten(monkeypatch):
 def test_the_memory_of_origins_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "SIZE", 3)
     robots, asked = Robots("curate"), []
+
+    def ask(origin):
+        asked.append(origin)
+        return ""
+
     for host in "abcda":
-        robots.check(parse(f"http://{host}.example/"), lambda origin: asked.append(origin) or "", Deadline(1))
+        robots.check(parse(f"http://{host}.example/"), ask, Deadline(1))
     assert len(asked) == 5
