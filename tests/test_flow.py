@@ -1,8 +1,10 @@
 """The whole way, on a small demo web: the guarantees of docs/architecture.md, one by one."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -222,29 +224,32 @@ def test_ray_gives_the_same_bytes(place, run, tmp_path):
 
 
 def begun(output):
-    """Units under way, or begun by a process that was killed: the records of their starts, and their markers."""
-    records = {path: path.parents[1] / "done" / path.name.split(".")[0] for path in output.glob("*/attempts/*.json")}
-    return {record: marker.with_suffix(".json") for record, marker in records.items()}
+    """Every start that is recorded, with the marker that its unit has when it is done."""
+    records = output.glob("*/attempts/*.json")
+    return {record: record.parents[1] / "done" / f"{record.name.split('.')[0]}.json" for record in records}
 
 
 def kill_at_marker(command, output, markers, count):
-    """Starts the command and kills its driver (-9) as soon as `count` markers stand and another unit is under way.
+    """Runs the command until `count` markers stand, then kills its driver (-9) in the middle of a unit.
 
-    Returns the units that the kill interrupted, by the records of their starts.
+    Everything is stopped while it is looked at, so that what is seen under way is what the kill interrupts.
     """
     before = begun(output)
     deadline = time.monotonic() + 300
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while True:
-        assert process.poll() is None, f"it ended before marker {count} of {markers}: {process.stderr.read()!r}"
-        assert time.monotonic() < deadline, f"no marker {count} of {markers}"
-        under_way = {record for record, marker in begun(output).items() if record not in before and not marker.exists()}
-        if under_way and len(list(output.glob(markers))) >= count:
-            break
+        assert process.poll() is None, f"it ended before {markers} {count} with a unit begun: {process.stderr.read()!r}"
+        assert time.monotonic() < deadline, f"it came to no unit begun behind {markers} {count}"
+        if len(list(output.glob(markers))) >= count:
+            os.killpg(process.pid, signal.SIGSTOP)
+            under_way = [record for record, marker in begun(output).items() if not marker.exists()]
+            if set(under_way) - before.keys():
+                break
+            os.killpg(process.pid, signal.SIGCONT)
         time.sleep(0.005)
     process.kill()
+    os.killpg(process.pid, signal.SIGCONT)
     process.communicate()
-    return {record for record, marker in begun(output).items() if record not in before and not marker.exists()}
 
 
 def kill_and_go_on(place, run, folder, engine, kills):
@@ -258,7 +263,7 @@ def kill_and_go_on(place, run, folder, engine, kills):
     # commit a part whose hosts had gone.
     with serve(Corpus(0, PAIRS, port)):
         for markers, count in kills:
-            assert kill_at_marker(command, output, markers, count), f"nothing was unfinished at {markers} {count}"
+            kill_at_marker(command, output, markers, count)
             assert not (output / "manifest.json").exists()
             stand = {str(p): p.stat().st_mtime_ns for p in output.rglob("done/*.json")}
             assert kept.items() <= stand.items(), "a finished part was done again"
