@@ -84,7 +84,7 @@ def test_things_are_added_by_programs(shapes: Registry[Shape]):
     with pytest.raises(UsageError, match=r"claim the shape 'circle': a notebook and another$"):
         shapes.add(Shape("circle"), "another")
     with pytest.raises(UsageError, match="a notebook brings no shape: str where Shape is expected"):
-        shapes.add("circle", "a notebook")  # type: ignore[type-var]
+        shapes.add("circle", "a notebook")  # type: ignore[arg-type]
 
 
 def test_other_packages_bring_things(site: Path, shapes: Registry[Shape]):

@@ -1,5 +1,7 @@
 """What stands in the schema once, and is read everywhere."""
 
+from typing import Any
+
 import pytest
 
 from curate.pack.card import card
@@ -32,7 +34,9 @@ def test_what_may_heal_is_a_class():
 
 
 def test_report_and_card_say_the_same_of_every_reason():
-    steps = [{"name": reason, "kind": "before", "seen": 9, "dropped": 1, "nulls": 0} for reason in REASONS]
+    steps: list[dict[str, Any]] = [
+        {"name": reason, "kind": "before", "seen": 9, "dropped": 1, "nulls": 0} for reason in REASONS
+    ]
     funnel = {"planned": 9, "kept": 1, "missing_parts": [], "steps": steps}
     said = card(funnel, {}, {"m": {}}, [])
     for step in steps:

@@ -42,7 +42,7 @@ def test_a_part_gets_a_table_for_each_scorer(tmp_path):
     for name, table in tables.items():
         scorer = name.removeprefix("signals-")
         assert table["pair_id"].to_pylist() == made.pair_ids
-        declared = KINDS[made.params[scorer]["kind"]].columns(scorer)
+        declared = KINDS[str(made.params[scorer]["kind"])].columns(scorer)
         assert dict(zip(table.schema.names[1:], table.schema.types[1:], strict=True)) == declared
         assert made.counts[name] == {"pairs": 3}
     share = np.exp(6) / (np.exp(6) + np.exp(8))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import open_clip
@@ -123,7 +124,12 @@ def test_a_text_tower_that_needs_its_program_is_refused(armed, witness, tiny, tm
 @pytest.mark.parametrize("value", ["kernels-community/flash-attn2", "flash_attention_2", "somebody/kernel"])
 def test_a_text_tower_does_not_choose_kernels(value, tiny, tmp_path):
     """They would be downloaded from the hub, compiled, and run."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     XLMRobertaConfig(vocab_size=400, max_position_embeddings=40, **sizes).save_pretrained(tmp_path / "tower")
     path = tmp_path / "tower" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "attn_implementation": value}))
