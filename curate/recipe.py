@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
+from curate import __version__
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, nearest
 from curate.keys import Fraction, Keys, Name, Positive, Seconds
@@ -78,7 +79,7 @@ class Fetch(Keys):
     )
     max_redirects: Annotated[int, Field(ge=0)] = Field(5, description="Redirects followed for one image.")
     agent: str = Field(
-        "curate/0.1 (image-text data curation)",
+        f"curate/{__version__} (image-text data curation)",
         description="The User-Agent sent; name yourself and a contact.",
         min_length=1,
     )

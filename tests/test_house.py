@@ -6,9 +6,12 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import curate
 
 ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
@@ -100,6 +103,14 @@ def test_import_curate_loads_nothing_but_itself():
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
     assert loaded == ["curate"]
+
+
+def test_the_version_stands_in_one_place():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in pyproject["project"]
+    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "curate.__version__"}
+    heading = rf"^## {re.escape(curate.__version__)}\b"
+    assert re.search(heading, (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE), "CHANGELOG.md lacks this version"
 
 
 def test_embed_runs_bare():
