@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import curate
 
@@ -111,6 +112,14 @@ def test_the_version_stands_in_one_place():
     assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "curate.__version__"}
     heading = rf"^## {re.escape(curate.__version__)}\b"
     assert re.search(heading, (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE), "CHANGELOG.md lacks this version"
+
+
+def test_a_commit_is_checked_as_make_lint_checks():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [hook["entry"] for hook in hooks] == recipe[1].replace("\t$(BIN)/", "").splitlines()
+    assert {hook["language"] for hook in hooks} == {"system"}, "a hook must not download anything"
 
 
 def test_embed_runs_bare():
