@@ -1,16 +1,25 @@
 """What recipe keys are made of: frozen models that refuse unknown keys, and the values that differ from defaults."""
 
 from collections.abc import Set as AbstractSet
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curate.store import Json
+from curate.store import Json, absolute
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+class _IsPlace:
+    """Marks a field that holds paths or URLs."""
+
+
+Place = Annotated[str, _IsPlace]
+Places = Annotated[list[str], _IsPlace]
+"""Paths or URLs of files, folders or globs."""
 
 
 class Keys(BaseModel):
@@ -21,6 +30,12 @@ class Keys(BaseModel):
     HOW: ClassVar[frozenset[str]] = frozenset()
     """Keys that say how work is done (how fast, how patiently, on which machine) and not what it gives: they are in no
     fingerprint and on no card."""
+
+    def with_absolute_paths(self) -> Self:
+        """These keys and those inside them, local paths (`Place`, `Places`) made absolute by the working directory."""
+        fields = type(self).model_fields.items()
+        update = {name: _absolute(getattr(self, name), is_place=_IsPlace in field.metadata) for name, field in fields}
+        return self.model_copy(update=update)
 
 
 def chosen(section: Keys, *, only: AbstractSet[str] | None = None, without: AbstractSet[str] = frozenset()) -> Json:
@@ -39,3 +54,13 @@ def chosen(section: Keys, *, only: AbstractSet[str] | None = None, without: Abst
         mode="json", exclude_defaults=True, include=None if only is None else set(only), exclude=left_out
     )
     return found
+
+
+def _absolute(value: Any, *, is_place: bool) -> Any:
+    if isinstance(value, Keys):
+        return value.with_absolute_paths()
+    if isinstance(value, dict):
+        return {name: _absolute(item, is_place=is_place) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(item, is_place=is_place) for item in value]
+    return absolute(value) if is_place and isinstance(value, str) else value

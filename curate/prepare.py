@@ -66,6 +66,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     Raises:
         UsageError: in one line, the first thing that is wrong.
     """
+    recipe = recipe.with_absolute_paths()
     source = recipe.source.model_dump(mode="json")
     endpoint = recipe.storage.endpoint
     of_samples = recipe.source.kind == "samples"

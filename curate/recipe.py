@@ -6,7 +6,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
@@ -14,10 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 from curate import __version__
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, nearest
-from curate.keys import Fraction, Keys, Name, Positive, Seconds
+from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
 from curate.pack.layouts.registry import layouts
 from curate.schema import REASONS_BEFORE
 from curate.signals.registry import KINDS, scorers
+from curate.store import absolute
 
 
 class Source(Keys):
@@ -26,7 +27,7 @@ class Source(Keys):
     kind: Literal["urls", "samples"] = Field(
         "urls", description="`samples`: WebDataset tars and folders of images, which are read and not downloaded."
     )
-    paths: list[str] = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
+    paths: Places = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
     url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
     caption: str | int = Field("caption", description="The column that holds the caption; likewise.")
     uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
@@ -86,7 +87,7 @@ class Fetch(Keys):
     agent_token: Name = Field("curate", description="Our name in per-agent opt-out headers.")
     allow: list[str] = Field([], description="`address:port` pairs opened in spite of the address rules.")
     robots: bool = Field(False, description="Ask each host for robots.txt and obey it, as `agent_token`.")
-    blocklists: list[str] = Field(
+    blocklists: Places = Field(
         [],
         description="Files of sha256 or md5 digests in hex, one a line; any fsspec path. Such bytes are never stored.",
     )
@@ -156,6 +157,20 @@ class Model(Keys):
         if self.pretrained is None and self.name != "pocket" and not self.name.startswith("hf-hub:"):
             raise ValueError("pretrained is missing: an open_clip tag or a path to weights")
         return self
+
+    def with_absolute_paths(self) -> Self:
+        """As elsewhere; names of the hub and names and tags of open_clip are no paths."""
+        # Where a recipe is run open_clip is loaded anyway; reading one should not wait for it.
+        from curate.embed.model.weights import HUB, WEIGHT_FILES, is_tag
+
+        name, pretrained = self.name, self.pretrained
+        if name.endswith(".json") and not name.startswith(HUB):
+            name = absolute(name)
+        # A tag comes before a folder of its name, as where weights are loaded.
+        if pretrained and not is_tag(name, pretrained):
+            is_path = pretrained.endswith(WEIGHT_FILES) or Path(pretrained).is_dir()
+            pretrained = absolute(pretrained) if is_path else pretrained
+        return self.model_copy(update={"name": name, "pretrained": pretrained})
 
 
 class Embed(Keys):

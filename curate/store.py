@@ -408,6 +408,11 @@ def access_errors(url: str) -> tuple[type[Exception], ...]:
     return (OSError, ValueError, ImportError, BotoCoreError)
 
 
+def absolute(path: str) -> str:
+    """A path that means the same from every folder: a local one made absolute, a URL as it is."""
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - pathlib's resolve() follows links
+
+
 def key(unit: int) -> str:
     """How a unit is written in names: six digits at least, `all` for the whole."""
     return "all" if unit == WHOLE else f"{unit:06d}"

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from curate.commands.main import main as curate
 from curate.runs.options import PASSES
 
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recipe",
         type=Path,
         default=RECIPE,
-        help="models, signals and steps (docs/recipes.md); its source and output are not read. The default scores "
+        help="models, signals and steps (docs/recipes.md); it needs no version, and its source and output are not "
+        "read. The default scores "
         "with the pocket model, which knows drawn shapes alone, keeps images as they are and drops nothing",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
@@ -51,13 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     source = {"kind": "samples", "paths": given.paths}
-    changed = [f"source={json.dumps(source)}", f"output={json.dumps(given.output)}", *given.set]
+    changed = [] if _has_version(given.recipe) else ["version=1"]
+    changed += [f"source={json.dumps(source)}", f"output={json.dumps(given.output)}", *given.set]
     command = ["run", str(given.recipe), "--until", given.until, "--engine", given.engine]
     command += [word for change in changed for word in ("--set", change)]
     command += ["--sample", given.sample] if given.sample else []
     command += ["--address", given.address] if given.address else []
     command += ["--dry-run"] if given.dry_run else []
     return curate(command)
+
+
+def _has_version(recipe: Path) -> bool:
+    """Whether a recipe states its format; of a file that cannot be read `curate run` says what is wrong."""
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return True
+    return not isinstance(content, dict) or "version" in content
 
 
 if __name__ == "__main__":

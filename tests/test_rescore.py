@@ -482,3 +482,21 @@ def test_a_worker_that_finds_other_weights_than_the_run_began_with_stops_it(tmp_
     )
     assert rescore.main([str(tmp_path / "in"), "--output", str(tmp_path / "run")]) == 2
     assert "are not those that the run began with" in capsys.readouterr().err
+
+
+def test_a_recipe_for_rescoring_needs_no_version_but_may_have_the_right_one(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg(1))
+    recipe = tmp_path / "recipe.yaml"
+    command = [str(tmp_path / "photos"), "--output", str(tmp_path / "run"), "--recipe", str(recipe), "--dry-run"]
+    recipe.write_text("fetch: {image_size: 64}\n")
+    assert rescore.main(command) == 0
+    for text, fault in {
+        "version: 2\n": "version",
+        "fetch: {image_sise: 64}\n": "did you mean 'image_size'",
+        "- 1\n": "is not a mapping of keys",
+        "{": "is not YAML",
+    }.items():
+        recipe.write_text(text)
+        assert rescore.main(command) == 2
+        assert fault in capsys.readouterr().err

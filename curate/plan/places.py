@@ -13,7 +13,7 @@ from urllib.parse import quote
 from curate.errors import SourceError
 from curate.plan.formats.contract import readable
 from curate.plan.shards import IMAGES
-from curate.store import Store
+from curate.store import Store, absolute
 
 AT_ONCE = 8
 """Places that are looked at side by side; remote ones wait for the network."""
@@ -207,7 +207,7 @@ def _named(places: Sequence[Place]) -> list[Place]:
 
 
 def _plain_path(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.abspath(path)  # noqa: PTH100
+    return absolute(path).rstrip("/")
 
 
 def _identity(place: Place) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Whether a run gets anywhere: it stops where hardly anything can be fetched, and says why nothing was kept."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow.compute as pc
 
@@ -12,6 +12,12 @@ from curate.store import Folder, Json
 
 _ERROR = "error:"
 _BUSY = "host_busy"
+
+_HINTS: Mapping[str, str] = {
+    "blocked_address": "Addresses of your own network are opened by fetch.allow, as address:port; run the recipe "
+    "again with it",
+}
+"""What helps where most images met a class of error, other than to fetch them again as they are."""
 
 
 class MinSuccess:
@@ -45,10 +51,11 @@ class MinSuccess:
             return
         errors = {name: count for name, count in total.items() if name.startswith(_ERROR)}
         worst = max(sorted(errors), key=errors.__getitem__)
+        error = worst.removeprefix(_ERROR)
         raise RunIncomplete(
             f"{self._name}: only {total['success']:,} of the last {total['images']:,} images came, fewer than "
-            f"fetch.min_success ({self._share:g}) allows; {errors[worst]:,} ended as {worst.removeprefix(_ERROR)!r}. "
-            "Parts that are done stay; the same command goes on"
+            f"fetch.min_success ({self._share:g}) allows; {errors[worst]:,} ended as {error!r}. "
+            + _HINTS.get(error, "Parts that are done stay; the same command goes on")
         )
 
 
@@ -66,8 +73,10 @@ def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) 
     if worst == FETCH + _BUSY:
         said += f", after {_first_refusal(fetch, parts)}"
     said += "; nothing was packed"
-    if again and worst.startswith(FETCH):
-        error = worst.removeprefix(FETCH)
+    error = worst.removeprefix(FETCH)
+    if worst.startswith(FETCH) and error in _HINTS:
+        said += f". {_HINTS[error]}"
+    elif again and worst.startswith(FETCH):
         said += f". Once the cause is mended: {again}" + ("" if error in HEALING_CLASSES else f" --class {error}")
     return said
 

@@ -1,16 +1,20 @@
 """`curate retry-failed` and `fetch.min_success`, from the command line, against a web that fails and heals."""
 
+import shutil
 import socket
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+import torch
 import yaml
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok, status
+from safetensors.torch import save_file
 
 from curate.commands.main import main
 from curate.commands.verify import verify
+from curate.embed.model.weights import POCKET
 from curate.store import Folder, Store
 
 ROWS = 30
@@ -151,3 +155,35 @@ def test_a_run_that_cannot_work_stops_and_says_why(web, capsys):
     assert "fetch.min_success (0.05)" in said
     assert main([*command, "--set", "fetch.min_success=0", "--until", "fetch"]) == 0
     assert len(fetches(store)) == 1
+
+
+def test_a_run_of_relative_paths_is_gone_on_with_from_any_folder(web, tmp_path, monkeypatch, capsys):
+    server, recipe, _ = web
+    (tmp_path / "model").mkdir()
+    shutil.copy(POCKET / "config.json", tmp_path / "model")
+    shutil.copy(POCKET / "weights.safetensors", tmp_path / "model" / "open_clip_model.safetensors")
+    (tmp_path / "bad.txt").write_text("0" * 64 + "\n")
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "one.jpg").write_bytes(picture(1))
+    save_file({"weight": torch.zeros(1, 128)}, tmp_path / "head.safetensors")
+    content = yaml.safe_load(recipe.read_text())
+    content["fetch"]["blocklists"] = ["bad.txt"]
+    content["source"]["paths"] = ["list.csv"]
+    content["output"] = "run"
+    content["models"] = {"m": {"name": "model/config.json", "pretrained": "model"}}
+    content["signals"] = {"heads": {"h": {"path": "head.safetensors"}}, "targets": {"t": {"images": ["good"]}}}
+    recipe.write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "recipe.yaml", "--engine", "local", "--until", "fetch"]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
+    assert main(["retry-failed", "../run", "--engine", "local", "--until", "fetch"]) == 0
+    said = capsys.readouterr()
+    assert "10 images tried again, 10 came back" in said.out, said.err
+    # A list by its relative and by its absolute path is one source, and every pass is found again.
+    monkeypatch.chdir(tmp_path)
+    again = ["run", str(recipe), "--dry-run", "--set", f"source.paths=['{tmp_path}/list.csv']", "--until", "fetch"]
+    assert main(again) == 0
+    assert capsys.readouterr().out.count("reused") == 2

@@ -1,8 +1,9 @@
 import pytest
 
 from curate.errors import RunIncomplete
-from curate.runs.stop_rules import MinSuccess
+from curate.runs.stop_rules import MinSuccess, nothing_kept
 from curate.runs.work import UnitResult
+from curate.store import Folder, Store
 
 
 def ended(images, success, status="done", **errors):
@@ -19,6 +20,16 @@ def test_a_run_that_cannot_work_is_stopped_with_the_worst_class():
     assert "only 12 of the last 1,200 images" in said
     assert "594 ended as 'dns'" in said
     assert "\n" not in said
+
+
+def test_where_addresses_are_blocked_the_key_that_opens_them_is_named():
+    with pytest.raises(RunIncomplete, match=r"ended as 'blocked_address'\. Addresses .* fetch\.allow, as address:port"):
+        MinSuccess("fetch", 0.05, 100)("fetch", ended(100, 0, blocked_address=100))
+    steps = [{"name": "fetch:blocked_address", "dropped": 9}, {"name": "small", "dropped": 1}]
+    said = nothing_kept({"steps": steps}, Folder(Store("/nowhere"), "fetch", "0"), [], "curate retry-failed run")
+    assert "fetch.allow" in said
+    # To try them again would block them again.
+    assert "retry-failed" not in said
 
 
 def test_only_the_latest_images_count():

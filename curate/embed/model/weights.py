@@ -145,6 +145,11 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key)
 
 
+def is_tag(name: str, pretrained: str) -> bool:
+    """Whether open_clip has weights of that tag for that model."""
+    return bool(open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained))
+
+
 def digest(file: Path) -> str:
     """SHA-256 of a file, in hex digits."""
     with file.open("rb") as opened:

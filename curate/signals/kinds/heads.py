@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from curate.errors import RecipeError, counted
-from curate.keys import chosen
+from curate.keys import Place, chosen
 from curate.signals.contract import ModelShape, Signal, SignalKeys, Task
 from curate.signals.head_file import HeadFile, read
 from curate.signals.vectors import Vectors, per_pair
@@ -26,7 +26,7 @@ def _activation(value: Any) -> Any:
 class Head(SignalKeys):
     """A small network on image embeddings."""
 
-    path: str = Field(
+    path: Place = Field(
         description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
     )
     activation: Annotated[str | list[str], BeforeValidator(_activation)] = Field(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 from pydantic import Field
 
+from curate.keys import Places
 from curate.signals.contract import Images, Signal, SignalKeys, Task
 from curate.signals.vectors import directions, per_pair
 
@@ -16,7 +17,7 @@ from curate.signals.vectors import directions, per_pair
 class Target(SignalKeys):
     """A set of images to be near to."""
 
-    images: list[str] = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
+    images: Places = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
 
 
 class Targets(Signal[Target]):
