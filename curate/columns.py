@@ -38,7 +38,7 @@ BEFORE = ("repeated", "status", "error_class", "decoded")
 
 _IDS = frozenset(field.name for field in schema.PLAN if field.type == schema.ID)
 
-_KEYS = {ROW: ("pair_id",), IMAGE: ("image_id",), PAIR: ("pair_id", "repeated")}
+_KEYS = {ROW: ("pair_id",), IMAGE: ("image_id",), PAIR: ("pair_id", "image_id", "repeated")}
 """The columns of the plan from which the order of a table follows."""
 
 _SCHEMA = "arrow:"
@@ -293,11 +293,11 @@ def _order(plan: pa.Table, key: str, where: str) -> _Order:
     own = ids.filter(pa.array(is_first))
     row_of = np.cumsum(is_first) - 1
     if key == PAIR:
-        # Rows of one pair need not follow each other: where the source names pairs, they may have several URLs.
-        firsts = pc.index_in(ids.filter(pa.array(~is_first)), value_set=own)
-        if firsts.null_count:
-            raise BrokenResult(f"{where}: a row repeats a pair that is not in its part")
-        row_of[~is_first] = firsts.to_numpy()
+        # A repeated row is of the same pair and image, so that it follows its first in the plan's order.
+        pairs, images = (plan[name].combine_chunks() for name in ("pair_id", "image_id"))
+        follows = ~_starts(pairs) & ~_starts(images)
+        if (~is_first & ~follows).any():
+            raise BrokenResult(f"{where}: a row repeats a pair that does not stand before it")
     return _Order(own, row_of)
 
 

@@ -18,8 +18,8 @@ One *image* is one URL and is fetched once; one *pair* is an image and a caption
 
 Within a part every table stands in one order. Rows of plan are sorted by (image_id, pair_id, source_row);
 `decisions` has plan's rows one for one. Tables by image hold each distinct image of plan once, sorted by
-image_id; tables by pair hold each distinct pair once, in plan's order (a repeated row has no second row
-there).
+image_id; tables by pair hold plan's rows without the `repeated` ones, in plan's order: each distinct pair
+once, unless a list's own `uid` names several images.
 
 An image that fetch or decoding lost keeps its row, with nulls.
 """
@@ -84,7 +84,7 @@ mirrored image and caption. Of a recipe's models they are called `<column>_<mode
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
 REASONS_BEFORE: Mapping[str, str] = {
-    REPEATED: "the same URL and caption stand earlier in the list",
+    REPEATED: "the same pair (URL and caption, or uid) stands in another row of the list",
     UNDECODABLE: "fetched, but no picture could be decoded from it",
 }
 """Reasons given before all steps, besides `fetch:<error_class>`, with their words; a step may not take their names."""

@@ -81,7 +81,8 @@ def parts(draw: st.DrawFn) -> Part:
         uid = draw(st.sampled_from([schema.pair_id(str(url), caption), b"\xff" * 16, b"\x00" * 16]))
         row = {"pair_id": uid, "image_id": schema.image_id(str(url)), "url": str(url), "caption": caption}
         given = {name: draw(OF_TYPE[PLAN.field(name).type]) for name in ("source_price", "source_boxes")}
-        plan.append(row | given | {"source_row": number, "repeated": uid in {other["pair_id"] for other in plan}})
+        seen = {(other["pair_id"], other["url"]) for other in plan}
+        plan.append(row | given | {"source_row": number, "repeated": (uid, str(url)) in seen})
     plan.sort(key=lambda row: (row["image_id"], row["pair_id"], row["source_row"]))
     images = sorted({row["image_id"] for row in plan})
     pairs = [row["pair_id"] for row in plan if not row["repeated"]]
@@ -141,9 +142,13 @@ def joined(part: Part) -> list[Row]:
             _, rows = part.tables[column.folder, column.file]
             if column.key == "row":
                 values[column.name] = rows[number][column.stored]
-            else:
-                (own,) = (other for other in rows if other[column.key] == row[column.key])
+            elif column.key == "image_id":
+                (own,) = (other for other in rows if other["image_id"] == row["image_id"])
                 values[column.name] = own[column.stored]
+            else:
+                # One pair may have several images, each with a row of its own: rows go by both.
+                firsts = [(other["pair_id"], other["image_id"]) for other in part.plan if not other["repeated"]]
+                values[column.name] = rows[firsts.index((row["pair_id"], row["image_id"]))][column.stored]
         found.append(values)
     return found
 

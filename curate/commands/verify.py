@@ -46,6 +46,7 @@ class Manifest:
         samples: those of all shards.
         embeddings: the columns of the result's embeddings.
         result: every file of the result by its name in `pack`.
+        has_uid: whether the source names its pairs itself.
     """
 
     folders: Mapping[str, Folder]
@@ -58,6 +59,7 @@ class Manifest:
     samples: int
     embeddings: Sequence[str]
     result: Mapping[str, FileInfo]
+    has_uid: bool
 
 
 def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[str]:
@@ -106,6 +108,10 @@ def read_manifest(store: Store, name: str) -> Manifest:
     except FileNotFoundError as error:
         raise StoreError(f"{store.path(name)} is missing: this folder holds no finished result") from error
     try:
+        identity = store.read_json("run.json")
+    except FileNotFoundError as error:
+        raise BrokenResult(f"{store.path('run.json')} is missing: the run is not known to be of any source") from error
+    try:
         pack, missing, parts = str(stored["pack"]), sorted(stored["missing_parts"]), stored["parts"]
         covered = range(parts) if isinstance(parts, int) else sorted(parts)
         paths = stored["folders"]
@@ -120,6 +126,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
             int(stored["samples"]),
             stored["embeddings"],
             {info["name"].removeprefix(f"{pack}/"): FileInfo(**info) for info in stored["result"]},
+            identity["columns"].get("uid") is not None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BrokenResult(f"{store.path(name)} is not a manifest of this program: {error!r}") from error
@@ -149,7 +156,7 @@ def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[str]) -> bo
             problems.append(f"{name} cannot be read: {_line(error)}")
             complete = False
             continue
-        problems += [f"{name}: {fault}" for fault in _decision_faults(rows, decided)]
+        problems += [f"{name}: {fault}" for fault in _decision_faults(rows, decided, has_uid=said.has_uid)]
         reasons = Counter(decided["reason"].filter(pc.invert(decided["kept"])).to_pylist())
         if part in summary and summary[part] != (len(rows), len(decided) - reasons.total()):
             problems.append(f"{name}: parts.parquet counts planned, kept {summary[part]}, which these rows do not")
@@ -161,13 +168,16 @@ def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[str]) -> bo
     return complete
 
 
-def _decision_faults(rows: pa.Table, decided: pa.Table) -> Iterator[str]:
+def _decision_faults(rows: pa.Table, decided: pa.Table, *, has_uid: bool) -> Iterator[str]:
     if not rows["pair_id"].equals(decided["pair_id"]):
         yield "do not stand row for row with plan"
         return
     if not decided["kept"].equals(pc.is_null(decided["reason"])):
         yield "a kept row has a reason, or a dropped one has none"
-    if not rows["repeated"].equals(pc.fill_null(pc.equal(decided["reason"], REPEATED), fill_value=False)):
+    repeated = pc.fill_null(pc.equal(decided["reason"], REPEATED), fill_value=False)
+    # Of rows that share a uid and have different URLs, select says which ones are repeated.
+    differs = pc.and_not(rows["repeated"], repeated) if has_uid else pc.xor(rows["repeated"], repeated)
+    if pc.any(differs).as_py():
         yield "`repeated` is not what plan says"
 
 

@@ -5,7 +5,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs
 
-VERSION = 1
+VERSION = 2
 
 
 def declare(prepared: Prepared) -> Declaration:

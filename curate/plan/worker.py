@@ -100,20 +100,23 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
 
 
 def mark_repeated(table: pa.Table) -> pa.Table:
-    """Adds `repeated`: whether the part has the row's pair_id already, in an earlier row of the source.
+    """Adds `repeated`: whether an earlier row of the source is the same pair of the same image.
+
+    Rows that share a `uid` and have different URLs are not marked: which of them has an image is known after fetch,
+    and select decides between them.
 
     Args:
-        table: rows with `part`, `pair_id` and `source_row`, in any order, which is kept.
+        table: rows with `part`, `pair_id`, `image_id` and `source_row`, in any order, which is kept.
     """
-    by = [(name, "ascending") for name in ("part", "pair_id", "source_row")]
-    order = pc.sort_indices(table, sort_keys=by).to_numpy()
-    ordered = table.select(["part", "pair_id"]).take(order)
+    same_as = ["part", "pair_id", "image_id"]
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in (*same_as, "source_row")]).to_numpy()
+    ordered = table.select(same_as).take(order)
     same = np.zeros(len(order), bool)
     if len(order):
-        parts, pairs = ordered["part"].combine_chunks(), ordered["pair_id"].combine_chunks()
-        same[1:] = pc.and_(pc.equal(parts[1:], parts[:-1]), pc.equal(pairs[1:], pairs[:-1])).to_numpy(
-            zero_copy_only=False
-        )
+        same[1:] = True
+        for name in same_as:
+            column = ordered[name].combine_chunks()
+            same[1:] &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     repeated = np.empty(len(order), bool)
     repeated[order] = same
     return table.append_column(pa.field("repeated", pa.bool_(), nullable=False), pa.array(repeated))

@@ -166,25 +166,27 @@ def is_cut(step: Mapping[str, Any], model: str, columns: PairColumns) -> bool:
 
 
 def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
-    """Where pairs stand: their first rows, as a repeated one has the same pair_id.
+    """Where kept pairs stand.
 
     Raises:
-        BrokenResult: a pair is in no part.
+        BrokenResult: a pair is kept in no part.
     """
     places: dict[bytes, Place] = {}
     values = pa.array(sorted(wanted), pa.binary(16))
 
     def read(part: int) -> tuple[int, pa.Table]:
-        return part, inputs["plan"].table("pairs.parquet", part, ["pair_id", "repeated"])
+        return part, inputs["select"].table("decisions.parquet", part, ["pair_id", "kept"])
 
-    for part, plan in in_order(read, inputs.parts if wanted else ()):
-        hits = pc.and_(pc.is_in(plan["pair_id"], value_set=values), pc.invert(plan["repeated"]))
+    for part, decided in in_order(read, inputs.parts if wanted else ()):
+        hits = pc.and_(pc.is_in(decided["pair_id"], value_set=values), decided["kept"])
         for row in np.flatnonzero(hits.to_numpy(zero_copy_only=False)):
-            places[plan["pair_id"][int(row)].as_py()] = Place(part, int(row))
+            places[decided["pair_id"][int(row)].as_py()] = Place(part, int(row))
         if len(places) == len(wanted):
             break
     if lost := wanted - places.keys():
-        raise BrokenResult(f"{inputs['select'].path}: pair {min(lost).hex()}, named as the kept copy, is in no part")
+        raise BrokenResult(
+            f"{inputs['select'].path}: pair {min(lost).hex()}, named as the kept copy, is kept in no part"
+        )
     return places
 
 

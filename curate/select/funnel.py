@@ -96,7 +96,7 @@ class Funnel:
         Returns:
             `funnel.json` without the parts.
         """
-        self._repeat_across_parts()
+        self._mark_repeated()
         self._do("CREATE TABLE dropped (id BIGINT, step INTEGER, high UBIGINT, low UBIGINT, similarity DOUBLE)")
         self._do("CREATE TABLE alive AS SELECT * FROM pairs WHERE before IS NULL")
         if self._thresholds:
@@ -166,15 +166,19 @@ class Funnel:
     def _count(self, table: str) -> int:
         return self._number(f"SELECT count(*) FROM {table}")
 
-    def _repeat_across_parts(self) -> None:
-        """Marks pairs that another part has already; only a source with pair ids of its own can have them."""
+    def _mark_repeated(self) -> None:
+        """Leaves one row of each pair: the first that has an image, else the first.
+
+        Only a source with pair ids of its own (`uid`) has a pair of several images, in one part or in several.
+        """
         self._do(
-            f"""CREATE TABLE again AS SELECT high, low, min(source_row) AS first FROM pairs
+            f"""CREATE TABLE again AS
+            SELECT high, low, coalesce(min(source_row) FILTER (before IS NULL), min(source_row)) AS stays FROM pairs
             WHERE before IS DISTINCT FROM '{REPEATED}' GROUP BY high, low HAVING count(*) > 1"""
         )
         self._do(
             f"""UPDATE pairs SET before = '{REPEATED}' FROM again
-            WHERE pairs.high = again.high AND pairs.low = again.low AND pairs.source_row > again.first"""
+            WHERE pairs.high = again.high AND pairs.low = again.low AND pairs.source_row <> again.stays"""
         )
 
     def _before_steps(self) -> list[dict[str, Any]]:

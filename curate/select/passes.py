@@ -8,7 +8,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
 
-VERSION = 3
+VERSION = 4
 
 
 def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaration:

@@ -259,5 +259,8 @@ def test_a_folder_without_a_finished_result_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"manifest\.json is missing: this folder holds no finished result"):
         verify(Store(str(tmp_path)))
     (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BrokenResult, match=r"run\.json is missing"):
+        verify(Store(str(tmp_path)))
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(BrokenResult, match="not a manifest"):
         verify(Store(str(tmp_path)))

@@ -105,6 +105,7 @@ def write_manifest(run: MadeRun, folder: Folder, settings: dict = SETTINGS, **ch
         "embeddings": COLUMNS.embeddings(),
         "result": sorted(infos, key=lambda info: info["name"]),
     }
+    run.store.put("run.json", json.dumps({"columns": {"uid": None}, "source": []}).encode())
     run.store.put("manifest.json", json.dumps(manifest | changed).encode())
 
 

@@ -59,9 +59,9 @@ def step(drop: str, **kind: Any) -> dict[str, Any]:
 def planned(rows: Sequence[Row], part: int) -> list[tuple[int, Row, bool]]:
     """The part's rows in the plan's order: number in the source, row, repeated."""
     numbered = [(number, row) for number, row in enumerate(rows) if row.part == part]
-    first = {row.pair_id: number for number, row in reversed(numbered)}
+    first = {(row.pair_id, row.image.url): number for number, row in reversed(numbered)}
     ordered = sorted(numbered, key=lambda it: (schema.image_id(it[1].image.url), it[1].pair_id, it[0]))
-    return [(number, row, first[row.pair_id] != number) for number, row in ordered]
+    return [(number, row, first[row.pair_id, row.image.url] != number) for number, row in ordered]
 
 
 def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tuple[str, str, float]] = ()) -> Inputs:

@@ -292,6 +292,39 @@ def test_a_pair_that_another_part_has_already_is_repeated(tmp_path: Path):
     assert funnel["steps"][0] | {"name": "repeated", "dropped": 1} == funnel["steps"][0]
 
 
+@pytest.mark.parametrize("parts", [(0, 0, 0), (0, 1, 0), (1, 0, 2)])
+@pytest.mark.parametrize(
+    ("ends", "stays"),
+    [
+        (("dns", None, None), 1),
+        (("dns", "http_4xx", None), 2),
+        ((None, "dns", None), 0),
+        (("dns", "http_4xx", "dns"), 0),
+        (("broken", None, "dns"), 1),
+        (("broken", "dns", "broken"), 0),
+    ],
+)
+def test_of_a_pair_with_several_images_the_first_that_came_stays(tmp_path: Path, parts, ends, stays):
+    """Only a list's own `uid` gives one pair several URLs."""
+    uid = bytes(range(16))
+    rows = []
+    for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
+        image = Image(f"http://a/{number}", None if end == "broken" else end, end != "broken")
+        rows.append(Row(image, "", part, similarity=number / 10, words=number + 1, uid=uid))
+    rows.append(Row(Image("http://b"), "", 0))
+    # What is measured goes with the row: no other one's words may stand for it.
+    steps = [step("others", where=f"caption_words <> {stays + 1}")]
+    funnel, decided, _ = run_select(write_inputs(tmp_path, rows, 3), steps, tmp_path / "run")
+    reasons = {}
+    for part in range(3):
+        for (number, row, _), decision in zip(planned(rows, part), decided[part], strict=True):
+            assert decision["pair_id"] == row.pair_id
+            reasons[number] = decision["reason"]
+    own = {None: None, "broken": "undecodable"}.get(ends[stays], f"fetch:{ends[stays]}")
+    assert reasons == {number: own if number == stays else "repeated" for number in range(3)} | {3: None}
+    assert funnel["planned"] == 4 == funnel["kept"] + sum(one["dropped"] for one in funnel["steps"])
+
+
 def test_missing_parts_are_named_and_not_counted(tmp_path: Path):
     rows, near = many_rows()
     inputs = write_inputs(tmp_path, rows, 3, near)
