@@ -3,6 +3,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,11 @@ from curate.signals.kinds.caption import COLUMNS, measure
 
 TEXT = st.text(max_size=40) | st.lists(st.sampled_from(["a", "A", "cat", "Cat.", "42", "été"]), max_size=9).map(
     " ".join
+)
+
+
+UNSPACED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Line_Break=Complex_Context}\p{Tibetan}\p{Ethiopic}\u200b\u3031-\u3035゛゜゠ｰ]"
 )
 
 
@@ -23,11 +29,11 @@ def test_counts_and_shares_are_those_of_python(captions):
     table = pa.table(measure(pa.chunked_array([captions], pa.string())))
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == dict(COLUMNS)
     for caption, found in zip(captions, table.to_pylist(), strict=True):
-        words = caption.split()
+        words = [word for word in caption.split() if any(unicodedata.category(char)[0] in "LN" for char in word)]
         letters = [char for char in caption if unicodedata.category(char).startswith("L")]
         capitals = [char for char in letters if unicodedata.category(char) == "Lu"]
         # Python's white space holds four control characters more than Unicode's.
-        if not set(caption) & set("\x1c\x1d\x1e\x1f\x85\x0b"):
+        if not set(caption) & set("\x1c\x1d\x1e\x1f\x85\x0b") and not UNSPACED.search(caption):
             assert found["caption_words"] == len(words)
         assert found["caption_chars"] == len(caption)
         upper = len(capitals) / len(letters) if letters else None
@@ -42,6 +48,44 @@ def test_repetition_is_the_share_of_words_that_stood_before(words):
     repeated = sum(word in lowered[:i] for i, word in enumerate(lowered))
     found = one("  ".join(words))["caption_repetition"]
     assert found == (pytest.approx(repeated / len(words)) if words else None)
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("一只橘猫坐在花园里", 9),
+        ("猫。", 1),
+        ("東京タワーの夜景、2024年", 8),
+        ("テーブル", 1),
+        ("ﾃｰﾌﾞﾙ", 1),
+        ("人々", 2),
+        ("แมวสีส้ม", 6),
+        ("ราคา ๑๒๓ บาท", 8),
+        ("고양이가 앉아 있다", 3),
+        ("кошка сидит", 2),
+        ("བཀྲ་ཤིས་བདེ་ལེགས", 4),
+        ("a red-haired man's hat – 12", 5),
+        ("iPhone 15 手机", 4),
+        ("😀 … !", 0),
+    ],
+)
+def test_words_of_scripts_with_and_without_spaces(caption, words):
+    assert one(caption)["caption_words"] == words
+
+
+@given(
+    st.text("一只橘猫はのっゃがテーブルｶあァヴアイーแมวสีส้ที่ำ๑๒๓ລາວទឹកមြန်မာ၁၂။。、！「」 　", max_size=30)
+    | st.text("猫のテーブ。、！（） ab", max_size=30)
+)
+def test_words_without_spaces_are_those_between_unicodes_boundaries(caption):
+    parts = regex.split(r"(?w)\b", caption)
+    assert one(caption)["caption_words"] == sum(bool(regex.search(r"[\p{L}\p{N}]", part)) for part in parts), parts
+
+
+def test_a_letter_that_comes_again_is_no_repetition():
+    assert one("แมวสีส้มนั่งอยู่บนโต๊ะไม้ในสวน")["caption_repetition"] is None
+    assert one("猫猫猫猫")["caption_repetition"] == 0.75
+    assert one("cat 猫 Cat")["caption_repetition"] == pytest.approx(1 / 3)
 
 
 def test_letters_are_counted_among_what_can_be_seen():
