@@ -74,3 +74,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """How many there are, in words: `1 part`, `2,000 parts`; `many` where it takes more than an s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def short(number: float) -> str:
+    """A score or a threshold in words, to four decimals at most."""
+    return f"{number:.4f}".rstrip("0").rstrip(".") if abs(number) < 1000 else f"{number:,.0f}"

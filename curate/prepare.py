@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -22,7 +23,9 @@ from curate.plan import source as lists
 from curate.recipe import Recipe, Source
 from curate.runs.identity import check_identity
 from curate.runs.retry_rounds import Round, recorded
-from curate.select.predicate import check as check_steps
+from curate.select.steps.contract import Step
+from curate.select.steps.registry import check as check_steps
+from curate.select.steps.registry import read as read_steps
 from curate.signals.contract import Images, ModelShape, Prompts, Scorer
 from curate.signals.registry import scorers
 from curate.store import Json, Store
@@ -72,7 +75,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     of_samples = recipe.source.kind == "samples"
     plan_columns = (samples if of_samples else lists).columns(source, endpoint)
     columns = columns_of(recipe, plan_columns)
-    check_steps([step.model_dump(mode="json") for step in recipe.select], columns.types())
+    check_steps(steps_of(recipe), columns.types())
     identity = {
         "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
         "columns": chosen(recipe.source, without={"paths"}),
@@ -163,3 +166,13 @@ def columns_of(recipe: Recipe, plan: pa.Schema) -> PairColumns:
     return describe_columns(
         plan, mirrored, {scorer.name: scorer.columns for scorer in asked}, dict(sorted(pixels.items()))
     )
+
+
+def steps_of(recipe: Recipe) -> list[Step[Any]]:
+    """The funnel."""
+    return read_steps([step.model_dump(mode="json") for step in recipe.select])
+
+
+def near_kinds(recipe: Recipe) -> set[str]:
+    """The kinds of duplicates whose near pairs the steps read."""
+    return {kind for step in steps_of(recipe) for kind in step.kind.near(step)}

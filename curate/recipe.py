@@ -1,4 +1,4 @@
-"""A recipe file as frozen models: every key, its type, its default and its effect stand here.
+"""A recipe file as frozen models: every key, its type, its default and its effect stand here or with what brings it.
 
 `docs/recipes.md` explains the same keys in prose; a test fails when one is missing there.
 """
@@ -13,10 +13,11 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 
 from curate import __version__
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
-from curate.errors import RecipeError, nearest
+from curate.errors import RecipeError, UsageError, nearest
 from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
 from curate.pack.layouts.registry import layouts
 from curate.schema import REASONS_BEFORE
+from curate.select.steps.registry import STEPS
 from curate.signals.registry import KINDS, scorers
 from curate.store import absolute
 
@@ -234,50 +235,43 @@ class Dedup(Keys):
     tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
 
 
-class KeepTop(Keys):
-    """Which part of the pairs stays."""
-
-    of: str = Field(description="A numeric column; the highest values stay.")
-    fraction: Fraction = Field(description="The share that stays, of the pairs that have a value.")
-
-
-class Duplicates(Keys):
-    """What counts as the same, and which one stays."""
-
-    by: Literal["sha256", "image_embedding"] = Field(description="Equal bytes, or a cosine at `above` or more.")
-    above: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="With image_embedding: the cosine from which two images are one."
-    )
-    prefer: str = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
-
-    @model_validator(mode="after")
-    def _threshold(self) -> "Duplicates":
-        if (self.by == "image_embedding") != (self.above is not None):
-            raise ValueError("`above` goes with by: image_embedding, and only with it")
-        return self
-
-
-class Step(Keys):
+class _AnyStep(Keys):
     """One step of the funnel; it sees what those above it left."""
 
     drop: Name = Field(description="The reason that its dropped pairs carry.")
-    where: str | None = Field(None, description="A SQL predicate; pairs for which it is true are dropped.")
-    keep_top: KeepTop | None = Field(None, description="Keep the best fraction by a column.")
-    over: Literal["survivors", "pool"] = Field(
-        "survivors",
-        description="With keep_top: the fraction of what the steps above left, or of every fetched pair.",
-    )
-    duplicates: Duplicates | None = Field(None, description="Keep one of each set of duplicates.")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "Step":
-        if sum(kind is not None for kind in (self.where, self.keep_top, self.duplicates)) != 1:
-            raise ValueError("a step has exactly one of: where, keep_top, duplicates")
-        if self.over == "pool" and self.keep_top is None:
-            raise ValueError("`over` goes with keep_top")
+    def _one_kind(self) -> "_AnyStep":
+        chosen = [name for name in STEPS if getattr(self, name) is not None]
+        if len(chosen) != 1:
+            raise ValueError(f"a step has exactly one of: {', '.join(STEPS)}")
+        for name, kind in STEPS.items():
+            for key, (_, field) in kind.beside.items():
+                if name not in chosen and getattr(self, key) != field.default:
+                    raise ValueError(f"`{key}` goes with {name}")
         if self.drop in REASONS_BEFORE:
             raise ValueError(f"{self.drop!r} is a reason of the program's own; choose another name")
         return self
+
+
+def _step() -> type[_AnyStep]:
+    brought_by: dict[str, str] = {"drop": "every step"}
+    fields: dict[str, Any] = {}
+    for name, kind in STEPS.items():
+        own = {name: (kind.keys | None, Field(None, description=kind.description)), **kind.beside}
+        for key, field in own.items():
+            if key in brought_by:
+                raise UsageError(f"two step kinds have the key {key!r}: {brought_by[key]} and {STEPS.origin(name)}")
+            brought_by[key], fields[key] = STEPS.origin(name), field
+    return create_model("Step", __base__=_AnyStep, __doc__=_AnyStep.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+
+    class Step(_AnyStep):
+        """What the registry of step kinds makes of it."""
+else:
+    Step = _step()
 
 
 class Pack(Keys):
@@ -356,35 +350,14 @@ class Recipe(Keys):
             if step.drop in seen:
                 raise ValueError(f"select: two steps are named {step.drop!r}")
             seen.add(step.drop)
-            if step.duplicates and step.duplicates.above and step.duplicates.above < self.dedup.floor:
-                raise ValueError(
-                    f"select step {step.drop!r}: above {step.duplicates.above} lies under dedup.floor "
-                    f"{self.dedup.floor}; lower dedup.floor"
-                )
-        self._check_duplicates_last()
+        for kind in STEPS.values():
+            kind.check_recipe(self.select, self)
         for scorer in scorers(self.signals, next(iter(self.models))):
             if scorer.model is not None and scorer.model not in self.models:
                 raise ValueError(
                     f"{scorer.where}: there is no model {scorer.model!r}{nearest(scorer.model, self.models)}"
                 )
         return self
-
-    def _check_duplicates_last(self) -> None:
-        """A pair that is dropped as a duplicate names one that is kept: nothing after may drop that one."""
-        first = next((step for step in self.select if step.duplicates), None)
-        if first is None or first.duplicates is None:
-            return
-        for step in self.select[self.select.index(first) + 1 :]:
-            if step.duplicates is None:
-                raise ValueError(
-                    f"select step {step.drop!r} stands after {first.drop!r}, which drops duplicates in favour of pairs "
-                    f"that {step.drop!r} may drop; put the steps with `duplicates` last"
-                )
-            if step.duplicates.prefer != first.duplicates.prefer:
-                raise ValueError(
-                    f"select step {step.drop!r} prefers {step.duplicates.prefer}, but {first.drop!r} prefers "
-                    f"{first.duplicates.prefer}; steps with `duplicates` are decided as one and need the same"
-                )
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -420,7 +393,9 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(_first_error(error, content)) from error
+        message = _first_error(error, content)
+    # Not within: as a cause the error would hold the frames of the step kinds' checks, and never be collected.
+    raise RecipeError(message)
 
 
 def _override(content: dict[str, Any], override: str) -> None:

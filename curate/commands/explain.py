@@ -11,10 +11,9 @@ from curate.columns import PairColumns, predicate_view
 from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
 from curate.errors import UsageError
-from curate.report.funnel import best
 from curate.report.terminal import plain
 from curate.runs.latest import newest
-from curate.select.predicate import verdicts
+from curate.select.steps.registry import read as read_steps
 from curate.store import WHOLE, Folder, Inputs, Json, Store, key
 
 
@@ -109,30 +108,13 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
 
 def _steps(select: Folder, pair: pa.Table, decision: dict[str, Any]) -> Iterator[str]:
     """What each step says of the pair by itself, and which one it fell to."""
-    steps = [{"where": None, "keep_top": None, "duplicates": None, **step} for step in _params(select)["steps"]]
-    funnel: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
-    values = _values(pair)
-    by_itself = verdicts(steps, pair) if values["decoded"] else {}
-    for step in steps:
-        name = step["drop"]
-        if step["where"] is not None:
-            said = {True: "drops it", False: "lets it pass", None: "has no value, lets it pass"}.get(
-                by_itself.get(name), "lets it pass"
-            )
-            if not by_itself:
-                said = "was not asked"
-            rule = step["where"]
-        elif step["keep_top"] is not None:
-            threshold = funnel[name]["threshold"]
-            rule = f"among {best(funnel[name])}" + ("" if threshold is None else f": at least {_value(threshold)}")
-            said = f"it has {_value(values[step['keep_top']['of']])}"
-        else:
-            above = step["duplicates"].get("above")
-            rule = f"duplicates by {step['duplicates']['by']}" + (f" at {above:g} or more" if above else "")
-            said = "drops it" if decision["reason"] == name else "lets it pass"
-        mark = "→" if decision["reason"] == name else " "
-        yield f"{mark} {name:<16} {said}  [{plain(rule)}]"
-        if decision["reason"] == name:
+    facts: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
+    decoded, reason = pair["decoded"][0].as_py(), decision["reason"]
+    for step in read_steps(_params(select)["steps"]):
+        said = step.kind.of_pair(step, facts[step.name], pair, reason) if decoded else "was not asked"
+        mark = "→" if reason == step.name else " "
+        yield f"{mark} {step.name:<16} {plain(said)}  [{plain(facts[step.name]['says'])}]"
+        if reason == step.name:
             break
 
 

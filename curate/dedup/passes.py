@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from curate.prepare import Prepared
+from curate.prepare import Prepared, near_kinds
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
@@ -13,7 +13,7 @@ VERSION = 1
 def declare(prepared: Prepared, scope: Json) -> Iterator[Declaration]:
     """Nothing where no step of the recipe drops duplicates by embedding."""
     recipe = prepared.recipe
-    if any(step.duplicates and step.duplicates.by == "image_embedding" for step in recipe.select):
+    if near_kinds(recipe):
         depends = {"floor": recipe.dedup.floor, **scope}
         reads = ["fetch", f"embed-{prepared.models[0]}"]
         yield Declaration("dedup", "dedup", VERSION, depends, reads, is_decided_on=True)

@@ -9,7 +9,6 @@ from curate.pack.layouts.contract import Description, LayoutFiles, Packed
 from curate.pack.layouts.registry import layouts
 from curate.pack.rows import Settings
 from curate.pack.worker import Worker, shard_sizes
-from curate.schema import reason_words
 from curate.store import Inputs, Json, Outputs
 
 
@@ -95,33 +94,17 @@ def _funnel(funnel: Json) -> list[str]:
     rows = [
         (
             _code(step["name"]),
-            _rule(step),
+            _cell(step["rule"]),
             f"{step['seen']:,}",
             f"{step['dropped']:,}",
             _share(step["dropped"], step["seen"]),
-            f"{step['nulls']:,}" if step.get("nulls") else "",
+            f"{step['nulls']:,}" if step["nulls"] else "",
         )
         for step in funnel["steps"]
     ]
     kept = f"**{funnel['kept']:,}**"
     rows.append(("**kept**", "", kept, "", "", ""))
     return _table(("step", "drops", "reached it", "dropped", "share", "without a value"), "llrrrr", rows)
-
-
-def _rule(step: Json) -> str:
-    threshold = f"{step['threshold']:.6g}" if step.get("threshold") is not None else None
-    if step["kind"] == "where":
-        return _code(step["where"])
-    if step["kind"] == "keep_top":
-        # The words of the report and the terminal (`report.funnel.describe`).
-        among = " of all fetched pairs" if step["over"] == "pool" else ""
-        least = f": {_code(step['of'])} ≥ {threshold}" if threshold else ""
-        return f"all but the top {100 * step['fraction']:.4g} %{among} by {_code(step['of'])}{least}"
-    if step["kind"] == "duplicates":
-        above = f" at {threshold} or more" if step["by"] == "image_embedding" and threshold else ""
-        by, prefer = _code(step["by"]), _code(step["prefer"])
-        return f"all but one of each set of duplicates by {by}{above}, best {prefer} kept"
-    return reason_words(str(step["name"]))
 
 
 def _models(recipe: Json, facts: Mapping[str, Json]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from curate.report.funnel import value
+from curate.errors import short
 from curate.report.text import count
 
 FINE = 0.001
@@ -140,7 +140,7 @@ def draw(histogram: Histogram, names: Sequence[str], thresholds: Sequence[float]
         bars=bars,
         x_ticks=[Mark(round(100 * (tick - low) / span, 3), f"{tick + 0.0:.4g}") for tick in ticks.round(6)],
         y_ticks=y_ticks,
-        thresholds=[Mark(round(100 * (line - low) / span, 3), value(line)) for line in thresholds],
+        thresholds=[Mark(round(100 * (line - low) / span, 3), short(line)) for line in thresholds],
         bin_width=merged * FINE,
     )
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ import yaml
 from markupsafe import Markup, escape
 
 from curate.columns import PairColumns
-from curate.errors import BrokenResult, counted
+from curate.errors import BrokenResult, counted, short
 from curate.report.examples import Example, load
-from curate.report.funnel import Step, describe, nulls, value
 from curate.report.histogram import Drawing, Histogram, draw
 from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, near_similarities, survey
 from curate.report.text import count, duration, percent, pieces, plain, rate, size
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
-from curate.schema import FETCH, UNDECODABLE
+from curate.schema import FETCH, UNDECODABLE, reason_words
 from curate.store import Inputs
+
+Step = Mapping[str, Any]
+"""One of `funnel.json`'s `steps`: its facts and its words (`curate.select.funnel.FACTS`)."""
 
 STACKS = ("kept", "dropped by this threshold", "dropped for another reason")
 """The stacks of a similarity histogram, in the order of `survey.KEPT`, `UNDER_THRESHOLD`, `OTHER`."""
@@ -78,7 +80,7 @@ class Twins:
 
     dropped: Example
     kept: Example
-    similarity: float | None
+    likeness: str
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class Sheet:
     Attributes:
         anchor: the section's id.
         name: the reason; `kept`.
-        kind: the step's kind in `funnel.json`; `kept`.
         says: what the step does.
+        is_code: whether that is SQL.
         rows: how many rows have the reason.
         columns: further columns to show, those that the step looks at.
         pictures: a fair draw of its rows.
@@ -100,8 +102,8 @@ class Sheet:
 
     anchor: str
     name: str
-    kind: str
     says: str
+    is_code: bool
     rows: int
     columns: Sequence[str] = ()
     pictures: Sequence[Example] = ()
@@ -121,6 +123,7 @@ class Figure:
         stacks: the names of the stacks that occur, with their number.
         quantiles: per group of pairs, the values at `QUANTILES`.
         missing: pairs without a value.
+        measure: of near copies, what their similarity is.
     """
 
     title: str
@@ -128,6 +131,7 @@ class Figure:
     stacks: Sequence[tuple[int, str]]
     quantiles: Sequence[tuple[str, Sequence[float | None]]]
     missing: int
+    measure: str = ""
 
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -198,7 +202,7 @@ def render(settings: Settings, inputs: Inputs) -> str:
             hosts_error=found.failures.error,
             verdicts=read_verdicts(settings.evaluation),
             figures=[_figure(model, gathered) for model in models],
-            near=_near(inputs, gathered) if "dedup" in inputs.folders else None,
+            near=_near(inputs, gathered),
             quantiles=QUANTILES,
             kept=_kept_sheet(gathered),
             dropped=_dropped_sheets(gathered),
@@ -251,7 +255,7 @@ def _places(found: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
 
 def _kept_sheet(gathered: _Gathered) -> Sheet:
     pictures = gathered.shown(gathered.survey.examples.get(None, []))
-    return Sheet("kept", "kept", "kept", "", gathered.funnel["kept"], pictures=pictures)
+    return Sheet("kept", "kept", "", False, gathered.funnel["kept"], pictures=pictures)
 
 
 def _has_no_picture(step: Step) -> bool:
@@ -264,8 +268,8 @@ def _failed_sheets(gathered: _Gathered) -> list[Sheet]:
         Sheet(
             f"reason-{number}",
             step["name"],
-            step["kind"],
-            describe(step),
+            step["says"],
+            step["is_code"],
             step["dropped"],
             pictures=gathered.shown(gathered.survey.examples.get(step["name"], [])),
         )
@@ -282,7 +286,7 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
             continue
         pictures = gathered.shown(gathered.survey.examples.get(name, []))
         twins = [
-            Twins(gathered.examples[copy.place], gathered.examples[gathered.twins[copy.of]], copy.similarity)
+            _twins(step, gathered.examples[copy.place], gathered.examples[gathered.twins[copy.of]], copy.similarity)
             for copy in sorted(gathered.copies.get(name, []), key=lambda copy: copy.similarity or 0.0)
         ]
         any_row = next(iter([*pictures, *(pair.dropped for pair in twins)]), None)
@@ -290,8 +294,8 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
             Sheet(
                 f"reason-{number}",
                 name,
-                step["kind"],
-                describe(step),
+                step["says"],
+                step["is_code"],
                 step["dropped"],
                 columns=_columns_of(step, any_row, gathered.models),
                 pictures=pictures,
@@ -304,15 +308,19 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
     return sheets
 
 
+def _twins(step: Step, dropped: Example, kept: Example, similarity: float | None) -> Twins:
+    if similarity is None:
+        return Twins(dropped, kept, "copy")
+    is_copy = not step["measure"] or dropped.values["sha256"] == kept.values["sha256"]
+    return Twins(dropped, kept, "identical" if is_copy else f"{step['measure']} {similarity:.4f}")
+
+
 def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> list[str]:
     """The columns that a step looks at, without those that stand under every picture."""
     if example is None:
         return []
-    words = re.findall(r"\w+", " ".join(str(step[key] or "") for key in ("where", "of", "prefer")))
     shown = _ALWAYS_SHOWN | {f"clip_similarity_{model}" for model in models}
-    names = {name.lower(): name for name in example.values}
-    looked_at = [names[word.lower()] for word in words if word.lower() in names]
-    return [name for name in dict.fromkeys(looked_at) if name not in shown]
+    return [name for name in step["columns"] if name in example.values and name not in shown]
 
 
 def _figure(model: str, gathered: _Gathered) -> Figure:
@@ -323,17 +331,20 @@ def _figure(model: str, gathered: _Gathered) -> Figure:
     return _drawn(f"clip_similarity_{model}", histogram, names, lines, [("all pairs", None), ("kept", KEPT)])
 
 
-def _near(inputs: Inputs, gathered: _Gathered) -> Figure:
-    lines = [
-        step["threshold"]
-        for step in gathered.funnel["steps"]
-        if step["kind"] == "duplicates" and step["by"] == "image_embedding" and step["threshold"] is not None
-    ]
+def _near(inputs: Inputs, gathered: _Gathered) -> list[Figure]:
+    """A histogram for each search whose near pairs a step reads."""
+    by_search: defaultdict[str, list[Step]] = defaultdict(list)
+    for step in gathered.funnel["steps"]:
+        if step["near"] in inputs.folders:
+            by_search[step["near"]].append(step)
     names = ("", "at the threshold or above: at most one of the two stays", "below: both may stay")
-    if not lines:
-        names = ("", "", "pairs of images")
-    histogram = near_similarities(inputs, min(lines, default=None))
-    return _drawn("near copies", histogram, names, lines, [])
+    figures = []
+    for search, steps in by_search.items():
+        lines = [step["threshold"] for step in steps]
+        title = "Near copies" if len(by_search) == 1 else f"Near copies by {steps[0]['by']}"
+        figure = _drawn(title, near_similarities(inputs[search], min(lines)), names, lines, [])
+        figures.append(replace(figure, measure=steps[0]["measure"]))
+    return figures
 
 
 def _drawn(
@@ -354,8 +365,8 @@ def _errors(fetched: Mapping[str, int], gathered: _Gathered) -> list[tuple[str, 
     for name, images in fetched.items():
         if name.startswith("error:") and images:
             reason = FETCH + name.removeprefix("error:")
-            step = gathered.steps.get(reason, {"name": reason, "kind": "before", "dropped": 0})
-            rows.append((name.removeprefix("error:"), describe(step), images, int(step["dropped"])))
+            pairs = int(gathered.steps[reason]["dropped"]) if reason in gathered.steps else 0
+            rows.append((name.removeprefix("error:"), reason_words(reason), images, pairs))
     return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
@@ -394,7 +405,7 @@ def _scalar(given: object) -> str:
     if isinstance(given, bool):
         return "yes" if given else "no"
     if isinstance(given, float):
-        return f"{given:.4f}" if abs(given) <= 1 else value(given)
+        return f"{given:.4f}" if abs(given) <= 1 else short(given)
     if isinstance(given, int):
         return count(given)
     if isinstance(given, bytes):
@@ -424,5 +435,5 @@ def _environment() -> jinja2.Environment:
         plain=plain,
         scalar=_scalar,
     )
-    environment.globals.update(describe=describe, nulls=nulls, FETCH=FETCH)
+    environment.globals.update(FETCH=FETCH)
     return environment

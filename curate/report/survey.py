@@ -20,10 +20,10 @@ from curate.columns import read as read_columns
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
 from curate.schema import FETCHED, REPEATED, SIMILARITY
-from curate.store import Inputs
+from curate.store import Folder, Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
-"""The stacks of a similarity histogram: kept; dropped by a keep_top over this very column; dropped otherwise."""
+"""The stacks of a similarity histogram: kept; dropped by a threshold on this very column; dropped otherwise."""
 
 READERS = 8
 """Parts read ahead at once: on remote stores the walk waits for answers, not for the CPU."""
@@ -85,8 +85,8 @@ class Survey:
         dropped: rows by reason.
         similarity: per model, its histogram.
         examples: per reason, and `None` for kept, the rows to show.
-        copies: per duplicates step, the same with their twins.
-        above, below: per keep_top step over a similarity, the closest kept and dropped rows with their values.
+        copies: per step that names kept pairs, the same with their twins.
+        above, below: per step with a threshold on a similarity, the closest kept and dropped rows with their values.
         failures: images that failed, by (host, error class).
     """
 
@@ -141,7 +141,7 @@ def survey(
             if reason is not None:
                 found.dropped[reason] += int(mask.sum())
             step = by_name.get(reason or "", {})
-            if step.get("kind") == "duplicates":
+            if step.get("names_kept"):
                 _pick_copies(found.copies.setdefault(str(reason), []), rows, mask, examples)
             else:
                 _pick(found.examples.setdefault(reason, []), rows.part, mask, examples)
@@ -162,7 +162,7 @@ def survey(
 
 def is_cut(step: Mapping[str, Any], model: str, columns: PairColumns) -> bool:
     """Whether a step keeps the top of this model's similarity, by whichever of its names."""
-    return step["kind"] == "keep_top" and step["of"] in columns.scores(model, SIMILARITY)
+    return step["of"] in columns.scores(model, SIMILARITY)
 
 
 def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
@@ -190,20 +190,19 @@ def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
     return places
 
 
-def near_similarities(inputs: Inputs, above: float | None) -> Histogram:
+def near_similarities(near: Folder, above: float) -> Histogram:
     """How many near pairs there are at which similarity; streamed, as there may be very many.
 
     Args:
-        inputs: the folder dedup.
+        near: the folder of a search.
         above: the step's threshold: pairs at it or above are counted as UNDER_THRESHOLD is in other
             histograms, as what the step acts on, the rest as OTHER.
     """
     found = Histogram(3)
-    near = inputs["dedup"]
     with near.store.open(near.file("near.parquet")) as opened:
         for batch in pq.ParquetFile(opened).iter_batches(columns=["similarity"]):
             values = batch.column(0).to_numpy(zero_copy_only=False)
-            found.add(values, np.where(values >= (2.0 if above is None else above), UNDER_THRESHOLD, OTHER))
+            found.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
     return found
 
 

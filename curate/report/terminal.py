@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from curate.errors import counted
-from curate.report.funnel import describe, nulls
 from curate.report.text import count, percent, plain
 from curate.report.verdicts import Verdicts, read_verdicts
 
@@ -59,8 +58,8 @@ def _row(step: Mapping[str, Any], verdicts: Verdicts | None) -> Row:
         verdict = verdicts.steps.get(step["name"])
         row += (count(verdict.right), count(verdict.wrong), count(verdict.may)) if verdict else ("", "", "")
     # Before the steps the reason's own name says enough.
-    what = "" if step["kind"] == "before" else plain(describe(step), NOTE_LIMIT)
-    return (*row, "; ".join(note for note in (what, nulls(step)) if note))
+    what = "" if step["kind"] == "before" else plain(step["says"], NOTE_LIMIT)
+    return (*row, "; ".join(note for note in (what, step["without"]) if note))
 
 
 def _kept(verdicts: Verdicts | None) -> Row:

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.errors import BrokenResult
 from curate.select.ids import from_words
-from curate.select.predicate import Step
+from curate.select.steps.contract import RowWise, Step
 
 
-def decisions(verdicts: pa.Table, steps: Sequence[Step]) -> pa.Table:
+def decisions(verdicts: pa.Table, steps: Sequence[Step[Any]]) -> pa.Table:
     """Rows of `schema.DECISIONS` from the funnel's verdicts on them (`Funnel.verdicts`)."""
     before, step = verdicts["before"].combine_chunks(), verdicts["step"].combine_chunks()
-    names = pa.array([one["drop"] for one in steps], pa.string())
+    names = pa.array([one.name for one in steps], pa.string())
     reason = pc.coalesce(before, names.take(step))
     duplicate = verdicts["similarity"].is_valid().to_numpy()
     original = from_words(_numbers(verdicts["of_high"]), _numbers(verdicts["of_low"]))
@@ -27,7 +27,7 @@ def decisions(verdicts: pa.Table, steps: Sequence[Step]) -> pa.Table:
             from_words(_numbers(verdicts["high"]), _numbers(verdicts["low"])),
             reason.is_null(),
             reason,
-            _reasons(verdicts, before, step, names, [one["where"] is not None for one in steps]),
+            _reasons(verdicts, before, step, names, [isinstance(one.kind, RowWise) for one in steps]),
             original.take(pa.array(np.arange(len(duplicate)), mask=~duplicate)),
             verdicts["similarity"],
         ],
@@ -61,16 +61,16 @@ def check(
 
 
 def _reasons(
-    verdicts: pa.Table, before: pa.Array, step: pa.Array, names: pa.Array, wheres: Sequence[bool]
+    verdicts: pa.Table, before: pa.Array, step: pa.Array, names: pa.Array, row_wise: Sequence[bool]
 ) -> pa.ListArray:
-    """By row, in the order of the steps: those whose `where` is true of it, and the one that dropped it."""
+    """By row, in the order of the steps: those that drop it by themselves, and the one that dropped it."""
     # One column of flags for the reason before all steps, then one for each step.
     flags = np.zeros((len(step), len(names) + 1), bool)
     flags[:, 0] = before.is_valid().to_numpy(zero_copy_only=False)
     fell = np.flatnonzero(step.is_valid().to_numpy(zero_copy_only=False))
     flags[fell, step.drop_null().to_numpy() + 1] = True
-    for number, where in enumerate(wheres):
-        if where:
+    for number, alone in enumerate(row_wise):
+        if alone:
             true = pc.fill_null(verdicts[f"w{number}"], False).to_numpy()
             flags[:, number + 1] |= true & ~flags[:, 0]
     row, column = np.nonzero(flags)

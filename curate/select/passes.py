@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 from curate.keys import chosen
-from curate.prepare import Prepared
+from curate.prepare import Prepared, steps_of
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
+from curate.select.steps.registry import versions
 from curate.store import WHOLE, Json
 
 VERSION = 4
 
 
 def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaration:
-    """The decisions depend on the steps, on the parts that are covered, and on every pass with columns."""
+    """The decisions depend on the steps, their kinds, the parts that are covered, and every pass with columns."""
     steps = [chosen(step) for step in prepared.recipe.select]
-    depends = {"steps": steps, "models": prepared.models, **scope}
+    kinds = versions(steps_of(prepared.recipe))
+    depends = {"steps": steps, **({"kinds": kinds} if kinds else {}), "models": prepared.models, **scope}
     return Declaration("select", "select", VERSION, depends, reads)
 
 

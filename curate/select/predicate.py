@@ -1,4 +1,4 @@
-"""What a step may say: checked before a run starts, so that no run ends in a misspelt column.
+"""What a predicate may say: checked before a run starts, so that no run ends in a misspelt column.
 
 A `where` is one SQL expression over the row's own columns, in DuckDB's dialect. What is allowed is listed,
 not what is refused: expressions of the kinds in `EXPRESSIONS` and functions whose value depends on their
@@ -8,17 +8,15 @@ arguments alone (`FUNCTIONS`).
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from curate.errors import RecipeError, nearest
+from curate.errors import nearest
 from curate.select.database import connect, one_line
-
-Step = Mapping[str, Any]
-"""A step as the recipe dumps it: drop, where, keep_top, over, duplicates."""
+from curate.select.steps.contract import Step
 
 EXPRESSIONS = frozenset(
     {
@@ -77,132 +75,85 @@ _CLOCK = frozenset(
 )
 
 
-def check(steps: Sequence[Step], columns: Mapping[str, pa.DataType]) -> None:
-    """Checks a funnel against the columns that its run will have.
+def check(step: Step[str], columns: Mapping[str, pa.DataType]) -> None:
+    """Checks a predicate against the columns that its run will have.
 
     Args:
-        steps: the funnel.
+        step: whose keys are the predicate.
         columns: the types in which predicates see them (`curate.columns.PairColumns.types`).
 
     Raises:
         RecipeError: the first thing that is wrong, in one line that names the step.
     """
-    with connect() as con:
-        for step in steps:
-            if step["where"] is not None:
-                _check_where(con, step, columns)
-            elif step["keep_top"] is not None:
-                kind = _known(step, "keep_top.of", step["keep_top"]["of"], columns)
-                if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-                    raise _wrong(step, f"keep_top.of: {step['keep_top']['of']} is {kind}, not a number")
-            else:
-                kind = _known(step, "duplicates.prefer", step["duplicates"]["prefer"], columns)
-                if pa.types.is_nested(kind):
-                    raise _wrong(step, f"duplicates.prefer: {step['duplicates']['prefer']} is {kind}, without order")
-
-
-def wanted(steps: Sequence[Step], columns: Sequence[str]) -> list[str]:
-    """The columns that the steps name, as they are spelt in `columns`, sorted."""
-    by_name = {name.lower(): name for name in columns}
-    names: set[str] = set()
-    with connect() as con:
-        for step in steps:
-            if step["where"] is not None:
-                names |= {by_name[name.lower()] for name in _references(con, step)}
-            elif step["keep_top"] is not None:
-                names.add(step["keep_top"]["of"])
-            else:
-                names.add(step["duplicates"]["prefer"])
-    return sorted(names)
-
-
-def verdicts(steps: Sequence[Step], row: pa.Table) -> dict[str, bool | None]:
-    """What each `where` step by itself says of one row.
-
-    Args:
-        steps: the funnel; steps of other kinds are passed over.
-        row: one row with the columns of the run, as predicates see them (`curate.columns.predicate_view`).
-
-    Returns:
-        By step: True (it drops the row), False, or None (it has no value).
-    """
-    said: dict[str, bool | None] = {}
-    with connect() as con:
-        for step in steps:
-            if step["where"] is not None:
-                # Only what it names: a source may have columns of types that DuckDB does not know.
-                names = {name.lower() for name in _references(con, step)}
-                named = row.select([name for name in row.column_names if name.lower() in names])
-                con.register("pairs", named.append_column("", pa.array([0])))
-                ((said[step["drop"]],),) = con.execute(_asked(step)).fetchall()
-    return said
-
-
-def _check_where(con: duckdb.DuckDBPyConnection, step: Step, columns: Mapping[str, pa.DataType]) -> None:
     by_name = {name.lower(): name for name in columns}
     fields = {}
-    for reference in _references(con, step):
+    for reference in references(step):
         name = by_name.get(reference.lower())
         if name is None:
-            raise _wrong(step, f"where: there is no column {reference!r}{nearest(reference.lower(), columns)}")
+            raise step.wrong(f"where: there is no column {reference!r}{nearest(reference.lower(), columns)}")
         fields[name] = columns[name]
-    try:
-        # One row, so that constants are looked at: `width < 'abc'`.
-        con.register("pairs", pa.table({"": [0], **{name: pa.nulls(1, kind) for name, kind in fields.items()}}))
-        asked = con.sql(_asked(step))
-        asked.fetchall()
-    except duckdb.Error as error:
-        raise _wrong(step, f"where: {one_line(error)}") from error
-    kind = str(asked.types[0])
+    with connect() as con:
+        try:
+            # One row, so that constants are looked at: `width < 'abc'`.
+            con.register("pairs", pa.table({"": [0], **{name: pa.nulls(1, kind) for name, kind in fields.items()}}))
+            asked = con.sql(f"SELECT {bracketed(step.keys)} FROM pairs")
+            asked.fetchall()
+        except duckdb.Error as error:
+            raise step.wrong(f"where: {one_line(error)}") from error
+        kind = str(asked.types[0])
     if kind != "BOOLEAN":
-        raise _wrong(step, f"where: {step['where'].strip()!r} is a value ({kind}), not a condition")
+        raise step.wrong(f"where: {step.keys.strip()!r} is a value ({kind}), not a condition")
 
 
-def _asked(step: Step) -> str:
-    # The predicate may end in a comment, so its bracket stands on a line of its own.
-    return f"SELECT (\n{step['where']}\n) FROM pairs"
-
-
-def _references(con: duckdb.DuckDBPyConnection, step: Step) -> list[str]:
+def references(step: Step[str]) -> list[str]:
     """The columns that a predicate names, after it was found to be one allowed expression.
 
     It is parsed with and without brackets, as either alone lets text through that is no expression by itself
     (`a) OR (b`, `a ORDER BY b`).
+
+    Raises:
+        RecipeError: it is not.
     """
-    where = step["where"]
-    _parsed(con, step, where)
-    tree = _parsed(con, step, f"(\n{where}\n)")
+    with connect() as con:
+        _parsed(con, step, step.keys)
+        tree = _parsed(con, step, bracketed(step.keys))
     names = []
     for expression in _expressions(tree):
         kind, name = expression["class"], str(expression.get("function_name", "")).lower()
         if kind == "FUNCTION" and expression["schema"]:
-            raise _wrong(step, f"where: write {name}({expression['schema']}), not {expression['schema']}.{name}()")
+            raise step.wrong(f"where: write {name}({expression['schema']}), not {expression['schema']}.{name}()")
         if kind == "FUNCTION" and name not in FUNCTIONS:
             if name in _CLOCK:
-                raise _wrong(step, f"where: {name}() depends on the time of the run")
-            raise _wrong(step, f"where: the function {name}() is not allowed here{_hint(name)}")
+                raise step.wrong(f"where: {name}() depends on the time of the run")
+            raise step.wrong(f"where: the function {name}() is not allowed here{_hint(name)}")
         if kind == "COLUMN_REF":
             reference = expression["column_names"][0]
             if reference.lower() in _CLOCK:
-                raise _wrong(step, f"where: {reference} depends on the time of the run")
+                raise step.wrong(f"where: {reference} depends on the time of the run")
             names.append(reference)
         elif kind not in EXPRESSIONS or expression["type"] == "GROUPING_FUNCTION":
             what = str(expression["type"]).lower().replace("_", " ")
-            raise _wrong(step, f"where: {what} is not allowed here: a predicate sees one row")
+            raise step.wrong(f"where: {what} is not allowed here: a predicate sees one row")
     return list(dict.fromkeys(names))
 
 
-def _parsed(con: duckdb.DuckDBPyConnection, step: Step, where: str) -> Any:
+def bracketed(where: str) -> str:
+    """A predicate as one operand of a statement."""
+    # It may end in a comment, so the bracket stands on a line of its own.
+    return f"(\n{where}\n)"
+
+
+def _parsed(con: duckdb.DuckDBPyConnection, step: Step[str], where: str) -> Any:
     statement = f"SELECT 1 FROM pairs WHERE {where}"
     ((tree,),) = con.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
     parsed = json.loads(tree)
     if parsed["error"]:
-        raise _wrong(step, f"where: {' '.join(parsed['error_message'].split())}")
+        raise step.wrong(f"where: {' '.join(parsed['error_message'].split())}")
     if len(parsed["statements"]) != 1:
-        raise _wrong(step, "where: more than one statement")
+        raise step.wrong("where: more than one statement")
     node = parsed["statements"][0]["node"]
     if node["type"] != "SELECT_NODE" or node.get("where_clause") is None:
-        raise _wrong(step, "where: a set of rows is not allowed here: a predicate sees one row")
+        raise step.wrong("where: a set of rows is not allowed here: a predicate sees one row")
     return node["where_clause"]
 
 
@@ -218,16 +169,6 @@ def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _expressions(value)
 
 
-def _known(step: Step, key: str, name: str, columns: Mapping[str, pa.DataType]) -> pa.DataType:
-    if name not in columns:
-        raise _wrong(step, f"{key}: there is no column {name!r}{nearest(name, columns)}")
-    return columns[name]
-
-
 def _hint(name: str) -> str:
     hint = nearest(name, FUNCTIONS)
     return hint if "did you mean" in hint else ""
-
-
-def _wrong(step: Step, what: str) -> RecipeError:
-    return RecipeError(f"select step {step['drop']!r}: {what}")

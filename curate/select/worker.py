@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 
 from curate.columns import PairColumns
 from curate.errors import BrokenResult
-from curate.schema import SIMILARITY
 from curate.scratch import scratch
 from curate.select import rows as part_rows
 from curate.select.database import connect
 from curate.select.decisions import check, decisions
 from curate.select.funnel import Funnel
-from curate.select.predicate import Step, wanted
 from curate.select.rows import PartRows
+from curate.select.steps.contract import Step
+from curate.select.steps.registry import read as read_steps
+from curate.select.steps.registry import wanted
 from curate.store import Folder, Inputs, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
@@ -44,13 +45,13 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             scratch("select") as folder,
             connect(folder, memory_limit=limit, threads=threads) as con,
         ):
-            funnel = Funnel(con, settings["steps"])
-            select(funnel, settings["steps"], PairColumns.from_json(settings), inputs, outputs["select"])
+            steps, columns = read_steps(settings["steps"]), PairColumns.from_json(settings)
+            select(Funnel(con, steps, list(columns.types())), steps, columns, inputs, outputs["select"])
 
     return work
 
 
-def select(funnel: Funnel, steps: Sequence[Step], columns: PairColumns, inputs: Inputs, out: Outputs) -> None:
+def select(funnel: Funnel, steps: Sequence[Step[Any]], columns: PairColumns, inputs: Inputs, out: Outputs) -> None:
     """Reads all parts' columns, runs the funnel, writes and commits each part's decisions.
 
     Raises:
@@ -60,7 +61,7 @@ def select(funnel: Funnel, steps: Sequence[Step], columns: PairColumns, inputs: 
     parts = sorted(inputs.parts)
     if not parts:
         raise BrokenResult("select: there is no part to decide on")
-    needed = _needed(steps, list(columns.types()))
+    needed = wanted(steps, list(columns.types()))
 
     def read(part: int) -> tuple[int, PartRows]:
         return part, part_rows.read(inputs, columns, part, needed)
@@ -79,7 +80,7 @@ def select(funnel: Funnel, steps: Sequence[Step], columns: PairColumns, inputs: 
     for part, rows in _ahead(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
-    report = funnel.run(_near(inputs))
+    report = funnel.run(lambda name: _near(inputs[name]))
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))
@@ -98,21 +99,8 @@ def select(funnel: Funnel, steps: Sequence[Step], columns: PairColumns, inputs: 
     out.counts.update({f"dropped:{step['name']}": step["dropped"] for step in report["steps"]})
 
 
-def _needed(steps: Sequence[Step], there: Sequence[str]) -> list[str]:
-    """The columns that the steps read."""
-    found = set(wanted(steps, there))
-    for step in steps:
-        if step["duplicates"] is not None:
-            found.add("sha256")
-            if step["duplicates"]["above"] is not None:
-                # An image without an embedding has no similarity to its caption either.
-                found.add(SIMILARITY)
-    return sorted(found)
-
-
-def _near(inputs: Inputs) -> Iterator[pa.Table]:
-    """The near pairs in pieces, read when they are asked for."""
-    folder: Folder = inputs["dedup"]
+def _near(folder: Folder) -> Iterator[pa.Table]:
+    """The near pairs of a pass in pieces, read when they are asked for."""
     with folder.store.open(folder.file("near.parquet")) as opened:
         table = pq.ParquetFile(opened)
         for group in range(table.num_row_groups):

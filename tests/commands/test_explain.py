@@ -9,6 +9,7 @@ import yaml
 from curate.commands.main import main
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
+from curate.errors import short
 from curate.store import Folder, Store
 
 
@@ -52,7 +53,7 @@ def test_a_column_without_a_suffix_is_the_first_models(run, capsys):
             assert shown[column] == shown[f"{column}_z"] == f"{row[column]:.4f}"
         assert "clip_similarity_mirrored_a" not in shown
         least = min(first, key=lambda row: row["clip_similarity"])["clip_similarity"]
-        rule = f"[among the top 100 % of all fetched pairs by clip_similarity: at least {least:.4f}]"
+        rule = f"[keeps the top 100 % of all fetched pairs by clip_similarity: clip_similarity ≥ {short(least)}]"
         assert f"it has {row['clip_similarity']:.4f}  {rule}" in said
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from curate import schema
 from curate.columns import describe
 from curate.pack import card, worker
+from curate.select import funnel
 from curate.store import WHOLE, Folder, Inputs, Store
 
 DIMS = {"small": 8, "big": 12}
@@ -253,26 +254,17 @@ def _funnel(planned: int, kept: int, parts: int, dropped: dict[str, int]) -> dic
     steps, seen = [], planned
     for name in ("repeated", "fetch:dns", "undecodable", "mismatched"):
         step: dict[str, Any] = {
+            **funnel.FACTS,
             "name": name,
             "kind": "before",
             "seen": seen,
             "dropped": dropped.get(name, 0),
-            "nulls": 0,
         }
         if name == "mismatched":
-            step |= {"kind": "keep_top", "of": "clip_similarity", "fraction": 0.3, "over": "pool", "threshold": 0.21}
-        steps.append(
-            {
-                "would_drop": None,
-                "threshold": None,
-                "of": None,
-                "where": None,
-                "by": None,
-                "prefer": None,
-                "fraction": None,
-                "over": None,
-            }
-            | step
-        )
+            rule = "all but the top 30 % of all fetched pairs by `clip_similarity`: `clip_similarity` ≥ 0.21"
+            step |= {"kind": "keep_top", "of": "clip_similarity", "threshold": 0.21, "rule": rule}
+        else:
+            step |= {"rule": schema.reason_words(name)}
+        steps.append(step)
         seen -= dropped.get(name, 0)
     return {"planned": planned, "kept": kept, "parts": parts, "missing_parts": [], "steps": steps}

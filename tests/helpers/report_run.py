@@ -4,7 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image
 
 from curate import schema
 from curate.columns import describe
+from curate.select.funnel import FACTS
+from curate.select.steps.contract import Words
 from curate.store import WHOLE, Folder, Inputs, Store
 
 SCRIPT = "<script>alert(1)</script>"
@@ -23,32 +25,49 @@ TEMPLATE = "{{ 7*7 }} {% raw %} </style></title><!--"
 LONG = "long " * 20_000
 HOSTILE = (SCRIPT, ATTRIBUTE, BIDI, CONTROLS, TEMPLATE, LONG, "שלום עולם", "", "javascript:alert(3)")
 
+BEFORE = ("repeated", "fetch:http_4xx", "fetch:dns", "undecodable")
+SMALL = "least(width, height) < 200 and '<b>' <> caption"
 STEPS: list[dict[str, Any]] = [
-    {"name": "repeated", "kind": "before"},
-    {"name": "fetch:http_4xx", "kind": "before"},
-    {"name": "fetch:dns", "kind": "before"},
-    {"name": "undecodable", "kind": "before"},
-    {"name": "small", "kind": "where", "where": "least(width, height) < 200 and '<b>' <> caption"},
-    {"name": "watermark", "kind": "where", "where": "concept_watermark > 0.9"},
+    *({"name": name, "kind": "before", "says": schema.reason_words(name)} for name in BEFORE),
+    {"name": "small", "kind": "where", "says": SMALL, "is_code": True, "columns": ["width", "height", "caption"]},
+    {
+        "name": "watermark",
+        "kind": "where",
+        "says": "concept_watermark > 0.9",
+        "is_code": True,
+        "columns": ["concept_watermark"],
+    },
     {
         "name": "mismatched",
         "kind": "keep_top",
+        "says": "keeps the top 50 % of all fetched pairs by clip_similarity: clip_similarity ≥ 0.25",
         "of": "clip_similarity",
         "fraction": 0.5,
         "over": "pool",
         "threshold": 0.25,
     },
-    {"name": "same_image", "kind": "duplicates", "by": "sha256", "prefer": "clip_similarity"},
+    {
+        "name": "same_image",
+        "kind": "duplicates",
+        "says": "equal bytes; keeps the one with the highest clip_similarity",
+        "by": "sha256",
+        "prefer": "clip_similarity",
+        "names_kept": True,
+    },
     {
         "name": "near_image",
         "kind": "duplicates",
+        "says": "cosine ≥ 0.95; keeps the one with the highest clip_similarity",
+        "names_kept": True,
+        "near": "dedup",
+        "measure": "cosine",
         "by": "image_embedding",
         "prefer": "clip_similarity",
         "threshold": 0.95,
     },
 ]
 PLAN = schema.PLAN.append(pa.field("source_lang", pa.string()))
-_STEP = dict.fromkeys(("nulls", "would_drop", "threshold", "of", "where", "by", "prefer", "fraction", "over"))
+_STEP = {**FACTS, **asdict(Words("", ""))}
 
 RECIPE = {
     "version": 1,
@@ -258,7 +277,7 @@ def _funnel(reasons):
     steps = []
     for step in STEPS:
         dropped = reasons[step["name"]]
-        steps.append({**_STEP, "nulls": 0, **step, "seen": seen, "dropped": dropped})
+        steps.append({**_STEP, **step, "seen": seen, "dropped": dropped})
         seen -= dropped
     return {"planned": planned, "kept": reasons[None], "parts": 3, "missing_parts": [], "steps": steps}
 

@@ -8,8 +8,6 @@ from rich.console import Console
 
 from curate.report.terminal import print_funnel
 
-EMPTY = {"nulls": 0, "would_drop": None, "threshold": None, "of": None, "where": None}
-
 
 def printed(funnel, verdicts=None, **how):
     sink = io.StringIO()
@@ -53,7 +51,7 @@ def test_a_narrow_terminal_folds_the_note_and_no_number(tmp_path):
 
 @given(st.text(st.sampled_from("ab[red]\x1b\x07\n\r\u202e\x9b語 /")), st.booleans())
 def test_a_hostile_predicate_cannot_write_on_the_terminal(predicate, terminal):
-    name = {"name": predicate, "kind": "where", "seen": 4, "dropped": 1, **EMPTY, "where": predicate}
+    name = {"name": predicate, "kind": "where", "seen": 4, "dropped": 1, "says": predicate, "without": ""}
     funnel = {"planned": 4, "kept": 3, "missing_parts": [2, 3], "steps": [name]}
     text = printed(funnel, force_terminal=terminal, color_system=None, width=100)
     # Rich's own bold and dim are all the sequences there may be.

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError
-from curate.select.funnel import top
+from curate.select.steps.keep_top import top
 from curate.store import WHOLE, Folder, Store
 
 NUMBERS = st.sampled_from([None, math.nan, -0.0, 0.0, 0.1, 0.25, 0.5, 1.5, math.inf, -math.inf])

@@ -5,7 +5,7 @@ import pytest
 from helpers.select_run import step
 
 from curate.errors import RecipeError
-from curate.select.predicate import check, verdicts, wanted
+from curate.select.steps.registry import check, read, wanted
 
 COLUMNS = {
     "url": pa.string(),
@@ -84,13 +84,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("where", ACCEPTED)
 def test_accepted(where):
-    check([step("this", where=where)], COLUMNS)
+    check(read([step("this", where=where)]), COLUMNS)
 
 
 @pytest.mark.parametrize("where", list(REFUSED))
 def test_refused_in_one_line_that_names_the_step(where):
     with pytest.raises(RecipeError, match=REFUSED[where]) as error:
-        check([step("fine", where="width < 3"), step("this", where=where)], COLUMNS)
+        check(read([step("fine", where="width < 3"), step("this", where=where)]), COLUMNS)
     assert str(error.value).startswith("select step 'this': where: ")
     assert "\n" not in str(error.value)
 
@@ -107,8 +107,9 @@ def test_refused_in_one_line_that_names_the_step(where):
 )
 def test_columns_to_rank_by(kind, message):
     with pytest.raises(RecipeError, match=f"select step 'this': .*{message}"):
-        check([step("this", **kind)], COLUMNS)
-    check([step("this", keep_top={"of": "half", "fraction": 0.3}), step("that", duplicates={"by": "sha256"})], COLUMNS)
+        check(read([step("this", **kind)]), COLUMNS)
+    steps = [step("this", keep_top={"of": "half", "fraction": 0.3}), step("that", duplicates={"by": "sha256"})]
+    check(read(steps), COLUMNS)
 
 
 def test_wanted_columns_are_spelt_as_they_are_stored():
@@ -117,18 +118,18 @@ def test_wanted_columns_are_spelt_as_they_are_stored():
         step("b", keep_top={"of": "half", "fraction": 0.5}),
         step("c", duplicates={"by": "sha256", "prefer": "height"}),
     ]
-    assert wanted(steps, list(COLUMNS)) == ["half", "height", "source_Taken", "source_meta", "width"]
+    assert wanted(read(steps), list(COLUMNS)) == ["half", "height", "sha256", "source_Taken", "source_meta", "width"]
 
 
 def test_verdicts_on_one_row():
     steps = [
         step("small", where="least(width, height) < 200"),
+        step("wide", where="width > 200 -- a comment"),
         step("french", where="caption_language = 'fr'"),
         step("dear", where="source_price * 2 > 3"),
         step("flagged", where="source_flag"),
         step("unknown", where="concept_cat > 0.5"),
         step("this", where="pair_id = '00ff'"),
-        step("top", keep_top={"of": "width", "fraction": 1.0}),
     ]
     row = pa.table(
         {
@@ -142,5 +143,6 @@ def test_verdicts_on_one_row():
             "source_wide": pa.array([None], pa.decimal256(50, 3)),
         }
     )
-    said = {"small": True, "french": None, "dear": True, "flagged": None, "unknown": None, "this": True}
-    assert verdicts(steps, row) == said
+    drops, passes, no_value = "drops it", "lets it pass", "has no value, lets it pass"
+    said = {"small": drops, "wide": passes, "french": no_value, "dear": drops, "flagged": no_value, "unknown": no_value}
+    assert {one.name: one.kind.of_pair(one, {}, row, None) for one in read(steps)} == {**said, "this": drops}

@@ -1,0 +1,130 @@
+"""One of each set of duplicates stays: greedy by rank, so that none goes because of one that went.
+
+A node is a digest (`sha256`), and its rank that of its best pair. In rank order, a pair goes when a kept one has
+its digest or one near it. So whether a node keeps its best pair is decided by the nodes near it that come
+earlier, and all its other pairs go. Two kept nodes are never near; a pair that goes has a kept one that ranks
+before it. Where several do, it names the most similar of those that the first step takes, of equals the best.
+
+Steps that stand together are decided as one, over the pairs that any of them takes for duplicates; then each pair that
+goes falls to the first step that takes it for a duplicate of a kept one. One after the other they would make a chain: a
+pair that goes as an exact copy of one that the next step drops as a near copy.
+"""
+
+# ruff: noqa: S608 - statements are put together from our own words
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.select.survivors import Survivors
+
+_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which pairs of images a step takes for duplicates, besides those of equal digests.
+
+    Attributes:
+        step: its number.
+        near: the pass that has found near pairs; None where only equal digests are duplicates.
+        above: the similarity from which two near ones are duplicates.
+    """
+
+    step: int
+    near: str | None = None
+    above: float = 1.0
+
+
+def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> None:
+    """Adds to `dropped` the rows of `alive` that duplicate another one.
+
+    Args:
+        rows: the funnel's.
+        reaches: those of the steps that are decided together, in their order.
+        value: the column of `alive` whose higher value ranks first; null ranks last, ties by pair_id.
+        digest: the column of `alive` that holds sha256.
+    """
+    rows.do(
+        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256,
+        row_number() OVER (ORDER BY {value} DESC NULLS LAST, high, low) AS rank
+        FROM alive WHERE {digest} IS NOT NULL"""
+    )
+    rows.do("CREATE OR REPLACE TABLE nodes AS SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256")
+    rows.do("CREATE OR REPLACE TABLE lost (node BIGINT)")
+    if any(reach.near for reach in reaches):
+        _load_near(rows, reaches)
+        _lose_near(rows)
+    # Equal digests reach every step.
+    rows.do(
+        f"""INSERT INTO dropped
+        SELECT pair.id, {min(reach.step for reach in reaches)}, best.high, best.low, 1.0
+        FROM ranked pair JOIN nodes USING (sha256) JOIN ranked best ON best.rank = nodes.rank
+        WHERE pair.rank > nodes.rank AND nodes.rank NOT IN (SELECT node FROM lost)"""
+    )
+
+
+def _load_near(rows: Survivors, reaches: Sequence[Reach]) -> None:
+    """Stores the near pairs of digests that a step takes for duplicates, with the first step that does."""
+    rows.do("CREATE OR REPLACE TABLE near (sha256_a VARCHAR, sha256_b VARCHAR, similarity DOUBLE, step INTEGER)")
+    for name in dict.fromkeys(reach.near for reach in reaches if reach.near):
+        steps = [reach for reach in reaches if reach.near == name]
+        first = " ".join(f"WHEN similarity >= {reach.above!r} THEN {reach.step}" for reach in steps)
+        least = min(reach.above for reach in steps)
+        for table in rows.near(name):
+            rows.con.register("arrived", table.filter(pc.greater_equal(table["similarity"], least)))
+            rows.do(f"INSERT INTO near SELECT sha256_a, sha256_b, similarity, CASE {first} END FROM arrived")
+            rows.con.unregister("arrived")
+
+
+def _lose_near(rows: Survivors) -> None:
+    """Decides which nodes are lost to near ones, and drops all pairs of those."""
+    rows.do(
+        """CREATE OR REPLACE TABLE edges AS
+        SELECT least(a.rank, b.rank) AS earlier, greatest(a.rank, b.rank) AS later, similarity, step
+        FROM near JOIN nodes a ON a.sha256 = sha256_a JOIN nodes b ON b.sha256 = sha256_b"""
+    )
+    for nodes in _lost(rows.con):
+        rows.con.register("arrived", nodes)
+        rows.do("INSERT INTO lost SELECT node FROM arrived")
+        rows.con.unregister("arrived")
+    rows.do(
+        """INSERT INTO dropped
+        WITH around AS (
+            SELECT later AS node, earlier AS other, similarity, step FROM edges
+            UNION ALL SELECT earlier, later, similarity, step FROM edges
+        ),
+        kept_around AS (
+            SELECT * FROM around
+            WHERE node IN (SELECT node FROM lost) AND other NOT IN (SELECT node FROM lost)
+        ),
+        nearest AS (
+            SELECT pair.id, other, similarity, step
+            FROM ranked pair JOIN nodes USING (sha256) JOIN kept_around ON kept_around.node = nodes.rank
+            WHERE other < pair.rank
+            QUALIFY row_number() OVER (PARTITION BY pair.id ORDER BY step, similarity DESC, other) = 1
+        )
+        SELECT nearest.id, step, best.high, best.low, similarity
+        FROM nearest JOIN ranked best ON best.rank = other"""
+    )
+
+
+def _lost(con: duckdb.DuckDBPyConnection) -> Iterable[pa.Table]:
+    """The nodes with a kept one near them that comes earlier.
+
+    Edges come in the order of their later node, so that the earlier one is decided by then. Memory: a bit for
+    each pair.
+    """
+    ((count,),) = con.execute("SELECT count(*) FROM ranked").fetchall()
+    lost = bytearray(count // 8 + 1)
+    for batch in con.sql("SELECT earlier, later FROM edges ORDER BY later").to_arrow_reader(_BATCH):
+        for earlier, later in zip(batch["earlier"].to_pylist(), batch["later"].to_pylist(), strict=True):
+            if not lost[earlier >> 3] >> (earlier & 7) & 1:
+                lost[later >> 3] |= 1 << (later & 7)
+    for start in range(0, len(lost), _BATCH):
+        bits = np.unpackbits(np.frombuffer(lost, np.uint8)[start : start + _BATCH], bitorder="little")
+        yield pa.table({"node": np.flatnonzero(bits) + 8 * start})

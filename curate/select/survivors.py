@@ -1,0 +1,74 @@
+"""The rows of a funnel that no step has dropped yet, in the funnel's database.
+
+pairs     every row of the covered parts: id (its place in the order of parts and rows), part, high, low (the
+          pair_id as two numbers), source_row, before (its reason before all steps), x0 … (what the steps have
+          computed of it, `Survivors.column`)
+alive     the rows that no step has dropped yet
+dropped   id, step, and for duplicates the kept pair's high, low and its similarity
+"""
+
+# ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
+
+from collections.abc import Callable, Iterable, Mapping
+
+import duckdb
+import pyarrow as pa
+
+NearPairs = Callable[[str], Iterable[pa.Table]]
+"""The near pairs (`schema.NEAR`) that a pass has found, by its short name, in pieces."""
+
+
+class Survivors:
+    """The rows that the steps so far have left.
+
+    Args:
+        con: a database with the table `pairs`.
+        columns: by SQL expression, the column of `pairs` that holds it.
+        near: reads near pairs.
+
+    Attributes:
+        con: the database.
+        near: reads near pairs.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], near: NearPairs) -> None:
+        self.con = con
+        self.near = near
+        self._columns = columns
+        self.do("CREATE TABLE dropped (id BIGINT, step INTEGER, high UBIGINT, low UBIGINT, similarity DOUBLE)")
+        self.do("CREATE TABLE alive AS SELECT * FROM pairs WHERE before IS NULL")
+
+    def column(self, expression: str) -> str:
+        """The column of `pairs` and `alive` that holds one of a step's `expressions`."""
+        return self._columns[expression]
+
+    def count(self, condition: str = "true", *, pool: bool = False) -> int:
+        """How many rows meet a condition.
+
+        Args:
+            condition: in SQL, over columns of `alive`.
+            pool: count among all rows that the first step saw.
+        """
+        among = "pairs WHERE before IS NULL" if pool else "alive WHERE true"
+        return self.number(f"SELECT count(*) FROM {among} AND ({condition})")
+
+    def drop(self, step: int, condition: str) -> None:
+        """Drops the rows for which a condition is TRUE, in the name of a step."""
+        self.do(f"INSERT INTO dropped SELECT id, {step}, NULL, NULL, NULL FROM alive WHERE {condition}")
+        self.leave(f"({condition}) IS NOT TRUE")
+
+    def leave(self, condition: str) -> None:
+        """Leaves the rows alive for which a condition is TRUE; `dropped` has to say why the others went."""
+        self.do(f"CREATE TABLE left_alive AS SELECT * FROM alive WHERE {condition}")
+        self.do("DROP TABLE alive")
+        self.do("ALTER TABLE left_alive RENAME TO alive")
+
+    def do(self, statement: str) -> None:
+        """Executes a statement."""
+        # DuckDB counts a statement as running until its rows, here a number of rows, are fetched.
+        self.con.execute(statement).fetchall()
+
+    def number(self, query: str) -> int:
+        """The number that a query gives."""
+        ((number,),) = self.con.execute(query).fetchall()
+        return int(number)
