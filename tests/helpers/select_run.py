@@ -53,7 +53,14 @@ def step(drop: str, **kind: Any) -> dict[str, Any]:
         duplicates = {"above": None, "prefer": "clip_similarity", **duplicates}
     keep_top = kind.get("keep_top")
     over = kind.get("over", "survivors")
-    return {"drop": drop, "where": kind.get("where"), "keep_top": keep_top, "over": over, "duplicates": duplicates}
+    return {
+        **kind,
+        "drop": drop,
+        "where": kind.get("where"),
+        "keep_top": keep_top,
+        "over": over,
+        "duplicates": duplicates,
+    }
 
 
 def planned(rows: Sequence[Row], part: int) -> list[tuple[int, Row, bool]]:
