@@ -52,10 +52,11 @@ def write_list(path: Path, rows: int) -> None:
 def plan_it(path: Path, run: Path) -> None:
     """Plans the list and prints what it took, as JSON."""
     from curate.plan.worker import open_worker
+    from curate.recipe import Source
     from curate.store import WHOLE, Folder, Inputs, Store
 
-    source = {"paths": [str(path)], "url": "url", "caption": "caption", "uid": None, "header": True}
-    settings = {"source": {**source, "keep_columns": None}, "seed": 0, "part_size": 10_000, "endpoint": None}
+    source = Source(paths=[str(path)]).model_dump(mode="json")
+    settings = {"source": source, "seed": 0, "part_size": 10_000, "endpoint": None}
     out = Folder(Store(str(run)), "plan", "0").outputs()
     start = time.monotonic()
     open_worker(settings)(WHOLE, Inputs({}, []), {"plan": out})

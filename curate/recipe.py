@@ -33,6 +33,11 @@ class Source(Keys):
     caption: str | int = Field("caption", description="The column that holds the caption; likewise.")
     uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
     header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")
+    quoted: bool | None = Field(
+        None,
+        description="Whether cells of csv and tsv may stand in double quotes (RFC 4180); null: those of csv may, those "
+        "of tsv may not.",
+    )
     keep_columns: list[str] | None = Field(
         None, description="Columns to pass through as `source_<name>`; by default all of them."
     )

@@ -1,6 +1,5 @@
 """A source's rows as the plan has them: identified, numbered, with their columns passed through."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,12 +8,13 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.errors import SourceError
 from curate.plan.formats.contract import ListFile
-from curate.plan.source import Layout, Passed
+from curate.plan.notes import Notes
+from curate.plan.source import Layout
 
 UID = r"^[0-9a-fA-F]{32}$"
 
 
-def rows(layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
+def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
     """The rows of all files in order, in tables of at most `CHUNK_ROWS` rows.
 
     Args:
@@ -52,15 +52,13 @@ def rows(layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
             in_file += count
 
 
-def _read(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Table]:
+def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[pa.Table]:
     """A list's rows with their text: `url`, `caption`, `uid` where it has one, and the columns passed through."""
     values, only_urls = file.format.values, file.format.only_urls
     url = "url" if only_urls else layout.url
     wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
     for chunk in file.format.chunks(file, layout.dialect, [name for name in dict.fromkeys(wanted) if name is not None]):
-        for what, times in chunk.unusual.items():
-            if times:
-                notes[f"{file.path}: {what}"] += times
+        notes.add(chunk.unusual, file.path)
         # The one column of such a list is its URL, however the recipe names the others'.
         cells = {"url": chunk.columns[url]} if only_urls else chunk.columns
         table = {"url": values.text(cells[url])}
@@ -70,16 +68,12 @@ def _read(file: ListFile, layout: Layout, notes: Counter[str]) -> Iterator[pa.Ta
         for column in layout.kept:
             if column.name in cells:
                 passed = values.column(cells[column.name], column.type)
-                _note(notes, column, values.misfits(cells[column.name], passed))
+                misfits = values.misfits(cells[column.name], passed)
+                notes.add({f"{column.to}: cells that are no {column.type} became null": misfits})
             else:
                 passed = pa.nulls(chunk.rows, column.type)
             table[column.to] = passed
         yield pa.table(table)
-
-
-def _note(notes: Counter[str], column: Passed, misfits: int) -> None:
-    if misfits:
-        notes[f"{column.to}: cells that are no {column.type} became null"] += misfits
 
 
 def _from_uids(uids: pa.ChunkedArray, file: ListFile, name: str, start: int) -> list[bytes]:

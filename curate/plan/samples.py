@@ -8,10 +8,9 @@ is it known which keys a tar holds twice.
 import contextlib
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from curate.errors import SourceError
 from curate.plan import folders, shards
 from curate.plan.cells import JsonValues
 from curate.plan.formats.contract import readable
+from curate.plan.notes import Notes
 from curate.plan.places import AT_ONCE, Place, encoded, find
 from curate.plan.shards import Sample
 from curate.plan.source import Columns, Passed, Source, passed_through
@@ -77,7 +77,7 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout
     """Finds the places and decides on the columns; errors as for `columns`."""
     asked = Source.of(source)
     # DataComp's key is taken unless the recipe names another.
-    asked = Source(asked.paths, asked.url, asked.caption, asked.uid or "uid", asked.header, asked.keep_columns)
+    asked = replace(asked, uid=asked.uid or "uid")
     places = find(asked.paths, endpoint)
     step = max(1, -(-len(places) // _LOOKED_AT))
     looked_at = places[::step]
@@ -111,7 +111,7 @@ class Scan:
 
     layout: SampleLayout
     folder: Path
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
     rows: int = 0
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class Scan:
         self._again = [again for _, again, _ in read]
         for count, _, notes in read:
             self.rows += count
-            self.notes.update(notes)
+            self.notes.merge(notes)
 
     def tables(self) -> Iterator[pa.Table]:
         """All rows in order, with the columns of `SampleLayout.plan` but `repeated`."""
@@ -147,9 +147,9 @@ class Scan:
     def _file(self, number: int) -> Path:
         return self.folder / f"{number}.arrow"
 
-    def _read(self, number: int) -> tuple[int, set[int], Counter[str]]:
+    def _read(self, number: int) -> tuple[int, set[int], Notes]:
         """Writes a place's rows; returns how many, which of them have a key that comes again, and notes."""
-        place, notes = self.layout.places[number], Counter[str]()
+        place, notes = self.layout.places[number], Notes()
         shape = pa.schema([column for column in self.layout.plan if column.name not in ("source_row", "repeated")])
         first: dict[bytes, int] = {}
         again: set[int] = set()
@@ -168,15 +168,13 @@ class Scan:
                 f"{place.path}: its samples lie in pieces, {len(again):,} of {rows:,} have a key that comes again; "
                 "pack it anew with its members sorted by name (tar --sort=name)"
             )
-        if again:
-            notes[f"{place.path}: samples whose key comes again are ambiguous"] += len(again)
-        if not rows:
-            notes[f"{place.path}: holds no samples"] += 1
-        if place.files is not None and (alone := folders.left_out(place)):
-            notes[f"{place.path}: txt and json files without an image beside them were left out"] += alone
+        counts = {"samples whose key comes again are ambiguous": len(again), "holds no samples": int(not rows)}
+        if place.files is not None:
+            counts["txt and json files without an image beside them were left out"] = folders.left_out(place)
+        notes.add(counts, place.path)
         return rows, again, notes
 
-    def _table(self, number: int, chunk: Sequence[Sample], notes: Counter[str]) -> pa.Table:
+    def _table(self, number: int, chunk: Sequence[Sample], notes: Notes) -> pa.Table:
         layout, place = self.layout, self.layout.places[number]
         about = [_about(sample) for sample in chunk]
         urls = [self._url(place, sample, json) for sample, json in zip(chunk, about, strict=True)]
@@ -197,11 +195,11 @@ class Scan:
         for column in layout.kept:
             values = [json.get(column.name) for json in about]
             passed = _VALUES.column(values, column.type)
-            if misfits := _VALUES.misfits(values, passed):
-                notes[f"{column.to}: values that are no {column.type} became null"] += misfits
+            misfits = _VALUES.misfits(values, passed)
+            notes.add({f"{column.to}: values that are no {column.type} became null": misfits})
             table[column.to] = passed
-        if unreadable := sum(sample.unreadable for sample in chunk):
-            notes[f"{place.path}: txt and json members that cannot be read count as none"] += unreadable
+        unreadable = sum(sample.unreadable for sample in chunk)
+        notes.add({"txt and json members that cannot be read count as none": unreadable}, place.path)
         faults = [sample.fault() for sample in chunk]
         images = [
             (None, None, None) if fault else sample.images[0] for sample, fault in zip(chunk, faults, strict=True)

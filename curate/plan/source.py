@@ -32,6 +32,7 @@ class Source:
     caption: str | int
     uid: str | None
     header: bool
+    quoted: bool | None
     keep_columns: tuple[str, ...] | None
 
     @classmethod
@@ -44,6 +45,7 @@ class Source:
             source["caption"],
             source["uid"],
             source["header"],
+            source["quoted"],
             None if keep is None else tuple(keep),
         )
 
@@ -141,7 +143,7 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
 def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     """Finds the files and decides on the columns; arguments and errors as for `columns`."""
     asked = Source.of(source)
-    dialect = Dialect(header=asked.header)
+    dialect = Dialect(asked.header, asked.quoted)
     files = find(asked.paths, endpoint)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         heads = list(pool.map(lambda file: file.format.head(file, dialect), files))
@@ -237,14 +239,28 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
         if headerless and not isinstance(name, int) and role != "uid":
             raise SourceError(f"source.{role}: without a header columns are numbers from 0, not {name!r}")
         if str(name) not in types:
-            there = ", ".join([*types][:20]) + (", …" if len(types) > 20 else "")
-            hint = nearest(str(name), types)
+            there = ", ".join(_shortened(column) for column in [*types][:20]) + (", …" if len(types) > 20 else "")
             raise SourceError(
-                f"{file.path} has no column {name!r} (source.{role}), only {there}"
-                f"{hint if 'did you mean' in hint else ''}"
+                f"{file.path} has no column {name!r} (source.{role}), only {there}{_hint(name, file, types)}"
             )
         if pa.types.is_nested(types[str(name)]):
             raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
+
+
+def _hint(name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> str:
+    """What may have been meant by a column that is not there."""
+    urls = [number for number, column in enumerate(types) if re.match(r"\s*https?://", column)]
+    if urls and file.format.has_header:
+        return (
+            "; its first line looks like a row: say source.header: false and give the columns' numbers from 0 "
+            f"(source.url: {urls[0]})"
+        )
+    hint = nearest(str(name), types)
+    return hint if "did you mean" in hint else ""
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:59]}…"
 
 
 def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...]:

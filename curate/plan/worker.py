@@ -17,6 +17,7 @@ from curate import schema
 from curate.errors import SourceError
 from curate.plan import samples
 from curate.plan.buckets import Buckets
+from curate.plan.notes import Notes
 from curate.plan.rows import rows
 from curate.plan.samples import Scan
 from curate.plan.source import look
@@ -38,7 +39,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     def work(_unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         source, endpoint, out = settings["source"], settings["endpoint"], outputs["plan"]
         how = (settings["seed"], settings["part_size"], out)
-        notes: Counter[str] = Counter()
+        notes = Notes()
         if source["kind"] == "samples":
             with scratch("plan") as folder:
                 scan = Scan(samples.look(source, endpoint), folder, notes)
@@ -47,7 +48,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             layout = look(source, endpoint)
             total = sum(file.format.count(file, layout.dialect) for file in layout.files)
             plan(layout.plan, total, rows(layout, notes), *how)
-        out.notes.extend(f"{note} ({times:,})" for note, times in sorted(notes.items()))
+        out.notes.extend(notes.lines())
 
     return work
 

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 
 from curate.plan.worker import open_worker
+from curate.recipe import Source
 from curate.store import WHOLE, Folder, Inputs, Outputs, Store
 
 
 def source(*paths: Path | str, **more: Any) -> dict[str, Any]:
     """A recipe's source, dumped."""
-    defaults = {"kind": "urls", "url": "url", "caption": "caption", "uid": None, "header": True, "keep_columns": None}
-    return {"paths": [str(path) for path in paths], **defaults, **more}
+    return Source(paths=[str(path) for path in paths]).model_dump() | more
 
 
 def run_plan(

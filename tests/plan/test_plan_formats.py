@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.plan_run import rows_of, run_plan, source
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import SourceError
+from curate.plan.formats import delimited
+from curate.plan.formats.contract import Dialect
+from curate.plan.formats.registry import list_file
 from curate.plan.source import columns
 
 ROWS = pd.DataFrame(
@@ -103,6 +110,95 @@ def test_headerless_tsv_of_cc3m_and_cc12m(tmp_path: Path, line, url, caption):
     assert table.column_names == schema.PLAN.names
 
 
+def dialect(tmp_path: Path, name: str, text: str, **more) -> tuple[list[tuple[str, str]], list[str]]:
+    """A list's URLs and captions, and the notes without its path."""
+    (tmp_path / name).write_text(text, newline="")
+    folder, out = run_plan(tmp_path / f"run-{name}-{more}", source(tmp_path / name, **more))
+    table = rows_of(folder)
+    rows = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
+    return rows, [note.removeprefix(f"{tmp_path / name}: ") for note in out.notes]
+
+
+LAION = 'a 5" pipe\thttp://0\n"open quote\thttp://1\n"a whole one"\thttp://2\nclosing"\thttp://3\n'
+"""Captions as LAION's and CC12M's tsv have them."""
+
+
+def test_a_tsv_is_not_quoted_unless_the_recipe_says_so(tmp_path: Path):
+    headerless = {"header": False, "caption": 0, "url": 1}
+    rows, notes = dialect(tmp_path, "a.tsv", LAION, **headerless)
+    captions = ['a 5" pipe', '"open quote', '"a whole one"', 'closing"']
+    assert rows == [(f"http://{number}", caption) for number, caption in enumerate(captions)]
+    assert notes == [f"{delimited.WRAPPED} (1)"]
+    # Read as quoting, the same quotes join rows: it is told.
+    rows, notes = dialect(tmp_path, "a.tsv", LAION, quoted=True, **headerless)
+    assert len(rows) == 3
+    assert notes == [
+        f"{delimited.SPANNING} (1)",
+        f"{delimited.STRAY} (1)",
+    ]
+
+
+def test_a_quoted_tsv_as_pandas_writes_it(tmp_path: Path):
+    captions = ["tab\there", "line\nbreak", 'say "hi"', "plain"]
+    urls = [f"http://{number}" for number in range(4)]
+    text = pd.DataFrame({"url": urls, "caption": captions}).to_csv(sep="\t", index=False)
+    rows, notes = dialect(tmp_path, "a.tsv", text, quoted=True)
+    assert rows == list(zip(urls, captions, strict=True))
+    assert notes == [f"{delimited.SPANNING} (1)"]
+    rows, notes = dialect(tmp_path, "a.tsv", text)
+    assert len(rows) == 5
+    assert set(notes) == {f"{delimited.FEWER} (1)", f"{delimited.MORE} (1)", f"{delimited.WRAPPED} (1)"}
+
+
+def test_a_csv_is_quoted_unless_the_recipe_says_so(tmp_path: Path):
+    text = 'url,caption\nhttp://0,"a\r\n""b"""\nhttp://1,"c" d\nhttp://2,5" pipe\nhttp://3,"e'
+    rows, notes = dialect(tmp_path, "a.csv", text)
+    assert rows == [("http://0", 'a\r\n"b"'), ("http://1", "c d"), ("http://2", '5" pipe'), ("http://3", "e")]
+    assert notes == [f"{delimited.SPANNING} (1)", f"{delimited.STRAY} (2)"]
+    rows, notes = dialect(tmp_path, "a.csv", text.replace("\r\n", ""), quoted=False)
+    assert rows == [("http://0", '"a""b"""'), ("http://1", '"c" d'), ("http://2", '5" pipe'), ("http://3", '"e')]
+    assert notes == [f"{delimited.WRAPPED} (1)"]
+
+
+def test_a_stray_quote_costs_the_lines_that_it_took_and_is_told(tmp_path: Path):
+    lines = ["url,caption", 'http://0,"stray', *(f"http://{n},{'x' * 1000}" for n in range(1, 200))]
+    rows, notes = dialect(tmp_path, "a.csv", "\n".join(lines) + "\n")
+    assert rows[0] == ("", "")
+    assert 60 < len(rows) < 75
+    assert rows[-1][0] == "http://199"
+    assert f"{delimited.ENDLESS} (1)" in notes
+    rows, notes = dialect(tmp_path, "a.csv", "\n".join(lines) + "\n", quoted=False)
+    assert len(rows) == 200
+    assert notes == []
+
+
+def test_rows_of_other_widths_are_counted(tmp_path: Path):
+    rows, notes = dialect(tmp_path, "a.tsv", "url\tcaption\nhttp://0\nhttp://1\tb\tc\n\nhttp://2\td\n")
+    assert rows == [("http://0", ""), ("http://1", "b"), ("http://2", "d")]
+    assert notes == [f"{delimited.FEWER} (1)", f"{delimited.MORE} (1)"]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"), max_size=6)] * 2), max_size=6
+    )
+)
+def test_what_csv_writes_comes_back_whatever_it_holds(rows):
+    """And nothing that a writer may write is counted but cells that span lines."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "a.tsv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL).writerows([("url", "caption"), *rows])
+        unusual: Counter[str] = Counter()
+        read = []
+        list_ = list_file(str(path))
+        for chunk in list_.format.chunks(list_, Dialect(quoted=True), None):
+            unusual.update(chunk.unusual)
+            read += zip(chunk.columns["url"], chunk.columns["caption"], strict=True)
+    assert read == rows
+    assert not unusual - Counter({delimited.SPANNING: len(rows)})
+
+
 def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfurl,caption,n\nhttp://a,caf\xe9,1\nhttp://b\nhttp://c,x,2,3\n")
     (tmp_path / "b.jsonl").write_bytes(
@@ -116,7 +212,11 @@ def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
     assert table["caption"].to_pylist() == captions
     # The csv's numbers and the jsonl's, one of which is text, have text in common.
     assert table["source_n"].to_pylist() == ["1", None, "2", "3", "x", None, None, None, None]
-    assert sum(int(note.rpartition("(")[2].rstrip(")")) for note in out.notes if "lines" in note) == 4
+    assert out.notes == [
+        f"{tmp_path / 'b.jsonl'}: lines that are no JSON object were left empty (2)",
+        f"{tmp_path / 'a.csv'}: {delimited.FEWER} (1)",
+        f"{tmp_path / 'a.csv'}: {delimited.MORE} (1)",
+    ]
 
 
 def test_invalid_utf8_in_parquet_is_replaced(tmp_path: Path):

@@ -127,6 +127,11 @@ def test_an_unknown_protocol_is_one_line():
         ("url,caption\na,b\n", {"url": 0}, "a number goes with header: false"),
         ("a,b\n", {"header": False}, "numbers from 0, not 'url'"),
         ("a,b\n", {"header": False, "url": 0, "caption": 2}, r"no column 2 \(source.caption\), only 0, 1"),
+        (
+            "a cat,https://example.com/1.jpg\na dog,https://example.com/2.jpg\n",
+            {},
+            r"'url' .* a cat, https://example\.com/1\.jpg; its first line looks like a row: .* \(source\.url: 1\)$",
+        ),
         ("url,caption,url\na,b,c\n", {}, "two columns are named 'url'"),
         ("url,caption,n\na,b,c\n", {"keep_columns": ["nn"]}, "no list has a column 'nn'; did you mean 'n'"),
         ("url,caption,row\na,b,c\n", {}, "column 'row' would become source_row"),

@@ -45,9 +45,11 @@ class Dialect:
 
     Args:
         header: whether lists whose format states no column names begin with a line of them.
+        quoted: whether cells may stand in double quotes; None: as is usual in the format.
     """
 
     header: bool = True
+    quoted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Chunk:
     Args:
         rows: how many.
         columns: the cells by column, each of `rows` cells.
-        unusual: counts of rows that were not as the others, by what was done with them, as a note says it.
+        unusual: counts of rows that were not as one expects, by what they are and what was done with them, in the
+            words of a note.
     """
 
     rows: int
