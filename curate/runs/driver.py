@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from curate import errors
-from curate.errors import RunIncomplete, UsageError
+from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.passes import canonical
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
@@ -25,6 +25,9 @@ BAD_STARTS = 2
 
 INTERRUPTED_STARTS = 9
 """Starts that may end together with their driver or machine; the next one sets the unit aside."""
+
+NOTES = 10
+"""Lines of what a whole noted that are told; the report has them all."""
 
 
 @dataclass
@@ -89,8 +92,18 @@ def drive(
             state.flying -= 1
             _take(state, result, session)
             watcher.advance(name, result)
+            # Of parts there may be thousands: what they note is in the report.
+            if result.unit == WHOLE:
+                _tell(watcher, name, result.notes)
             if check:
                 check(name, result)
+
+
+def _tell(watcher: Watcher, name: str, notes: Sequence[str]) -> None:
+    for note in notes[:NOTES]:
+        watcher.tell(f"{name}: {note}")
+    if len(notes) > NOTES:
+        watcher.tell(f"{name}: {counted(len(notes) - NOTES, 'further note')} in the report")
 
 
 def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:

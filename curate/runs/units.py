@@ -52,6 +52,7 @@ class UnitRunner:
             for output in outputs.values():
                 output.commit()
                 counts |= output.counts
+            notes = list(dict.fromkeys(note for output in outputs.values() for note in output.notes))
         except UsageError as error:
             work.store.delete(record)
             return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
@@ -64,7 +65,7 @@ class UnitRunner:
             work.store.put(record, canonical({**begun, **outcome}).encode())
             return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
         work.store.delete(record)
-        return UnitResult(unit, "done", counts=counts)
+        return UnitResult(unit, "done", counts=counts, notes=notes)
 
 
 def open_worker(work: Work) -> Worker:

@@ -78,6 +78,8 @@ class UnitResult:
     traceback: str = ""
     error_type: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """What the unit noted as exceptions, as it stands in its marker."""
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ def double(settings):
         for output in outputs.values():
             output.put_table("n.parquet", pa.table({"n": [unit * 2]}))
             output.counts["rows"] = 1
+            output.notes.extend(settings.get("notes", []))
         _log(settings, unit)
 
     return work

@@ -6,6 +6,11 @@ from curate.store import Inputs
 
 
 class Silent:
+    """A watcher that prints nothing, and keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
     def begin(self, name, total, done, rows):
         pass
 
@@ -16,7 +21,7 @@ class Silent:
         pass
 
     def tell(self, line):
-        pass
+        self.told.append(line)
 
 
 def chain(store, units, log=None):

@@ -274,6 +274,15 @@ def test_units_of_the_whole_run_too(store):
     assert UnitResult(0, "done").counts == {}
 
 
+def test_what_a_whole_notes_is_told_and_what_parts_note_is_not(store):
+    watcher, notes = Silent(), [f"rows of kind {number} (3)" for number in range(12)]
+    drive([single(store, "double", (WHOLE, 0), notes=notes)], InlineEngine(), watcher)
+    assert watcher.told == [*(f"out: {note}" for note in notes[:10]), "out: 2 further notes in the report"]
+    again = Silent()
+    drive([single(store, "double", (WHOLE, 0), notes=notes)], InlineEngine(), again)
+    assert again.told == [], "told when it was found, and not at every start"
+
+
 def test_a_whole_gates_every_unit_after_it(store):
     whole = Pass.of(store, Declaration("whole", "", 1, {}))
     passes = {"late": Pass.of(store, Declaration("late", "", 1, {}), [whole.folder])}
