@@ -1,10 +1,11 @@
 """What a pair is: the tables of a run, in one place.
 
-One *image* is one URL and is fetched once; one *pair* is an image and a caption.
+One *image* is one URL and is fetched once; one *pair* is an image and a caption. A planned row is a row of the source
+with one caption: a source row with several captions is planned as several, which share their `source_row`.
 
     table       a row is      written by   columns
     ---------   -----------   ----------   -------------------------------------------------------------
-    plan        a source row  plan         pair_id image_id url caption source_row repeated source_*
+    plan        a planned row plan         pair_id image_id url caption source_row repeated source_*
                                            (of samples also sample_*)
     images      an image      fetch        image_id status error_class error http_status host bytes
                                            milliseconds width height original_width original_height
@@ -14,7 +15,7 @@ One *image* is one URL and is fetched once; one *pair* is an image and a caption
     text_…      a pair        embed        pair_id text_embedding clip_similarity [clip_similarity_mirrored]
     signals     a pair        signals      pair_id + the columns of one scorer
     near        two images    dedup        sha256_a sha256_b similarity
-    decisions   a source row  select       pair_id kept reason reasons duplicate_of duplicate_similarity
+    decisions   a planned row select       pair_id kept reason reasons duplicate_of duplicate_similarity
 
 Within a part every table stands in one order. Rows of plan are sorted by (image_id, pair_id, source_row);
 `decisions` has plan's rows one for one. Tables by image hold each distinct image of plan once, sorted by

@@ -123,7 +123,8 @@ def test_captions_and_urls(tmp_path):
         ("sample:a b.tar/3", "", None),
         ("sample:a b.tar/sub/4", "", None),
         ("sample:a b.tar/5", "", None),
-        ("sample:a b.tar/6", '["a", 1]', None),
+        ("sample:a b.tar/6", "a", None),
+        ("sample:a b.tar/6", "1", None),
     ]
     rows = read_samples(tmp_path / "other", tar, caption="text", url="")
     assert ends(rows)[:3] == [

@@ -7,9 +7,13 @@ text. A later cell that does not fit is null, and the pass notes how many there 
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +30,32 @@ _INT64 = 1 << 63
 
 Cells = Sequence[Any] | pa.Array
 """The cells of one column: Python values, or an Arrow array where the format states types."""
+
+LEFT_OUT = "captions of rows with several were left out: empty, or one of the row's again"
+NO_TEXT = "captions that are neither text nor a list of texts count as none"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a column's cells, of which a cell may hold several.
+
+    Args:
+        texts: never null; '' where a cell holds none.
+        rows: of each text the number of its cell, ascending; None where every cell has one.
+        unusual: counts of what could not be taken as it was, in the words of a note.
+    """
+
+    texts: pa.Array
+    rows: npt.NDArray[np.int64] | None = None
+    unusual: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_each(cls, texts_of_cells: Sequence[Sequence[str]], unusual: Mapping[str, int]) -> "Captions":
+        """The distinct captions of each cell that are not empty; '' for a cell without."""
+        kept = [list(dict.fromkeys(text for text in texts if text)) or [""] for texts in texts_of_cells]
+        left_out = sum(len(texts) - len(of) for texts, of in zip(texts_of_cells, kept, strict=True) if texts)
+        rows = np.repeat(np.arange(len(kept)), [len(texts) for texts in kept])
+        return cls(_strings(list(chain.from_iterable(kept))), rows, {**unusual, LEFT_OUT: left_out})
 
 
 class Values(ABC):
@@ -54,8 +84,13 @@ class Values(ABC):
         """Cells as the text of URLs and ids, never null: '' where a cell holds none."""
 
     @abstractmethod
-    def captions(self, cells: Any) -> pa.Array:
-        """Cells as captions, never null: '' where a cell holds none."""
+    def captions(self, cells: Any) -> Captions:
+        """Cells as captions; a list of texts is several."""
+
+    def may_hold_several(self, kind: pa.DataType) -> bool:
+        """Whether a cell of a caption column of that type may hold several captions."""
+        del kind
+        return False
 
 
 class ArrowValues(Values):
@@ -81,9 +116,22 @@ class ArrowValues(Values):
         column = _decoded(column) if _is_bytes(column.type) else column.cast(pa.string())
         return column.fill_null("")
 
-    def captions(self, cells: pa.Array) -> pa.Array:
+    def captions(self, cells: pa.Array) -> Captions:
         """See `Values`."""
-        return self.text(cells)
+        cells = _plain(cells)
+        if not is_list_of_texts(cells.type):
+            return Captions(self.text(cells))
+        texts: list[list[str]] = [[] for _ in range(len(cells))]
+        held = zip(
+            pc.list_parent_indices(cells).to_pylist(), self.text(pc.list_flatten(cells)).to_pylist(), strict=True
+        )
+        for row, text in held:
+            texts[row].append(text)
+        return Captions.of_each(texts, {})
+
+    def may_hold_several(self, kind: pa.DataType) -> bool:
+        """See `Values`."""
+        return is_list_of_texts(kind)
 
 
 class TextValues(Values):
@@ -124,9 +172,9 @@ class TextValues(Values):
         """See `Values`."""
         return pa.array(cells, pa.string()).fill_null("")
 
-    def captions(self, cells: Sequence[str | None]) -> pa.Array:
-        """See `Values`."""
-        return self.text(cells)
+    def captions(self, cells: Sequence[str | None]) -> Captions:
+        """See `Values`; never several."""
+        return Captions(self.text(cells))
 
 
 class JsonValues(Values):
@@ -166,9 +214,25 @@ class JsonValues(Values):
         """See `Values`; a value of another type is none."""
         return _strings([cell if isinstance(cell, str) else "" for cell in cells])
 
-    def captions(self, cells: Sequence[Any]) -> pa.Array:
-        """See `Values`; a value of another type is its JSON text."""
-        return _strings([cell if isinstance(cell, str) else "" if cell is None else _dumped(cell) for cell in cells])
+    def captions(self, cells: Sequence[Any]) -> Captions:
+        """See `Values`; a number is its digits, a value of another type none."""
+        texts = [[_caption(one) for one in cell] if isinstance(cell, list) else [_caption(cell)] for cell in cells]
+        unusual = {NO_TEXT: sum(text is None for of in texts for text in of)}
+        if any(isinstance(cell, list) for cell in cells):
+            return Captions.of_each([[text or "" for text in of] for of in texts], unusual)
+        return Captions(_strings([text or "" for (text,) in texts]), None, unusual)
+
+    def may_hold_several(self, kind: pa.DataType) -> bool:
+        """See `Values`; what a later line holds is not known from the first ones."""
+        del kind
+        return True
+
+
+def is_list_of_texts(kind: pa.DataType) -> bool:
+    """Whether a type is a list of text or bytes, of any of Arrow's encodings."""
+    types = pa.types
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    return any(is_one(kind) for is_one in lists) and plain_type(kind.value_type) in (pa.string(), pa.binary())
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -227,6 +291,13 @@ def _decoded(column: pa.Array) -> pa.Array:
     except pa.ArrowException:
         cells = column.to_pylist()
         return pa.array([None if cell is None else cell.decode("utf-8", "replace") for cell in cells], pa.string())
+
+
+def _caption(cell: Any) -> str | None:
+    """A JSON value as a caption; None where it is none."""
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    return _dumped(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None
 
 
 def _float(cell: float | None) -> float | None:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -132,49 +133,57 @@ class Scan:
         names = [name for name in self.layout.plan.names if name != "repeated"]
         start = 0
         for number, again in enumerate(self._again):
-            path, in_place = self._file(number), 0
+            path, samples = self._file(number), 0
             with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as stream:
                 for batch in stream:
                     table = pa.Table.from_batches([batch])
+                    in_place = table["source_row"]
                     if again:
-                        table = _marked(table, [row + in_place in again for row in range(table.num_rows)])
-                    ids = pa.array(range(start, start + table.num_rows), pa.int64())
-                    yield table.append_column("source_row", ids).select(names)
-                    start += table.num_rows
-                    in_place += table.num_rows
+                        table = _marked(table, pc.is_in(in_place, pa.array(sorted(again), pa.int64())))
+                    numbered = pc.add(in_place, start)
+                    yield table.set_column(table.column_names.index("source_row"), "source_row", numbered).select(names)
+                    samples = in_place[-1].as_py() + 1
+            start += samples
             path.unlink()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number}.arrow"
 
     def _read(self, number: int) -> tuple[int, set[int], Notes]:
-        """Writes a place's rows; returns how many, which of them have a key that comes again, and notes."""
+        """Writes a place's rows, of which a sample with several captions has several.
+
+        Returns:
+            how many, the numbers of the samples whose key comes again, and notes.
+        """
         place, notes = self.layout.places[number], Notes()
-        shape = pa.schema([column for column in self.layout.plan if column.name not in ("source_row", "repeated")])
+        shape = pa.schema([column for column in self.layout.plan if column.name != "repeated"])
         first: dict[bytes, int] = {}
         again: set[int] = set()
-        rows = 0
+        samples = rows = 0
         found = _samples(place)
         with pa.OSFile(str(self._file(number)), "wb") as sink, pa.ipc.new_stream(sink, shape) as stream:
             while chunk := list(islice(found, _CHUNK)):
+                table = self._table(number, chunk, samples, notes).select(shape.names).cast(shape)
+                stream.write_table(table)
+                rows += table.num_rows
                 for sample in chunk:
                     digest = hashlib.blake2b(encoded(sample.key).encode(), digest_size=16).digest()
-                    if (before := first.setdefault(digest, rows)) != rows:
-                        again |= {before, rows}
-                    rows += 1
-                stream.write_table(self._table(number, chunk, notes).cast(shape))
-        if 2 * len(again) > rows > 2:
+                    if (before := first.setdefault(digest, samples)) != samples:
+                        again |= {before, samples}
+                    samples += 1
+        if 2 * len(again) > samples > 2:
             raise SourceError(
-                f"{place.path}: its samples lie in pieces, {len(again):,} of {rows:,} have a key that comes again; "
+                f"{place.path}: its samples lie in pieces, {len(again):,} of {samples:,} have a key that comes again; "
                 "pack it anew with its members sorted by name (tar --sort=name)"
             )
-        counts = {"samples whose key comes again are ambiguous": len(again), "holds no samples": int(not rows)}
+        counts = {"samples whose key comes again are ambiguous": len(again), "holds no samples": int(not samples)}
         if place.files is not None:
             counts["txt and json files without an image beside them were left out"] = folders.left_out(place)
         notes.add(counts, place.path)
         return rows, again, notes
 
-    def _table(self, number: int, chunk: Sequence[Sample], notes: Notes) -> pa.Table:
+    def _table(self, number: int, chunk: Sequence[Sample], start: int, notes: Notes) -> pa.Table:
+        """The rows of some samples, the first of which is number `start` of its place."""
         layout, place = self.layout, self.layout.places[number]
         about = [_about(sample) for sample in chunk]
         urls = [self._url(place, sample, json) for sample, json in zip(chunk, about, strict=True)]
@@ -184,13 +193,11 @@ class Scan:
         ]
         url = _VALUES.text(urls)
         caption = _VALUES.captions(captions)
-        named = zip(about, url.to_pylist(), caption.to_pylist(), strict=True)
-        pairs = [_uid(json.get(layout.uid)) or schema.pair_id(of, said) for json, of, said in named]
+        notes.add(caption.unusual, place.path)
         table: dict[str, Any] = {
-            "pair_id": pa.array(pairs, schema.ID),
             "image_id": pa.array([schema.image_id(text) for text in url.to_pylist()], schema.ID),
             "url": url,
-            "caption": caption,
+            "source_row": pa.array(range(start, start + len(chunk)), pa.int64()),
         }
         for column in layout.kept:
             values = [json.get(column.name) for json in about]
@@ -212,7 +219,15 @@ class Scan:
             pa.array([size for _, _, size in images], pa.int64()),
             pa.array(faults, pa.string()),
         )
-        return pa.table({**table, **dict(zip(schema.SAMPLE.names, where, strict=True))})
+        found = pa.table({**table, **dict(zip(schema.SAMPLE.names, where, strict=True))})
+        rows = np.arange(len(chunk)) if caption.rows is None else caption.rows
+        # A uid names one pair; of a sample with several captions each is named by URL and caption.
+        pairs_of = np.bincount(rows)
+        uids = [_uid(json.get(layout.uid)) if pairs_of[row] == 1 else None for row, json in enumerate(about)]
+        found = found.take(pa.array(rows)).append_column("caption", caption.texts)
+        named = zip(rows.tolist(), found["url"].to_pylist(), caption.texts.to_pylist(), strict=True)
+        pairs = [uids[row] or schema.pair_id(of, said) for row, of, said in named]
+        return found.append_column("pair_id", pa.array(pairs, schema.ID))
 
     def _url(self, place: Place, sample: Sample, json: Mapping[str, Any]) -> str:
         url = json.get(self.layout.url)
@@ -242,10 +257,9 @@ def _uid(value: Any) -> bytes | None:
     return bytes.fromhex(value) if fits else None
 
 
-def _marked(table: pa.Table, again: Sequence[bool]) -> pa.Table:
-    """The rows with a fault where their key comes again."""
+def _marked(table: pa.Table, again: pa.ChunkedArray) -> pa.Table:
+    """The rows with a fault where, as the booleans of `again` say, their key comes again."""
     blank = {"sample_member", "sample_offset", "sample_bytes"}
-    rows = pa.array(again)
     for number, column in enumerate(table.schema):
         if column.name in blank:
             value = pa.scalar(None, column.type)
@@ -253,7 +267,7 @@ def _marked(table: pa.Table, again: Sequence[bool]) -> pa.Table:
             value = pa.scalar(_AGAIN)
         else:
             continue
-        table = table.set_column(number, column, pc.if_else(rows, value, table[column.name]))
+        table = table.set_column(number, column, pc.if_else(again, value, table[column.name]))
     return table
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curate import schema
 from curate.errors import SourceError, nearest
-from curate.plan.cells import plain_type
+from curate.plan.cells import is_list_of_texts, plain_type
 from curate.plan.formats.contract import Dialect, ListFile, readable
 from curate.plan.formats.registry import by_suffix, is_list, list_file
 from curate.store import Store
@@ -75,6 +75,7 @@ class Layout:
         caption: likewise.
         uid: the name of the column of pair ids, where there is one.
         dialect: how they are written.
+        several: paths of lists whose rows may have several captions.
         kept: the columns passed through.
     """
 
@@ -83,6 +84,7 @@ class Layout:
     caption: str
     uid: str | None
     dialect: Dialect
+    several: frozenset[str] = frozenset()
     kept: tuple["Passed", ...] = ()
 
     @property
@@ -150,13 +152,16 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     if not any(head.rows for head in heads):
         names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(asked.paths)}"
         raise SourceError(f"the list is empty: no rows in {names}")
-    with_columns = []
+    with_columns: list[Columns] = []
+    several: set[str] = set()
     for file, head in zip(files, heads, strict=True):
         if not file.format.only_urls and (head.rows or head.types):
             _check_named(asked, file, head.types)
             with_columns.append(Columns(file.path, head.types, file.format.values.typed))
+            if file.format.values.may_hold_several(head.types[str(asked.caption)]):
+                several.add(file.path)
     kept = passed_through(asked, with_columns)
-    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, dialect, kept)
+    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, dialect, frozenset(several), kept)
 
 
 @dataclass(frozen=True)
@@ -243,8 +248,16 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
             raise SourceError(
                 f"{file.path} has no column {name!r} (source.{role}), only {there}{_hint(name, file, types)}"
             )
-        if pa.types.is_nested(types[str(name)]):
-            raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {types[str(name)]}, not text")
+        kind = types[str(name)]
+        if role == "caption" and is_list_of_texts(kind):
+            if asked.uid is not None:
+                raise SourceError(
+                    f"{file.path}: column {name!r} (source.caption) holds several captions a row, and source.uid names "
+                    "one pair a row; leave source.uid out to name pairs by url and caption"
+                )
+        elif pa.types.is_nested(kind):
+            of = "text or a list of texts" if role == "caption" else "text"
+            raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {kind}, not {of}")
 
 
 def _hint(name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> str:

@@ -18,7 +18,7 @@ from curate.errors import SourceError
 from curate.plan import samples
 from curate.plan.buckets import Buckets
 from curate.plan.notes import Notes
-from curate.plan.rows import rows
+from curate.plan.rows import count, rows
 from curate.plan.samples import Scan
 from curate.plan.source import look
 from curate.scratch import scratch
@@ -46,8 +46,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 plan(scan.layout.plan, scan.rows, scan.tables(), *how)
         else:
             layout = look(source, endpoint)
-            total = sum(file.format.count(file, layout.dialect) for file in layout.files)
-            plan(layout.plan, total, rows(layout, notes), *how)
+            plan(layout.plan, count(layout), rows(layout, notes), *how)
         out.notes.extend(notes.lines())
 
     return work

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import SourceError
+from curate.plan.cells import NO_TEXT
 from curate.plan.formats import delimited
 from curate.plan.formats.contract import Dialect
 from curate.plan.formats.registry import list_file
@@ -208,11 +209,12 @@ def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
     folder, out = run_plan(tmp_path / "run", source(tmp_path / "*.*"))
     table = rows_of(folder)
     assert table["url"].to_pylist() == ["http://a", "http://b", "http://c", "http://d", "", "", "", "", "http://e"]
-    captions = ["caf\ufffd", "", "x", "\ufffd 😀", "7", "", "", "", '{"a": 1}']
+    captions = ["caf\ufffd", "", "x", "\ufffd 😀", "7", "", "", "", ""]
     assert table["caption"].to_pylist() == captions
     # The csv's numbers and the jsonl's, one of which is text, have text in common.
     assert table["source_n"].to_pylist() == ["1", None, "2", "3", "x", None, None, None, None]
     assert out.notes == [
+        f"{tmp_path / 'b.jsonl'}: {NO_TEXT} (1)",
         f"{tmp_path / 'b.jsonl'}: lines that are no JSON object were left empty (2)",
         f"{tmp_path / 'a.csv'}: {delimited.FEWER} (1)",
         f"{tmp_path / 'a.csv'}: {delimited.MORE} (1)",
