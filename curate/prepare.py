@@ -20,6 +20,7 @@ from curate.fetch.pictures import blocklist
 from curate.keys import chosen
 from curate.plan import places, samples
 from curate.plan import source as lists
+from curate.plan.paths import last_word
 from curate.recipe import Recipe, Source
 from curate.runs.identity import check_identity
 from curate.runs.retry_rounds import Round, recorded
@@ -105,13 +106,19 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
 
 
 def as_now(identity: Json) -> Json:
-    """A stored identity as this release writes it: without the keys of `source` that are at their defaults."""
+    """A stored identity as this release writes it.
+
+    Keys of `source` that are at their defaults are left out, and files have names.
+    """
     try:
         source = Source.model_validate({**identity["columns"], "paths": ["-"]})
+        paths = [file["path"] for file in identity["source"]]
     except (KeyError, TypeError, ValidationError):
         # Not one of ours, or of a later release: it differs, and is told so.
         return identity
-    return {**identity, "columns": chosen(source, without={"paths"})}
+    names = places.names(paths) if source.kind == "samples" else [last_word(path) for path in paths]
+    files = [{"name": name, **file} for name, file in zip(names, identity["source"], strict=True)]
+    return {**identity, "source": files, "columns": chosen(source, without={"paths"})}
 
 
 def _check_free(store: Store) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from curate.errors import StoreError, counted
+from curate.runs.identity import placeless
 from curate.runs.latest import newest
 from curate.runs.options import manifest_name
 from curate.store import WHOLE, Folder, Json, Store, key
@@ -23,7 +24,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
     decided = newest(store, sample)
     current = {*decided.get("folders", {}).values(), *decided.get("rounds", [])}
     plans = [folder for folder in folders if folder.name == "plan"]
-    others = {plan.path for plan in plans if _source(plan) != identity}
+    others = {plan.path for plan in plans if identity is None or _source(plan) != placeless(identity)}
     n_parts = next((_parts(plan) for plan in plans if plan.path not in others and plan.is_done()), None)
     yield f"run      {store.url}"
     yield f"parts    {n_parts if n_parts is not None else 'not planned yet'}"

@@ -1,6 +1,7 @@
 """The pass `plan`: one unit, the whole source."""
 
 from curate.prepare import Prepared
+from curate.runs.identity import placeless
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs
@@ -9,8 +10,8 @@ VERSION = 2
 
 
 def declare(prepared: Prepared) -> Declaration:
-    """The plan depends on what a run is, and on nothing else."""
-    return Declaration("plan", "plan", VERSION, prepared.identity, is_decided_on=True)
+    """The plan depends on what a run is, wherever its source lies, and on nothing else."""
+    return Declaration("plan", "plan", VERSION, placeless(prepared.identity), is_decided_on=True)
 
 
 def work(prepared: Prepared, layout: Layout) -> Work:

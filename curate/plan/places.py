@@ -6,14 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 from curate.errors import SourceError
 from curate.plan.formats.contract import readable
+from curate.plan.paths import plain_path, spelt
 from curate.plan.shards import IMAGES
-from curate.store import Store, absolute
+from curate.store import Store
 
 AT_ONCE = 8
 """Places that are looked at side by side; remote ones wait for the network."""
@@ -78,19 +79,21 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
     found: dict[str, Place] = {}
     for path in paths:
         for place in _match(path, endpoint):
-            found.setdefault(_plain_path(place.path), place)
+            found.setdefault(plain_path(place.path), place)
     folders = [path for path, place in found.items() if place.files is not None]
     for inner in folders:
         outer = next((path for path in folders if inner.startswith(f"{path}/")), None)
         if outer:
             raise SourceError(f"{found[inner].path} lies in {found[outer].path}; source.paths names its images twice")
-    return _named(list(found.values()))
+    named = zip(found.values(), names(list(found)), strict=True)
+    return [replace(place, name=name) for place, name in named]
 
 
 def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
-    """The places as a run's identity holds them: `path`, `size` (bytes) and `etag`, in order.
+    """The places as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
-    `etag` is the store's own where a tar has one, else blake2b-128 of spots all over it; of a folder it is
+    `name` is that of `Place`, which samples without a URL are called by. `etag` is the store's own where a tar has
+    one, else blake2b-128 of spots all over it; of a folder it is
     blake2b-128 of its files' names, sizes and etags or times.
 
     Raises:
@@ -116,7 +119,7 @@ def _match(path: str, endpoint: str | None) -> Iterator[Place]:
             raise SourceError(f"{path} does not exist; ranges in braces are not read, write a glob such as *.tar")
         if not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
-        matched = sorted((_spelt(fs, path, name), info["type"]) for name, info in fs.glob(path, detail=True).items())
+        matched = sorted((spelt(fs, path, name), info["type"]) for name, info in fs.glob(path, detail=True).items())
     fixed = _fixed(path)
     matched = [(name, kind) for name, kind in matched if _shown(name, fixed)]
     taken = [(name, kind) for name, kind in matched if kind == "directory" or name.lower().endswith((".tar", *_PACKED))]
@@ -136,19 +139,19 @@ def _in_folder(fs: Any, folder: str, endpoint: str | None) -> Iterator[Place]:
     packed: list[str] = []
     files: list[LooseFile] = []
     fixed = folder.rstrip("/").count("/") + 1
-    root = _spelt(fs, folder, fs._strip_protocol(folder)).rstrip("/")
+    root = spelt(fs, folder, fs._strip_protocol(folder)).rstrip("/")
     for name, info in fs.find(folder, detail=True).items():
-        spelt = _spelt(fs, folder, name)
-        if info["type"] != "file" or not _shown(spelt, fixed):
+        path = spelt(fs, folder, name)
+        if info["type"] != "file" or not _shown(path, fixed):
             continue
-        suffix = spelt.rpartition(".")[2].lower()
+        suffix = path.rpartition(".")[2].lower()
         if suffix == "tar":
-            tars.append(spelt)
-        elif spelt.lower().endswith(_PACKED):
-            packed.append(spelt)
+            tars.append(path)
+        elif path.lower().endswith(_PACKED):
+            packed.append(path)
         elif suffix in IMAGES or suffix in ("txt", "json"):
             stamp = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "").strip('"')
-            files.append(LooseFile(_below(root, spelt), int(info["size"] or 0), stamp))
+            files.append(LooseFile(_below(root, path), int(info["size"] or 0), stamp))
     images = any(file.name.rpartition(".")[2].lower() in IMAGES for file in files)
     if packed and not tars and not images:
         _tar(min(packed), endpoint)
@@ -174,13 +177,6 @@ def _tar(path: str, endpoint: str | None) -> Place:
     return Place(path, endpoint)
 
 
-def _spelt(fs: Any, asked: str, found: str) -> str:
-    """A found name as the user would have written it: relative where the path was, with its protocol."""
-    if "://" in asked:
-        return str(fs.unstrip_protocol(found))
-    return found if os.path.isabs(asked) else os.path.relpath(found)  # noqa: PTH117
-
-
 def _fixed(path: str) -> int:
     """How many words of a glob stand fast."""
     return re.split(r"[*?\[]", path)[0].rstrip("/").count("/")
@@ -190,24 +186,19 @@ def _shown(name: str, fixed: int) -> bool:
     return not any(word.startswith(".") and word not in (".", "..") for word in name.split("/")[fixed:])
 
 
-def _named(places: Sequence[Place]) -> list[Place]:
-    """Places with names: as many of the last words of each path as tell it from the others."""
-    words = [[encoded(word) for word in _plain_path(place.path).split("/") if word] for place in places]
-    length = [1] * len(places)
+def names(paths: Sequence[str]) -> list[str]:
+    """As many of the last words of each path as tell it from the others, percent-encoded."""
+    words = [[encoded(word) for word in plain_path(path).split("/") if word] for path in paths]
+    length = [1] * len(paths)
     while True:
-        names = ["/".join(of[-count:]) for of, count in zip(words, length, strict=True)]
-        times = Counter(names)
-        longer = [n for n, name in enumerate(names) if times[name] > 1 and length[n] < len(words[n])]
+        found = ["/".join(of[-count:]) for of, count in zip(words, length, strict=True)]
+        times = Counter(found)
+        longer = [n for n, name in enumerate(found) if times[name] > 1 and length[n] < len(words[n])]
         if not longer:
             break
         for n in longer:
             length[n] += 1
-    assert len(times) == len(places), "two places have one path"
-    return [Place(place.path, place.endpoint, place.files, name) for place, name in zip(places, names, strict=True)]
-
-
-def _plain_path(path: str) -> str:
-    return absolute(path).rstrip("/")
+    return found
 
 
 def _identity(place: Place) -> dict[str, Any]:
@@ -216,11 +207,12 @@ def _identity(place: Place) -> dict[str, Any]:
         for file in place.files:
             digest.update(f"{encoded(file.name)}\0{file.bytes}\0{file.stamp}\0".encode())
         size = sum(file.bytes for file in place.files)
-        return {"path": place.path, "size": size, "etag": f"files:{digest.hexdigest()}"}
+        return {"path": place.path, "name": place.name, "size": size, "etag": f"files:{digest.hexdigest()}"}
     with readable(place.path):
         info = place.store.fs.info(place.path)
         size, etag = int(info["size"]), str(info.get("ETag") or info.get("etag") or "").strip('"')
-        return {"path": place.path, "size": size, "etag": etag or f"spots:{_spots(place, size)}"}
+        etag = etag or f"spots:{_spots(place, size)}"
+        return {"path": place.path, "name": place.name, "size": size, "etag": etag}
 
 
 def _spots(place: Place, size: int) -> str:

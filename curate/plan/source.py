@@ -1,7 +1,6 @@
 """Which files a recipe's source names, and which columns they have; asked before anything is written."""
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from curate.errors import SourceError, nearest
 from curate.plan.cells import is_list_of_texts, plain_type
 from curate.plan.formats.contract import Dialect, ListFile, readable
 from curate.plan.formats.registry import by_suffix, is_list, list_file
+from curate.plan.paths import last_word, plain_path, spelt
 from curate.store import Store
 
 _PREFIX = "source_"
@@ -94,9 +94,10 @@ class Layout:
 
 
 def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
-    """The files of a source as a run's identity holds them: `path`, `size` (bytes) and `etag`, in order.
+    """The files of a source as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
-    `etag` is the store's own where it has one, else blake2b-128 of the content: a file that was copied or
+    `name`, the path's last word, with size and etag says which file it is, wherever it lies. `etag` is the store's
+    own where it has one, else blake2b-128 of the content: a file that was copied or
     touched is the same file, one that was edited is not.
 
     Args:
@@ -138,7 +139,7 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
     files: dict[str, ListFile] = {}
     for path in paths:
         for found in _match(path, endpoint):
-            files.setdefault(found.path, found)
+            files.setdefault(plain_path(found.path), found)
     return list(files.values())
 
 
@@ -192,7 +193,7 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
         if not folder and not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
         found = fs.find(path, detail=True) if folder else fs.glob(path, detail=True)
-    names = sorted(_spelt(fs, path, name) for name, info in found.items() if info["type"] == "file")
+    names = sorted(spelt(fs, path, name) for name, info in found.items() if info["type"] == "file")
     names = [name for name in names if _shown(name, path)]
     if not folder:
         if not names:
@@ -210,13 +211,6 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
     return lists
 
 
-def _spelt(fs: Any, asked: str, found: str) -> str:
-    """A found name as the user would have written it: relative where the path was, with its protocol."""
-    if "://" in asked:
-        return str(fs.unstrip_protocol(found))
-    return found if os.path.isabs(asked) else os.path.relpath(found)  # noqa: PTH117
-
-
 def _shown(name: str, asked: str) -> bool:
     """Whether no hidden name lies between the asked folder (or a glob's fixed beginning) and the file."""
     fixed = re.split(r"[*?\[]", asked)[0].rstrip("/").count("/")
@@ -231,7 +225,7 @@ def _identity(file: ListFile) -> dict[str, Any]:
             with file.open() as opened:
                 digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
             etag = f"blake2b:{digest.hexdigest()}"
-        return {"path": file.path, "size": int(info["size"]), "etag": etag}
+        return {"path": file.path, "name": last_word(file.path), "size": int(info["size"]), "etag": etag}
 
 
 def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]) -> None:

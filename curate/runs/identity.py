@@ -7,6 +7,18 @@ from curate.errors import IdentityError, counted
 from curate.store import Json, Store
 
 
+def placeless(identity: Json) -> Json:
+    """An identity without the folders in which its source lies: files are known by name, size and content.
+
+    Of an identity that an earlier release wrote, files without a name keep their paths.
+    """
+    source = [
+        {key: value for key, value in file.items() if key != "path" or "name" not in file}
+        for file in identity.get("source", [])
+    ]
+    return {**identity, "source": source}
+
+
 def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
     """Makes the output folder this run's, or finds that it already is; its plan has to be done.
 
@@ -42,7 +54,8 @@ def difference(present: Json, given: Json) -> str:
         present: of the run that a folder holds.
         given: of the run that is asked for.
     """
-    differs = sorted(name for name in {*present, *given} if present.get(name) != given.get(name))
+    now, before = placeless(given), placeless(present)
+    differs = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if not differs:
         return ""
     changed = _changed(present["source"], given["source"]) if differs == ["source"] else ""
@@ -52,9 +65,13 @@ def difference(present: Json, given: Json) -> str:
 
 def _changed(present: Sequence[Json], given: Sequence[Json]) -> str:
     """Which files are no longer what they were, where the recipe names the same ones."""
-    if [file["path"] for file in present] != [file["path"] for file in given]:
+    if [file.get("name", file["path"]) for file in present] != [file.get("name", file["path"]) for file in given]:
         return ""
-    pairs = [(before, now) for before, now in zip(present, given, strict=True) if before != now]
+    pairs = [
+        (before, now)
+        for before, now in zip(present, given, strict=True)
+        if any(before[key] != now[key] for key in ("size", "etag"))
+    ]
     before, now = pairs[0]
     size = f"{before['size']:,} -> {now['size']:,} bytes"
     if before["size"] == now["size"]:

@@ -1,5 +1,7 @@
 """Whose a run folder is: nobody's until a plan is done, then that source's for good."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from helpers.sample_run import write_tar
 
 from curate import flow, recipe
 from curate.commands.main import main
 from curate.commands.progress import watch
 from curate.engine.local import LocalEngine
 from curate.errors import IdentityError
-from curate.prepare import prepare
+from curate.layout import plan_folder
+from curate.prepare import as_now, prepare
+from curate.runs.identity import placeless
 from curate.runs.options import Options
 from curate.store import Folder, Store
 
@@ -74,7 +79,7 @@ def planned_from(store):
     (bound,) = [
         folder
         for folder in plans(store)
-        if store.read_json(f"{folder.path}/pass.json")["params"] == store.read_json("run.json")
+        if store.read_json(f"{folder.path}/pass.json")["params"] == placeless(store.read_json("run.json"))
     ]
     return bound
 
@@ -171,3 +176,65 @@ def test_a_plan_cut_off_among_its_parts_goes_on_or_gives_way(made):
     assert planned_from(store) == bound
     assert bound.marker(2) == kept
     assert bound.units() == {-1, 0, 1, 2, 3}
+
+
+def test_a_source_is_what_it_is_wherever_it_lies_and_however_it_is_written(made, monkeypatch, capsys):
+    folder, store = made
+    assert main(command(folder)) == 0
+    bound, marker = planned_from(store), planned_from(store).marker()
+    moved = folder / "moved"
+    moved.mkdir()
+    shutil.copy(folder / "list.parquet", moved)
+    (folder / "link").symlink_to(folder)
+    monkeypatch.chdir(moved)
+    for path in (
+        "list.parquet",
+        "../list.parquet",
+        f"{folder}/./moved/../list.parquet",
+        f"file://{folder}/list.parquet",
+        f"{folder}/list.*",
+        f"{folder}/link/list.parquet",
+        str(moved),
+    ):
+        assert main(command(folder, "--set", f"source.paths=[{json.dumps(path)}]")) == 0, path
+        assert plans(store) == [bound], path
+    assert planned_from(store).marker() == marker
+
+    # By two of its names a list is still one.
+    both = json.dumps(["list.parquet", f"file://{moved}/list.parquet"])
+    assert main(command(folder, "--set", f"source.paths={both}")) == 0
+    assert plans(store) == [bound]
+
+    (moved / "list.parquet").rename(moved / "other.parquet")
+    capsys.readouterr()
+    assert main(command(folder, "--set", "source.paths=[other.parquet]")) == 2
+    assert "holds a run with another source;" in capsys.readouterr().err
+    write_list(moved / "list.parquet", ROWS + 1)
+    assert main(command(folder, "--set", "source.paths=[list.parquet]")) == 2
+    assert "list.parquet changed since this run began" in capsys.readouterr().err
+
+
+def test_fingerprints_of_a_plan_are_frozen(tmp_path):
+    """A change of these lets every run plan, and fetch, anew."""
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://host.example/1.jpg,a caption\n")
+    write_tar(tmp_path / "shard.tar", [("1.jpg", b"jpg"), ("1.txt", b"a caption")])
+    found = {}
+    for name, source in (
+        ("lists", {"paths": [str(tmp_path / "list.csv")]}),
+        ("samples", {"kind": "samples", "paths": [str(tmp_path / "shard.tar")]}),
+    ):
+        content = {"version": 1, "source": source, "output": str(tmp_path / "run")}
+        found[name] = plan_folder(prepare(recipe.parse(content))).path
+    assert found == {"lists": "plan-9bdcf7909264", "samples": "plan-c4a2607eda19"}
+
+
+def test_an_identity_without_names_is_read_as_one_with_them():
+    """As releases before had them."""
+    for source, names in (
+        ({}, ["a.csv", "a.csv"]),
+        ({"kind": "samples"}, ["x/a.csv", "y/a.csv"]),
+    ):
+        files = [{"path": path, "size": 1, "etag": "e"} for path in ("in/x/a.csv", "/abs/y/a.csv")]
+        stored = {"source": files, "columns": source, "seed": 0, "part_size": 10}
+        assert [file["name"] for file in as_now(stored)["source"]] == names
+        assert as_now(as_now(stored)) == as_now(stored)
