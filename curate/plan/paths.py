@@ -15,7 +15,7 @@ def spelt(fs: Any, asked: str, found: str) -> str:
 
 def plain_path(path: str) -> str:
     """The one form of a path: local ones absolute, `file://` left out, no slash at the end."""
-    return absolute(path.removeprefix("local://")).rstrip("/")
+    return absolute(path.removeprefix("file://").removeprefix("local://")).rstrip("/")
 
 
 def last_word(path: str) -> str:
