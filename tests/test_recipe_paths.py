@@ -21,6 +21,7 @@ def test_every_local_path_but_the_output(tmp_path):
             "signals": {
                 "heads": {"taste": {"path": "head.pt"}, "far": {"path": "s3://bucket/head.pt"}},
                 "targets": {"good": {"images": [".", "/abs/*.jpg"]}},
+                "phrases": {"bad": {"file": "words.txt"}, "few": {"phrases": ["words.txt"]}},
             },
         }
     )
@@ -35,6 +36,8 @@ def test_every_local_path_but_the_output(tmp_path):
     assert found.signals.heads["taste"].path == f"{tmp_path}/head.pt"
     assert found.signals.heads["far"].path == "s3://bucket/head.pt"
     assert found.signals.targets["good"].images == [str(tmp_path), "/abs/*.jpg"]
+    assert found.signals.phrases["bad"].file == f"{tmp_path}/words.txt"
+    assert (found.signals.phrases["few"].file, found.signals.phrases["few"].phrases) == (None, ["words.txt"])
     assert found.output == "run"
     assert found.with_absolute_paths() == found
     assert parse(found.model_dump(mode="json")) == found

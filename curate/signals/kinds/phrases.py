@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curate.errors import RecipeError
-from curate.keys import Keys, Place
+from curate.keys import Keys, OptionalPlace
 from curate.signals.contract import Columns, ModelShape, Signal, Task
 from curate.store import Json, Store, access_errors
 
@@ -23,7 +23,7 @@ class Phrases(Keys):
     """Words and phrases to look for in captions."""
 
     phrases: list[str] = Field([], description="Words or phrases; case and punctuation do not count.")
-    file: Place | None = Field(None, description="A UTF-8 text file with more of them, one a line; any fsspec path.")
+    file: OptionalPlace = Field(None, description="A UTF-8 text file with more of them, one a line; any fsspec path.")
 
     @model_validator(mode="after")
     def _some(self) -> Self:
