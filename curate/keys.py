@@ -33,7 +33,7 @@ class Keys(BaseModel):
     fingerprint and on no card."""
 
     def with_absolute_paths(self) -> Self:
-        """These keys and those inside them, local paths (`Place`, `OptionalPlace`, `Places`) made absolute by the working directory."""
+        """These keys and those inside them, local paths (`Place`, `OptionalPlace`, `Places`) made absolute."""
         fields = type(self).model_fields.items()
         update = {name: _absolute(getattr(self, name), is_place=_IsPlace in field.metadata) for name, field in fields}
         return self.model_copy(update=update)
