@@ -39,6 +39,9 @@ def test_counts_and_shares_are_those_of_python(captions):
         upper = len(capitals) / len(letters) if letters else None
         assert found["caption_upper"] == (None if upper is None else pytest.approx(upper))
         assert (found["caption_letters"] or 0) <= 1
+        if caption.strip() and not set(caption) & set("\x1c\x1d\x1e\x1f\x85\x0b"):
+            digits = sum(unicodedata.category(char) == "Nd" for char in caption)
+            assert found["caption_digits"] == pytest.approx(digits / len("".join(caption.split())))
         assert (found["caption_letters"] is None) == (not caption.strip())
 
 

@@ -16,14 +16,16 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "caption_words": pa.int32(),
     "caption_letters": pa.float32(),
     "caption_upper": pa.float32(),
+    "caption_digits": pa.float32(),
     "caption_is_url": pa.bool_(),
     "caption_is_file_name": pa.bool_(),
     "caption_is_boilerplate": pa.bool_(),
     "caption_repetition": pa.float32(),
 }
 """`chars` counts code points; `words` is described below; `letters` is the share of letters among the characters that
-are not white space, `upper` that of capitals among letters, `repetition` that of words which stood in the caption
-before, in whatever case; null where a caption has letters of `_LETTERS`, as a letter that comes again says nothing."""
+are not white space, `digits` that of decimal digits among the same, `upper` that of capitals among letters,
+`repetition` that of words which stood in the caption before, in whatever case. `repetition` is null where a caption has
+letters of `_LETTERS`, as a letter that comes again says nothing."""
 
 _LETTERS = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}]"
 _NUMBERS = "[๐-๙໐-໙០-៩၀-၉႐-႙]+"
@@ -107,7 +109,7 @@ class Caption(Signal[Keys]):
     """The rules as columns of every run."""
 
     name = prefix = "caption"
-    version = 2
+    version = 3
     about = "Rules over captions."
     reads_embeddings = False
 
@@ -148,6 +150,7 @@ def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
         "caption_words": words,
         "caption_letters": _share(letters, visible),
         "caption_upper": _share(pc.count_substring_regex(text, r"\p{Lu}"), letters),
+        "caption_digits": _share(pc.count_substring_regex(text, r"\p{Nd}"), visible),
         "caption_is_url": is_url,
         "caption_is_file_name": pc.and_not(is_file, is_url),
         "caption_is_boilerplate": is_boilerplate,
