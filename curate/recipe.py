@@ -209,6 +209,8 @@ if TYPE_CHECKING:
 
     class Signals(Keys):
         """What the registry of signals makes of it."""
+
+        def __getattr__(self, name: str) -> Any: ...
 else:
     Signals = _signals()
 
@@ -226,6 +228,8 @@ if TYPE_CHECKING:
 
     class Pixels(Keys):
         """What the registry of pixel scorers makes of it."""
+
+        def __getattr__(self, name: str) -> Any: ...
 else:
     Pixels = _pixels()
 
@@ -275,6 +279,8 @@ if TYPE_CHECKING:
 
     class Step(_AnyStep):
         """What the registry of step kinds makes of it."""
+
+        def __getattr__(self, name: str) -> Any: ...
 else:
     Step = _step()
 
