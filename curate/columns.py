@@ -33,6 +33,8 @@ from curate.store import Inputs, Json
 ROW, IMAGE, PAIR = "row", "image_id", "pair_id"
 """What a row of a table is: a row of the plan, a distinct image of it, or a distinct pair of it."""
 
+_PLAN = ("plan", "pairs.parquet", ROW)
+
 BEFORE = ("repeated", "status", "error_class", "decoded")
 """The columns from which `reasons_before` follow."""
 
@@ -143,7 +145,7 @@ def describe(
         RecipeError: two columns would have one name.
     """
     found = [
-        *_named(_types(plan), "plan", "pairs.parquet", ROW),
+        *_named(_types(plan), *_PLAN),
         *_named(_types(schema.IMAGES, IMAGE), "fetch", "images.parquet", IMAGE),
         *_named(_types(schema.PIXELS, IMAGE), "pixels", "pixels.parquet", IMAGE),
     ]
@@ -166,11 +168,11 @@ def describe(
 
 
 def read(
-    inputs: Inputs, columns: PairColumns, part: int, names: Iterable[str], rows: Sequence[int] | None = None
+    inputs: Inputs, columns: PairColumns, part: int, names: Iterable[str], rows: Sequence[int] | pa.Array | None = None
 ) -> pa.Table:
     """Columns of a part's pairs, row for row with its plan, as they are stored.
 
-    A row that repeats a pair has the values of its pair.
+    A row that repeats a pair has what was measured of its pair, and of its own image.
 
     Args:
         inputs: the folders of the columns, and `plan`.
@@ -185,25 +187,27 @@ def read(
     wanted = [columns[name] for name in dict.fromkeys(names)]
     files: dict[tuple[str, str, str], list[Column]] = {}
     for column in wanted:
-        if column.folder != "plan":
-            files.setdefault((column.folder, column.file, column.key), []).append(column)
-    keys = {key for _, _, key in files}
-    needed = [name for key in sorted(keys) for name in _KEYS[key]]
-    plan = _table(inputs, "plan", "pairs.parquet", part, [*needed, *_stored(wanted, "plan")])
+        files.setdefault((column.folder, column.file, column.key), []).append(column)
+    planned = files.pop(_PLAN, [])
+    keys = sorted({key for _, _, key in files})
+    needed = [name for key in keys for name in _KEYS[key]]
+    plan = _table(inputs, *_PLAN[:2], part, [*needed, *_stored(planned)])
     chosen = None if rows is None else np.asarray(rows, np.int64)
     orders = {key: _order(plan, key, f"{inputs['plan'].path}: part {part}") for key in keys}
 
-    found = {column.name: plan[column.stored] for column in wanted if column.folder == "plan"}
+    found = {column.name: plan[column.stored] for column in planned}
     if chosen is not None:
         found = {name: values.take(pa.array(chosen)) for name, values in found.items()}
     for (folder, file, key), of in files.items():
         order = orders[key]
         id_name = PAIR if key == ROW else key
-        table = _table(inputs, folder, file, part, [id_name, *(column.stored for column in of)])
+        table = _table(inputs, folder, file, part, [id_name, *_stored(of)])
         if not table[id_name].equals(order.ids):
             raise BrokenResult(f"{inputs[folder].path}: part {part}: {file} does not have the plan's rows")
         at = order.rows(chosen)
-        found |= {column.name: table[column.stored] if at is None else table[column.stored].take(at) for column in of}
+        # Once, where a column has two names.
+        by_stored = {name: table[name] if at is None else table[name].take(at) for name in _stored(of)}
+        found |= {column.name: by_stored[column.stored] for column in of}
     return pa.table({column.name: found[column.name] for column in wanted})
 
 
@@ -309,8 +313,8 @@ def _starts(ids: pa.Array) -> npt.NDArray[np.bool_]:
     return starts
 
 
-def _stored(wanted: Iterable[Column], folder: str) -> list[str]:
-    return [column.stored for column in wanted if column.folder == folder]
+def _stored(columns: Iterable[Column]) -> list[str]:
+    return list(dict.fromkeys(column.stored for column in columns))
 
 
 def _table(inputs: Inputs, folder: str, file: str, part: int, names: Iterable[str]) -> pa.Table:

@@ -299,11 +299,6 @@ class Folder:
         with self.store.open(self.file(role, unit)) as opened:
             return pq.read_table(opened, columns=columns)
 
-    def columns(self, role: str, unit: int = WHOLE) -> list[str]:
-        """The names of the columns of a unit's Parquet file."""
-        with self.store.open(self.file(role, unit)) as opened:
-            return list(pq.read_schema(opened).names)
-
     def json(self, role: str, unit: int = WHOLE) -> Json:
         """A unit's JSON file."""
         return self.store.read_json(self.file(role, unit))
