@@ -47,6 +47,8 @@ class Outcome:
     manifest: Json | None = None
     shortfall: str = ""
     """Why there is no result, though every pass before it ran to its end."""
+    is_unchanged: bool = False
+    """The newest round of fetching brought nothing back, so that what follows depends on the one before it."""
 
     @property
     def result(self) -> str | None:
@@ -88,6 +90,18 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
     assert layout is not None
+    while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):
+        # By itself, as what follows is done only where it brings something back.
+        go(*fetch.works(prepared, layout), by_part=True)
+        _check_missing(outcome, layout, options)
+        newest = layout.passes["fetch"]
+        prepared = fetch.settled(prepared, layout, ended)
+        outcome.missing = []
+        layout = planned(prepared, options)
+        assert layout is not None
+        outcome.is_unchanged = layout.passes["fetch"].folder.path != newest.folder.path
+        if outcome.is_unchanged and options.only_with_gain:
+            return outcome
     for pass_ in layout.of("embed").values():
         if (said := pass_.begun_otherwise()) and not pass_.folder.units().issuperset(layout.parts):
             watcher.tell(said)

@@ -177,6 +177,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
         allow_missing=arguments.allow_missing,
         retry_parts=arguments.retry_parts,
         engine=arguments.engine,
+        only_with_gain=True,
     )
     prepared = begin(loaded, arguments.classes, options)
     if prepared is None:
@@ -184,6 +185,9 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
         return 0
     outcome = _drive(prepared, arguments, options)
     print(gained(prepared, options))
+    if outcome.is_unchanged:
+        print(f"nothing changed: {store.url} stays as it was before this round")
+        return 0
     return _finish(outcome, options)
 
 

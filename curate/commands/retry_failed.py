@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from curate.errors import UsageError, counted, nearest
+from curate.fetch.passes import unsettled
 from curate.layout import planned
 from curate.prepare import Prepared, prepare
 from curate.recipe import Recipe, parse
@@ -29,7 +30,7 @@ def recipe_of(store: Store, overrides: Sequence[str]) -> Recipe:
 
 
 def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared | None:
-    """Adds a round to a run, or finds the one that was begun; None where nothing failed in these classes.
+    """Adds a round to a run, or finds the one that has not ended; None where nothing failed in these classes.
 
     Raises:
         UsageError: an unknown class, nothing fetched yet, or another round that is not finished.
@@ -49,11 +50,14 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
     if layout is None or not any(done):
         raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; `curate run` it first")
     # Parts that the round before lacks are none that this one could have.
-    if len(fetches) > 1 and not done[-1].issuperset(done[-2].intersection(layout.parts)):
-        unfinished = fetches[-1].declared.depends["classes"]
+    if len(fetches) > 1 and (
+        unsettled(prepared, layout) or not done[-1].issuperset(done[-2].intersection(layout.parts))
+    ):
+        depends = fetches[-1].declared.depends
+        unfinished = depends["classes"]
         if sorted(classes) != unfinished:
             raise UsageError(
-                f"round {len(fetches) - 1} is not finished; go on with it first: "
+                f"round {depends['round']} is not finished; go on with it first: "
                 f"curate retry-failed {prepared.store.url} --class {','.join(unfinished)}"
             )
         return prepared

@@ -6,6 +6,7 @@ from curate.errors import StoreError, counted
 from curate.runs.identity import placeless
 from curate.runs.latest import newest
 from curate.runs.options import manifest_name
+from curate.runs.retry_rounds import without_gain
 from curate.store import WHOLE, Folder, Json, Store, key
 
 
@@ -23,6 +24,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")
     decided = newest(store, sample)
     current = {*decided.get("folders", {}).values(), *decided.get("rounds", [])}
+    fruitless = without_gain(store)
     plans = [folder for folder in folders if folder.name == "plan"]
     others = {plan.path for plan in plans if identity is None or _source(plan) != placeless(identity)}
     n_parts = next((_parts(plan) for plan in plans if plan.path not in others and plan.is_done()), None)
@@ -37,6 +39,8 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
         state += f", {len(failed)} set aside" if failed else ""
         if identity and folder.path in others:
             state += "  (of another source)"
+        elif folder.path in fruitless:
+            state += "  (a round that brought nothing back)"
         elif decided and folder.path not in current:
             state += "  (of another recipe or sample)"
         yield f"{folder.path:<{width}}  {state}"

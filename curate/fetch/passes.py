@@ -1,11 +1,12 @@
 """The pass `fetch`: a part's images, by download or from samples; every further round is a pass of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout, Pass
+from curate.runs.retry_rounds import Round, recorded, settle
 from curate.runs.work import Work
 from curate.store import Inputs, Json
 
@@ -18,7 +19,9 @@ _OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "
 def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
     """The rounds of fetching, oldest first; the newest, which all later passes read, is called `fetch`.
 
-    A round belongs to the fetch that its chain began with, so only the rounds of this very fetch count.
+    A round belongs to the fetch that its chain began with, so only the rounds of this very fetch count. Those that
+    brought nothing back are left out. Every round has a number of its own, so that one that tries the same images once
+    more has another folder than the one that was left out.
     """
     recipe = prepared.recipe
     if recipe.source.kind == "samples":
@@ -29,14 +32,34 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
         depends["blocked"] = prepared.blocked
     first = Declaration("fetch", "fetch", VERSION, depends, ["plan"], by_part=True, is_decided_on=True)
     base = Pass.of(prepared.store, first, [plan.folder]).folder.path
-    rounds = [round_ for round_ in prepared.rounds if round_.base == base]
-    for number, round_ in enumerate([None, *rounds]):
-        newest = number == len(rounds)
-        declared = replace(first, name="fetch" if newest else f"fetch.{number}", folder="fetch", is_decided_on=newest)
+    chain = _chain(prepared.rounds, base)
+    for place, (number, round_) in enumerate([(0, None), *chain]):
+        newest = place == len(chain)
+        declared = replace(first, name="fetch" if newest else f"fetch.{place}", folder="fetch", is_decided_on=newest)
         if round_ is not None:
             tried = {**depends, "round": number, "classes": list(round_.classes)}
-            declared = replace(declared, depends=tried, reads=["plan", f"fetch.{number - 1}"])
+            declared = replace(declared, depends=tried, reads=["plan", f"fetch.{place - 1}"])
         yield declared
+
+
+def _chain(rounds: Iterable[Round], base: str) -> list[tuple[int, Round]]:
+    """The rounds of a fetch that later passes depend on, with their numbers, oldest first."""
+    numbered = enumerate((round_ for round_ in rounds if round_.base == base), start=1)
+    return [(number, round_) for number, round_ in numbered if round_.recovered != 0]
+
+
+def unsettled(prepared: Prepared, layout: Layout) -> Round | None:
+    """The newest round, as long as nothing says what it brought back."""
+    chain = _chain(prepared.rounds, next(iter(layout.of("fetch").values())).folder.path)
+    return chain[-1][1] if chain and chain[-1][1].recovered is None else None
+
+
+def settled(prepared: Prepared, layout: Layout, ended: Round) -> Prepared:
+    """Counts what the newest round brought back, of all parts that it has, and records it."""
+    folder = layout.passes["fetch"].folder
+    recovered = sum(folder.marker(part).counts["recovered"] for part in folder.units())
+    settle(prepared.store, ended, folder.path, recovered)
+    return replace(prepared, rounds=recorded(prepared.store))
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:

@@ -21,6 +21,7 @@ class Options:
         retry_parts: begin anew with parts that an earlier run set aside.
         truth: a demo's truth table, to say how often each step was right.
         engine: the engine's name, for the report.
+        only_with_gain: go on only where the newest round of fetching brought images back.
     """
 
     sample: float | None = None
@@ -29,6 +30,7 @@ class Options:
     retry_parts: bool = False
     truth: Path | None = None
     engine: str = "local"
+    only_with_gain: bool = False
 
     def reaches(self, pass_name: str) -> bool:
         """Whether this pass is to run."""

@@ -1,31 +1,45 @@
 """Rounds of fetching: which classes of failures were tried again, in which order (docs/decisions/0005-rounds.md).
 
 A round belongs to the fetch that it follows, by the name of that one's folder. `rounds/0001.json`, … are
-created, never replaced, so that every later command sees the same chain.
+created, never replaced, so that every later command sees the same chain. So is `rounds/settled/0001.json`, once the
+round has ended: it says how many images came back. Nothing is computed on a round that brought none back.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from curate.errors import UsageError
-from curate.store import Store
+from curate.store import Json, Store
 
-_FOLDER = "rounds"
+_FOLDER, _SETTLED = "rounds", "rounds/settled"
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: the folder of the fetch that begins its chain, and the classes that it tries again, sorted."""
+    """One round.
+
+    Attributes:
+        base: the folder of the fetch that begins its chain.
+        classes: the classes that it tries again, sorted.
+        name: of its file.
+        recovered: images that came back; None before the round has ended.
+    """
 
     base: str
     classes: tuple[str, ...]
+    name: str
+    recovered: int | None = None
 
 
 def recorded(store: Store) -> tuple[Round, ...]:
     """All rounds of a run folder, of all its fetches, oldest first."""
-    found = (store.read_json(f"{_FOLDER}/{name}") for name in store.names(_FOLDER))
-    return tuple(Round(str(content["base"]), tuple(content["classes"])) for content in found)
+    ended = _settled(store)
+    found = {name: store.read_json(f"{_FOLDER}/{name}") for name in store.names(_FOLDER)}
+    return tuple(
+        Round(str(content["base"]), tuple(content["classes"]), name, ended.get(name, {}).get("recovered"))
+        for name, content in found.items()
+    )
 
 
 def record(store: Store, base: str, classes: Sequence[str]) -> Round:
@@ -34,9 +48,33 @@ def record(store: Store, base: str, classes: Sequence[str]) -> Round:
     Raises:
         UsageError: another command added one at this moment.
     """
-    added = Round(base, tuple(sorted(classes)))
-    name = f"{_FOLDER}/{len(store.names(_FOLDER)) + 1:04d}.json"
-    content = json.dumps(asdict(added), sort_keys=True) + "\n"
-    if not store.create(name, content.encode()):
+    added = Round(base, tuple(sorted(classes)), f"{len(store.names(_FOLDER)) + 1:04d}.json")
+    name = f"{_FOLDER}/{added.name}"
+    if not store.create(name, _text({"base": base, "classes": added.classes})):
         raise UsageError(f"{store.path(name)} was just written by another command; wait for it, then try again")
     return added
+
+
+def settle(store: Store, ended: Round, folder: str, recovered: int) -> None:
+    """Says of a round that it has ended, and what it brought back.
+
+    Args:
+        store: the run's root.
+        ended: the round.
+        folder: where it lies.
+        recovered: images that came back.
+    """
+    store.create(f"{_SETTLED}/{ended.name}", _text({"folder": folder, "recovered": recovered}))
+
+
+def without_gain(store: Store) -> set[str]:
+    """The folders of the rounds that brought nothing back."""
+    return {str(content["folder"]) for content in _settled(store).values() if not content["recovered"]}
+
+
+def _settled(store: Store) -> dict[str, Json]:
+    return {name: store.read_json(f"{_SETTLED}/{name}") for name in store.names(_SETTLED)}
+
+
+def _text(content: Json) -> bytes:
+    return (json.dumps(content, sort_keys=True) + "\n").encode()

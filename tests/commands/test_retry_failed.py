@@ -103,6 +103,7 @@ def test_a_round_that_was_interrupted_goes_on(web, capsys):
     again = ["retry-failed", store.url, "--engine", "local", "--until", "fetch"]
     assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
     (first,) = fetches(store)
+    server.answers["/0.jpg"] = ok(picture(0))
     assert main([*again, "--class", "http_5xx"]) == 0
     (second,) = set(fetches(store)) - {first}
     part = min(second.units())
@@ -139,6 +140,108 @@ def test_a_round_says_what_it_brought_back_by_class(web, capsys):
     server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in (0, 1)}
     assert main(again) == 0
     assert "12 images tried again, 2 came back: http_5xx 1 of 10, http_4xx 1 of 2\n" in capsys.readouterr().out
+
+
+def snapshot(store):
+    """Every file of a run folder but those of fetches and rounds, with its bytes."""
+    root = Path(store.url)
+    found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith(("fetch-", "rounds/"))}
+
+
+def test_a_round_that_brings_nothing_back_changes_nothing(web, capsys):
+    server, recipe, store = web
+    run = ["run", str(recipe), "--engine", "local"]
+    again = ["retry-failed", store.url, "--engine", "local"]
+    assert main(run) == 0
+    (first,) = fetches(store)
+    before = snapshot(store)
+    capsys.readouterr()
+    assert main(again) == 0
+    said = capsys.readouterr().out
+    assert "10 images tried again, 0 came back: http_5xx 0 of 10\n" in said
+    assert f"nothing changed: {store.url}" in said
+    assert snapshot(store) == before
+    assert store.read_json("manifest.json")["folders"]["fetch"] == first.path
+    (second,) = set(fetches(store)) - {first}
+    assert main(["status", store.url]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "(" in line] == [
+        f"{second.path} 2 of 2 parts (a round that brought nothing back)"
+    ]
+    # Nor does it for a later command.
+    asked = len(server.asked)
+    assert main(run) == 0
+    assert len(server.asked) == asked
+    assert {name for name in snapshot(store) if name.startswith("embed-")} == {
+        name for name in before if name.startswith("embed-")
+    }
+    assert verify(store, deep=True) == []
+    # The next round tries the same images, from the same fetch, in a folder of its own.
+    server.answers |= {"/0.jpg": ok(picture(0))}
+    capsys.readouterr()
+    assert main([*again, "--until", "fetch"]) == 0
+    assert "10 images tried again, 1 came back: http_5xx 1 of 10\n" in capsys.readouterr().out
+    (third,) = set(fetches(store)) - {first, second}
+    assert store.read_json(f"{third.path}/pass.json")["upstream"] == sorted([first.path, plan_of(store)])
+    assert main(run) == 0
+    manifest = store.read_json("manifest.json")
+    assert (manifest["folders"]["fetch"], manifest["rounds"]) == (third.path, [first.path])
+
+
+def plan_of(store):
+    (plan,) = (name for name in store.folders() if name.startswith("plan-"))
+    return plan
+
+
+@pytest.mark.parametrize("command", ["run", "retry-failed"])
+def test_a_kill_before_a_round_is_settled_is_made_good(command, web, capsys):
+    """Its images are all fetched, and nothing says yet that none of them came back."""
+    server, recipe, store = web
+    run = ["run", str(recipe), "--engine", "local"]
+    again = ["retry-failed", store.url, "--engine", "local"]
+    assert main(run) == 0
+    before = snapshot(store)
+    assert main(again) == 0
+    (settled,) = store.names("rounds/settled")
+    store.delete(f"rounds/settled/{settled}")
+    asked = len(server.asked)
+    assert main([*again, "--class", "dns"]) == 2
+    assert "round 1 is not finished" in capsys.readouterr().err
+    assert main(run if command == "run" else again) == 0
+    assert len(server.asked) == asked
+    assert store.names("rounds") == ["0001.json"]
+    assert store.names("rounds/settled") == [settled]
+    assert {name for name in snapshot(store) if "-" in name} == {name for name in before if "-" in name}
+    # A kill while it fetches: one part is not done.
+    store.delete(f"rounds/settled/{settled}")
+    (first, second) = sorted(fetches(store), key=lambda folder: (folder.path != fetch_of(store), folder.path))
+    store.delete(f"{second.path}/done/{min(second.units()):06d}.json")
+    assert main(run if command == "run" else again) == 0
+    assert len(server.asked) > asked
+    assert {name for name in snapshot(store) if "-" in name} == {name for name in before if "-" in name}
+    assert fetch_of(store) == first.path
+
+
+def fetch_of(store):
+    return store.read_json("manifest.json")["folders"]["fetch"]
+
+
+def test_a_round_over_a_sample_that_brings_nothing_back(web, capsys):
+    _, recipe, store = web
+    assert main(["run", str(recipe), "--engine", "local", "--sample", "0.5"]) == 0
+    before = snapshot(store)
+    capsys.readouterr()
+    assert main(["retry-failed", store.url, "--engine", "local", "--sample", "0.5"]) == 0
+    assert "0 came back" in capsys.readouterr().out
+    assert snapshot(store) == before
+    assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
+    (first,) = (folder for folder in fetches(store) if folder.path == fetch_of_sample(store))
+    assert len(first.units()) == 2
+
+
+def fetch_of_sample(store):
+    return store.read_json("manifest-sample-0.5.json")["folders"]["fetch"]
 
 
 def test_a_run_that_cannot_work_stops_and_says_why(web, capsys):
