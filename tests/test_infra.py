@@ -1,12 +1,15 @@
 """The cluster file against the schema that Ray itself validates with, and against what the engine asks for."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from curate import recipe
 
@@ -44,6 +47,28 @@ def test_fetch_is_on_cpu_spot_nodes_and_embed_on_gpu_spot_nodes(cluster):
     for node in types.values():
         assert node["node_config"]["IamInstanceProfile"]["Name"]
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_every_node_type_names_its_image(cluster):
+    """Without one Ray starts an image of its own, of Ubuntu 18.04, whose Python is too old."""
+    types = cluster["available_node_types"]
+    images = {name: node["node_config"]["ImageId"] for name, node in types.items()}
+    # The parameter says which image it is in the cluster's region: an id would be of one region, and grow old.
+    assert all(image.startswith("resolve:ssm:/aws/service/") and "24.04" in image for image in images.values())
+    for name, node in types.items():
+        assert ("nvidia-driver" in images[name]) == ("GPU" in node["resources"]), name
+
+
+def test_the_pythons_of_nodes_and_image_are_supported(cluster):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = SpecifierSet(project["requires-python"])
+    named = re.findall(r"python(3\.\d+)", "\n".join(cluster["setup_commands"]))
+    named += re.findall(r"^FROM python:(3\.\d+)", (ROOT / "infra" / "Dockerfile").read_text(), re.MULTILINE)
+    # Ubuntu 24.04 has this one and no other.
+    assert set(named) == {"3.12"}
+    assert all(version in supported for version in named)
+    # Which one a bare name is, the image would decide.
+    assert not re.search(r"python3(?![.\d])", "\n".join(cluster["setup_commands"]))
 
 
 def test_no_keys_stand_in_infra():
