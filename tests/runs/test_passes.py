@@ -66,10 +66,4 @@ def test_what_a_content_depends_on_makes_another_folder(tmp_path, change):
     assert further.folder != usual.folder
     # What it is called by others, by whom it is run and over which units is no part of it.
     same: dict[str, Any] = {"stage": "signals", "by_part": True, "is_decided_on": True, "folder": "embed-m"}
-        "stage": "signals",
-        "by_part": True,
-        "is_decided_on": True,
-        "folder": "embed-m",
-        "name": "other",
-    }
     assert Pass.of(store, Declaration(**{**fields, **same, "name": "other"})).folder == usual.folder
