@@ -53,7 +53,7 @@ def test_a_probe_that_fails_otherwise_is_not_taken_for_a_lack_of_memory():
     def encode_images(*_):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    model = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
+    model: Any = SimpleNamespace(device=torch.device("cuda"), image_size=(8, 8), encode_images=encode_images)
     with pytest.raises(torch.AcceleratorError):
         default_size(model)
 
