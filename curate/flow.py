@@ -111,8 +111,9 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         _check_missing(outcome, layout, options)
     layout = planned(prepared, options, outcome.missing)
     assert layout is not None
-    if options.reaches("dedup") and layout.of("dedup"):
-        go(dedup.work(prepared, layout))
+    if options.reaches("dedup"):
+        for search in dedup.works(prepared, layout):
+            go(search)
     if options.reaches("select"):
         go(select.work(prepared, layout))
         outcome.funnel = layout.passes["select"].folder.json("funnel.json")

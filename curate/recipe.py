@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
 from curate import __version__
+from curate.duplicates import near_kinds
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, UsageError, nearest
 from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
@@ -234,14 +235,23 @@ else:
     Pixels = _pixels()
 
 
-class Dedup(Keys):
-    """The search for near pairs."""
+def _dedup() -> type[Keys]:
+    fields: dict[str, Any] = {}
+    for kind in near_kinds():
+        for key, field in kind.section.model_fields.items():
+            if key in fields:
+                raise UsageError(f"two kinds of duplicates have the key dedup.{key}; one of them is {kind.name}")
+            fields[key] = (Annotated[field.annotation, *field.metadata], field)
+    about = "The searches for near pairs: the keys of every kind of duplicate that has one."
+    return create_model("Dedup", __base__=Keys, __doc__=about, **fields)
 
-    floor: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.9,
-        description="Near pairs are kept from this cosine upwards; a step's `above` may move freely over it.",
-    )
-    tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
+
+if TYPE_CHECKING:
+
+    class Dedup(Keys):
+        """What the registry of kinds of duplicates makes of it."""
+else:
+    Dedup = _dedup()
 
 
 class _AnyStep(Keys):
@@ -338,7 +348,7 @@ class Recipe(Keys):
     embed: Embed = Field(Embed(), description="How embedding workers are spread.")
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
     pixels: Pixels = Field(Pixels(), description="Columns that other packages measure of the pictures.")
-    dedup: Dedup = Field(Dedup(), description="The search for near pairs.")
+    dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
     storage: Storage = Field(Storage(), description="Where s3:// paths lie.")

@@ -1,12 +1,12 @@
-"""Images become nodes: one embedding for each distinct digest, ascending by digest, on local disk.
+"""Images become nodes: one value to compare for each distinct digest, ascending by digest, on local disk.
 
-Copies of one file would meet each other in every pair of tiles, so they are collapsed before the search.
+Copies of one file would meet each other in every comparison, so they are collapsed before the search.
 Images are first spilled into buckets by the first byte of their digest, then each bucket is sorted by
 itself; memory is bounded by a part and by a 256th of the corpus.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,108 +14,110 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate.errors import BrokenResult
-from curate.store import Folder
+from curate.schema import NEAR
 
 DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
+class PartImages:
+    """The images of a part that can be compared.
+
+    Args:
+        images: image_id and sha256, neither of them null.
+        values: [n, …], what is compared of each of them; of one type and shape in all parts.
+        unusable: how many had a value that cannot be compared; they are left out.
+    """
+
+    images: pa.Table
+    values: npt.NDArray[Any]
+    unusable: int = 0
+
+
+@dataclass(frozen=True)
 class Nodes:
-    """The distinct digests of a corpus, each with one embedding.
+    """The distinct digests of a corpus, each with one value.
 
     Args:
         digests: uint8 [n, 32], ascending, without repeats.
-        vectors: float16 [n, dim]; finite and not zero, as stored (not normalised anew).
-        images: how many images had a digest and a usable embedding.
-        unusable: how many had a digest and an embedding that is zero or not finite; they are no nodes.
+        values: [n, …], as they came.
+        images: how many images had a digest and a usable value.
+        unusable: how many had a digest and a value that cannot be compared; they are no nodes.
     """
 
     digests: npt.NDArray[np.uint8]
-    vectors: npt.NDArray[np.float16]
+    values: npt.NDArray[Any]
     images: int
     unusable: int
 
+    def near(
+        self, i: npt.NDArray[np.integer], j: npt.NDArray[np.integer], similarity: npt.NDArray[np.float64]
+    ) -> pa.Table:
+        """Pairs of nodes, i < j, as rows of `schema.NEAR`."""
+        # Nodes ascend by digest, so i < j is sha256_a < sha256_b.
+        return pa.table([_hex(self.digests[i]), _hex(self.digests[j]), pa.array(similarity)], schema=NEAR)
 
-def collect(fetch: Folder, embed: Folder, parts: Sequence[int], scratch: Path) -> Nodes:
-    """Reads digests and embeddings of all parts and keeps one embedding for each digest.
 
-    That of the smallest image_id stands for its digest. Images without a digest or an embedding are left
-    out.
+def collect(read: Callable[[int], PartImages], parts: Sequence[int], scratch: Path, where: str) -> Nodes:
+    """Reads the images of all parts and keeps one value for each digest: that of the smallest image_id.
 
     Args:
-        fetch: holds `images.parquet` with sha256 by part.
-        embed: holds `images.parquet` with image_embedding by part.
+        read: the images of a part.
         parts: the parts to read.
         scratch: a local folder; the returned arrays are mapped from files in it.
+        where: the folder of the values, for messages.
 
     Raises:
-        BrokenResult: the two tables of a part do not list the same images, or the embeddings of two parts
-            differ in length.
+        BrokenResult: the values of two parts differ in type or shape, or a digest is none.
     """
-    images = unusable = dim = 0
+    images = unusable = 0
+    record: np.dtype[Any] | None = None
     with contextlib.ExitStack() as opened:
         buckets: dict[int, IO[bytes]] = {}
         for part in parts:
-            records, left_out = _part_records(fetch, embed, part)
-            part_dim = records.dtype["vector"].shape[0]
-            if dim not in (0, part_dim):
-                raise BrokenResult(f"{embed.path}: part {part} has embeddings of {part_dim}, others of {dim}")
-            dim = part_dim
+            found = read(part)
+            records = _records(found, f"{where}: part {part}")
+            record = records.dtype if record is None else record
+            if record != records.dtype:
+                differ = f"values of {records.dtype['value']}, others of {record['value']}"
+                raise BrokenResult(f"{where}: part {part} has {differ}")
             images += len(records)
-            unusable += left_out
+            unusable += found.unusable
             for first, rows in _by_first_byte(records):
                 if first not in buckets:
                     buckets[first] = opened.enter_context((scratch / f"bucket-{first:02x}").open("wb"))
                 buckets[first].write(rows.tobytes())
-    digests_file, vectors_file = scratch / "digests", scratch / "vectors"
-    count = 0
-    with digests_file.open("wb") as digests, vectors_file.open("wb") as vectors:
+    digests_file, values_file = scratch / "digests", scratch / "values"
+    count, value = 0, record["value"] if record is not None else np.dtype("f2")
+    with digests_file.open("wb") as digests, values_file.open("wb") as values:
         for first in sorted(buckets):
             bucket = scratch / f"bucket-{first:02x}"
-            distinct = _distinct(np.fromfile(bucket, dtype=_record(dim)))
+            distinct = _distinct(np.fromfile(bucket, dtype=record))
             bucket.unlink()
             digests.write(distinct["digest"].tobytes())
-            vectors.write(distinct["vector"].tobytes())
+            values.write(distinct["value"].tobytes())
             count += len(distinct)
     return Nodes(
-        _mapped(digests_file, np.uint8, (count, DIGEST_BYTES)),
-        _mapped(vectors_file, np.float16, (count, dim)),
+        _mapped(digests_file, np.dtype(np.uint8), (count, DIGEST_BYTES)),
+        _mapped(values_file, value.base, (count, *value.shape)),
         images,
         unusable,
     )
 
 
-def _record(dim: int) -> np.dtype[Any]:
+def _records(found: PartImages, where: str) -> npt.NDArray[Any]:
+    digests = bytes.fromhex("".join(found.images["sha256"].to_pylist()))
+    if len(digests) != DIGEST_BYTES * len(found.images):
+        raise BrokenResult(f"{where} has a sha256 that is not 64 hex digits")
     # Big-endian words compare as the bytes they are made of.
-    return np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), ("vector", "<f2", (dim,))])
-
-
-def _part_records(fetch: Folder, embed: Folder, part: int) -> tuple[npt.NDArray[Any], int]:
-    """The images of a part that can be compared, and how many had an embedding that cannot."""
-    fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
-    embedded = embed.table("images.parquet", part, ["image_id", "image_embedding"])
-    if not fetched["image_id"].equals(embedded["image_id"]):
-        raise BrokenResult(f"{embed.path}: part {part} does not list the images of {fetch.path}")
-    dim = embedded.schema.field("image_embedding").type.list_size
-    present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(embedded["image_embedding"]))
-    fetched, embedded = fetched.filter(present), embedded.filter(present)
-    digests = bytes.fromhex("".join(fetched["sha256"].to_pylist()))
-    if len(digests) != DIGEST_BYTES * len(fetched):
-        raise BrokenResult(f"{fetch.path}: part {part} has a sha256 that is not 64 hex digits")
-    records = np.empty(len(fetched), dtype=_record(dim))
+    value = ("value", found.values.dtype, found.values.shape[1:])
+    records = np.empty(len(found.images), dtype=np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), value]))
     records["digest"] = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)
-    records["image"] = np.frombuffer(b"".join(fetched["image_id"].to_pylist()), dtype=">u8").reshape(-1, 2)
-    records["vector"] = _flat(embedded["image_embedding"]).reshape(-1, dim)
-    usable = np.isfinite(records["vector"]).all(axis=1) & records["vector"].any(axis=1)
-    return records[usable], int(len(records) - usable.sum())
-
-
-def _flat(column: pa.ChunkedArray) -> npt.NDArray[np.float16]:
-    values: npt.NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values
+    records["image"] = np.frombuffer(b"".join(found.images["image_id"].to_pylist()), dtype=">u8").reshape(-1, 2)
+    records["value"] = found.values
+    return records
 
 
 def _by_first_byte(records: npt.NDArray[Any]) -> list[tuple[int, npt.NDArray[Any]]]:
@@ -136,7 +138,16 @@ def _distinct(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return records[first]
 
 
-def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, int]) -> npt.NDArray[Any]:
+def _hex(digests: npt.NDArray[np.uint8]) -> pa.Array:
+    """Digests uint8 [n, 32] as strings of 64 hex digits."""
+    digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+    text = digits[np.stack((digests >> 4, digests & 15), axis=-1)].reshape(len(digests), 2 * DIGEST_BYTES)
+    fixed = [None, pa.py_buffer(text.tobytes())]
+    of = pa.binary(2 * DIGEST_BYTES)
+    return pa.FixedSizeBinaryArray.from_buffers(of, len(text), fixed).cast(pa.binary()).cast(pa.string())
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if 0 in shape:  # an empty file cannot be mapped
         return np.empty(shape, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", shape=shape)

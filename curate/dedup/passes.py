@@ -1,40 +1,37 @@
-"""The pass `dedup`: near pairs of all parts, where a step asks for them; one unit."""
+"""The passes of `dedup`: a search for each kind of duplicate whose near pairs a step reads; one unit each."""
 
 from collections.abc import Iterator
 
-from curate.prepare import Prepared, near_kinds
+from curate.duplicates import NearKind, near_kinds
+from curate.prepare import Prepared, near_kinds_of
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
 
-VERSION = 1
-
 
 def declare(prepared: Prepared, scope: Json) -> Iterator[Declaration]:
-    """Nothing where no step of the recipe drops duplicates by embedding."""
-    recipe = prepared.recipe
-    if near_kinds(recipe):
-        depends = {"floor": recipe.dedup.floor, **scope}
-        reads = ["fetch", f"embed-{prepared.models[0]}"]
-        yield Declaration("dedup", "dedup", VERSION, depends, reads, is_decided_on=True)
+    """Near pairs depend on the search, on its floor and on the parts that are covered."""
+    for kind in _asked(prepared):
+        depends = {**kind.depends(prepared.recipe.dedup), **scope}
+        reads = kind.reads(prepared.models)
+        yield Declaration(kind.search_pass, "dedup", kind.version, depends, reads, is_decided_on=True)
 
 
-def work(prepared: Prepared, layout: Layout) -> Work:
+def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
     """Finds the near pairs."""
-    recipe, first = prepared.recipe, prepared.models[0]
-    settings: Json = {
-        "floor": recipe.dedup.floor,
-        "tile": recipe.dedup.tile,
-        "model": first,
-        "device": recipe.embed.device,
-        "threads": recipe.models[first].threads,
-    }
-    return Work(
-        "dedup",
-        "curate.dedup.worker:open_worker",
-        settings,
-        layout.of("dedup"),
-        layout.inputs("dedup"),
-        (WHOLE,),
-        wants_gpu=recipe.embed.device != "cpu",
-    )
+    for kind in _asked(prepared):
+        name = kind.search_pass
+        yield Work(
+            name,
+            "curate.dedup.worker:open_worker",
+            {"kind": kind.name, **kind.settings(prepared.recipe)},
+            {name: layout.passes[name]},
+            layout.inputs(name),
+            (WHOLE,),
+            wants_gpu=kind.wants_gpu and prepared.recipe.embed.device != "cpu",
+        )
+
+
+def _asked(prepared: Prepared) -> Iterator[NearKind]:
+    asked = near_kinds_of(prepared.recipe)
+    return (kind for kind in near_kinds() if kind.name in asked)

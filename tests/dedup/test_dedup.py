@@ -45,10 +45,17 @@ def corpus(root: Path, parts: list[list[Image]], dim: int) -> tuple[Inputs, dict
 
 
 def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int = 1) -> tuple[pa.Table, Folder]:
-    folder = Folder(Store(str(root)), "dedup", f"t{tile}-{threads}")
+    folder = Folder(Store(str(root)), "dedup-image_embedding", f"t{tile}-{threads}")
     out = folder.outputs()
-    chosen = {"floor": floor, "tile": tile, "model": "m", "device": "cpu", "threads": threads}
-    worker.open_worker(chosen)(WHOLE, inputs, {"dedup": out})
+    chosen = {
+        "kind": "image_embedding",
+        "floor": floor,
+        "tile": tile,
+        "model": "m",
+        "device": "cpu",
+        "threads": threads,
+    }
+    worker.open_worker(chosen)(WHOLE, inputs, {"dedup-image_embedding": out})
     out.commit()
     return folder.table("near.parquet"), folder
 
@@ -183,7 +190,9 @@ def test_tables_of_other_images_are_refused(tmp_path: Path) -> None:
 def test_cuda_is_not_silently_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="no CUDA device"):
-        worker.open_worker({"floor": 0.9, "tile": 4, "model": "m", "device": "cuda", "threads": 1})
+        worker.open_worker(
+            {"kind": "image_embedding", "floor": 0.9, "tile": 4, "model": "m", "device": "cuda", "threads": 1}
+        )
 
 
 def test_a_gpu_that_failed_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ STEPS: list[dict[str, Any]] = [
         "kind": "duplicates",
         "says": "cosine ≥ 0.95; keeps the one with the highest clip_similarity",
         "names_kept": True,
-        "near": "dedup",
+        "near": "dedup-image_embedding",
         "measure": "cosine",
         "by": "image_embedding",
         "prefer": "clip_similarity",
@@ -134,7 +134,7 @@ def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("po
     """
     store = Store(str(root))
     names = ["plan", "fetch", "pixels", *(f"embed-{model}" for model in models)]
-    names += ["signals-concept_watermark", "dedup", "select", "pack"]
+    names += ["signals-concept_watermark", "dedup-image_embedding", "select", "pack"]
     folders = {name: Folder(store, name, "0123abcd") for name in names}
     cycle = [step["name"] for step in STEPS] + [None] * 3
     made = MadeRun(Inputs(folders, list(range(parts))), {}, store)
@@ -154,7 +154,7 @@ def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("po
         out.counts.update(rows=rows)
         out.commit()
     made.funnel = _funnel(made.reasons) | {"missing_parts": list(missing)}
-    near = folders["dedup"].outputs(WHOLE)
+    near = folders["dedup-image_embedding"].outputs(WHOLE)
     values = {"sha256_a": ["0" * 64] * 3, "sha256_b": ["1" * 64] * 3, "similarity": [0.91, 0.95, 0.96]}
     near.put_table("near.parquet", pa.table(values, schema=schema.NEAR))
     near.counts.update(images=9, digests=9, near=3)

@@ -74,7 +74,15 @@ def planned(rows: Sequence[Row], part: int) -> list[tuple[int, Row, bool]]:
 def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tuple[str, str, float]] = ()) -> Inputs:
     """The tables of plan, fetch, embed, signals and dedup."""
     store = Store(str(root))
-    names = ["plan", "fetch", "pixels", "embed-a", "embed-b", *(f"signals-{name}" for name in SIGNALS), "dedup"]
+    names = [
+        "plan",
+        "fetch",
+        "pixels",
+        "embed-a",
+        "embed-b",
+        *(f"signals-{name}" for name in SIGNALS),
+        "dedup-image_embedding",
+    ]
     folders = {name: Folder(store, name, "0") for name in names}
 
     def put(name: str, role: str, unit: int, table: pa.Table) -> None:
@@ -134,7 +142,7 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
     put("plan", "summary.parquet", WHOLE, pa.table({}))
     edges = sorted((*sorted(pair[:2]), pair[2]) for pair in near)
     columns = [list(column) for column in zip(*edges, strict=True)] or [[], [], []]
-    put("dedup", "near.parquet", WHOLE, pa.table(columns, schema=schema.NEAR))
+    put("dedup-image_embedding", "near.parquet", WHOLE, pa.table(columns, schema=schema.NEAR))
     return Inputs(folders, list(range(parts)))
 
 

@@ -221,7 +221,7 @@ def test_the_demos_truth_is_told(made):
 
 def test_a_run_with_missing_parts_without_dedup_and_with_two_models(tmp_path):
     made = make_run(tmp_path, parts=2, models=("l14", "b32"), missing=(2, 4, 5, 6))
-    folders = {name: folder for name, folder in made.inputs.folders.items() if name != "dedup"}
+    folders = {name: folder for name, folder in made.inputs.folders.items() if name != "dedup-image_embedding"}
     inputs = Inputs(folders, made.inputs.parts)
     recipe = settings()["recipe"] | {"models": {"l14": {}, "b32": {}}}
     run = settings()["run"] | {"sample": 0.01, "allow": []}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.select.database import connect
+from curate.select.steps.contract import RowWise
 from curate.select.steps.registry import read
 
 
@@ -21,6 +22,7 @@ def stays(pair_id: bytes, fraction: float, seed: int) -> bool:
 @given(st.binary(min_size=16, max_size=16), st.floats(0, 1), st.integers(0, 2**63 - 1))
 def test_the_draw_is_that_of_the_definition(pair_id, fraction, seed):
     (one,) = read([step("rest", keep_random={"fraction": fraction, "seed": seed})])
+    assert isinstance(one.kind, RowWise)
     with connect() as con:
         query = f"SELECT NOT ({one.kind.condition(one)}) FROM (SELECT '{pair_id.hex()}' AS pair_id)"
         ((kept,),) = con.execute(query).fetchall()

@@ -3,37 +3,72 @@
 # ruff: noqa: S608 - statements are put together from our own words
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from curate.errors import short
+from curate.duplicates import KINDS, DuplicateKind, NearKind
 from curate.keys import Keys
-from curate.schema import SIMILARITY
 from curate.select import greedy
 from curate.select.database import quoted
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
 from curate.select.survivors import Survivors
 
-_NEAR = "dedup"
-_EMBEDDED = f"{quoted(SIMILARITY)} IS NOT NULL"
 
-
-class DuplicatesKeys(Keys):
+class _AnyDuplicates(Keys):
     """What counts as the same, and which one stays."""
 
-    by: Literal["sha256", "image_embedding"] = Field(description="Equal bytes, or a cosine at `above` or more.")
-    above: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="With image_embedding: the cosine from which two images are one."
-    )
+    by: str
     prefer: str = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
 
     @model_validator(mode="after")
-    def _threshold(self) -> "DuplicatesKeys":
-        if (self.by == "image_embedding") != (self.above is not None):
-            raise ValueError("`above` goes with by: image_embedding, and only with it")
+    def _keys_of_the_kind(self) -> Self:
+        for key, kinds in _kinds_by_key().items():
+            if (self.by in kinds) != (getattr(self, key) is not None):
+                raise ValueError(f"`{key}` goes with by: {' or '.join(kinds)}, and only with it")
+        # Raises what is out of a kind's bounds.
+        _ = self.limits
         return self
+
+    @property
+    def kind(self) -> DuplicateKind:
+        """The kind of duplicate."""
+        return KINDS[self.by]
+
+    @property
+    def limits(self) -> Keys:
+        """The keys of that kind."""
+        return self.kind.keys.model_validate(self.model_dump(include=set(self.kind.keys.model_fields)))
+
+
+def _kinds_by_key() -> dict[str, list[str]]:
+    """By key, the names of the kinds of duplicates that have it."""
+    found: dict[str, list[str]] = {}
+    for name, kind in KINDS.items():
+        for key in kind.keys.model_fields:
+            found.setdefault(key, []).append(name)
+    return found
+
+
+def _keys() -> type[_AnyDuplicates]:
+    about = "; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
+    fields: dict[str, Any] = {"by": (Literal[tuple(KINDS)], Field(description=f"Which are duplicates. {about}."))}
+    for key, kinds in _kinds_by_key().items():
+        shared = [KINDS[name].keys.model_fields[key] for name in kinds]
+        kind: Any = None
+        for field in shared:
+            kind |= field.annotation
+        fields[key] = (kind, Field(None, description=" ".join(str(field.description) for field in shared)))
+    return create_model("Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, **fields)
+
+
+if TYPE_CHECKING:
+
+    class DuplicatesKeys(_AnyDuplicates):
+        """What the registry of kinds of duplicates makes of it."""
+else:
+    DuplicatesKeys = _keys()
 
 
 class Duplicates(StepKind[DuplicatesKeys]):
@@ -47,13 +82,12 @@ class Duplicates(StepKind[DuplicatesKeys]):
     keys = DuplicatesKeys
 
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
-        """See `StepKind`: duplicates come last, prefer one column, and ask for no pair under the search's floor."""
+        """See `StepKind`: duplicates come last, prefer one column, and ask for no pair that its search misses."""
         for step in steps:
-            if step.duplicates and step.duplicates.above and step.duplicates.above < recipe.dedup.floor:
-                raise ValueError(
-                    f"select step {step.drop!r}: above {step.duplicates.above} lies under dedup.floor "
-                    f"{recipe.dedup.floor}; lower dedup.floor"
-                )
+            if step.duplicates and isinstance(kind := step.duplicates.kind, NearKind):
+                missed = kind.not_searched(step.duplicates.limits, recipe.dedup)
+                if missed:
+                    raise ValueError(f"select step {step.drop!r}: {missed}")
         first = next((step for step in steps if step.duplicates), None)
         if first is None:
             return
@@ -72,13 +106,13 @@ class Duplicates(StepKind[DuplicatesKeys]):
 
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
-        return () if step.keys.above is None else (step.keys.by,)
+        return (step.keys.by,) if isinstance(step.keys.kind, NearKind) else ()
 
     def columns(self, step: Step[DuplicatesKeys], known: Sequence[str]) -> list[str]:
         """See `StepKind`."""
         del known
-        # An image without an embedding has no similarity to its caption either.
-        return [step.keys.prefer, "sha256", *([SIMILARITY] if step.keys.above is not None else [])]
+        kind = step.keys.kind
+        return [step.keys.prefer, "sha256", *([kind.column] if isinstance(kind, NearKind) else [])]
 
     def check(self, step: Step[DuplicatesKeys], columns: Mapping[str, pa.DataType]) -> None:
         """See `StepKind`: the preferred column has an order."""
@@ -87,27 +121,28 @@ class Duplicates(StepKind[DuplicatesKeys]):
             raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, without order")
 
     def expressions(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
-        """See `StepKind`: the preferred value, the digest, and whether there is an embedding where it is needed."""
-        return [quoted(step.keys.prefer), "sha256", *([_EMBEDDED] if step.keys.above is not None else [])]
+        """See `StepKind`: the preferred value, the digest, and whether there is what near images are compared by."""
+        kind = step.keys.kind
+        return [quoted(step.keys.prefer), "sha256", *([_compared(kind)] if isinstance(kind, NearKind) else [])]
 
     def decide(self, step: Step[DuplicatesKeys], steps: Sequence[Step[Any]], rows: Survivors) -> Facts:
         """See `StepKind`."""
-        above, prefer = step.keys.above, step.keys.prefer
+        kind, prefer = step.keys.kind, step.keys.prefer
         nothing = f"{rows.column('sha256')} IS NULL"
-        if above is not None:
-            nothing += f" OR NOT {rows.column(_EMBEDDED)}"
-        nulls = rows.count(nothing)
+        facts: Facts = {"by": step.keys.by, "prefer": prefer, "columns": [prefer], "names_kept": True}
+        if isinstance(kind, NearKind):
+            nothing += f" OR NOT {rows.column(_compared(kind))}"
+            threshold = kind.threshold(step.keys.limits)
+            facts |= {"threshold": threshold, "near": kind.search_pass, "measure": kind.measure}
+        facts["nulls"] = rows.count(nothing)
         if not self._follows(step.number, steps):
             greedy.drop(rows, self._together(step.number, steps), rows.column(quoted(prefer)), rows.column("sha256"))
         rows.leave(f"id NOT IN (SELECT id FROM dropped WHERE step = {step.number})")
-        near = {"near": _NEAR, "measure": "cosine"} if above is not None else {}
-        said = {"by": step.keys.by, "prefer": prefer, "columns": [prefer]}
-        return {**said, "threshold": above, "nulls": nulls, "names_kept": True, **near}
+        return facts
 
     def words(self, step: Step[DuplicatesKeys], facts: Facts) -> Words:
         """See `StepKind`."""
-        what = "equal bytes" if step.keys.above is None else f"cosine ≥ {short(step.keys.above)}"
-        by, prefer = step.keys.by, step.keys.prefer
+        by, prefer, what = step.keys.by, step.keys.prefer, step.keys.kind.words(step.keys.limits)
         return Words(
             f"{what}; keeps the one with the highest {prefer}",
             f"all but one of each set of duplicates by {code(by)} ({what}), best {code(prefer)} kept",
@@ -129,10 +164,19 @@ class Duplicates(StepKind[DuplicatesKeys]):
         last = number
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
             last += 1
-        return [
-            greedy.Reach(step.number, _NEAR if step.keys.above is not None else None, step.keys.above or 1.0)
-            for step in steps[number : last + 1]
-        ]
+        return [_reach(step) for step in steps[number : last + 1]]
+
+
+def _compared(kind: NearKind) -> str:
+    """Whether a pair's image can be compared, in SQL."""
+    return f"{quoted(kind.column)} IS NOT NULL"
+
+
+def _reach(step: Step[DuplicatesKeys]) -> greedy.Reach:
+    kind = step.keys.kind
+    if isinstance(kind, NearKind):
+        return greedy.Reach(step.number, kind.search_pass, kind.threshold(step.keys.limits))
+    return greedy.Reach(step.number)
 
 
 STEP = Duplicates()

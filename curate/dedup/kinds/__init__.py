@@ -1,0 +1,1 @@
+"""The kinds of duplicates, a file each, behind the contract in `curate.duplicates`."""
