@@ -78,7 +78,7 @@ def folders(content: dict[str, Any]) -> dict[str, str]:
         Store("run"),
         {"source": [{"name": "list", "size": 9, "etag": "e"}], "columns": {}, "seed": recipe.seed, "part_size": 9},
         dict.fromkeys(recipe.models, _FACTS),
-        rounds=(Round("fetch-000000000000", ("dns",)),),
+        rounds=(Round("fetch-000000000000", ("dns",), "0001"),),
         scorers=[replace(s, learned={"sha256": "h" * 64} if s.kind.name == "heads" else {}) for s in asked],
         prompts={
             str(folder): {"model": s.model, "where": s.where, **vars(s.directions)} for folder, s in prompts.items()
