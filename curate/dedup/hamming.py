@@ -1,0 +1,117 @@
+"""The exact search among 64-bit hashes: all pairs that differ in few bits, by multi-index hashing.
+
+A hash is cut into 4 words of 16 bits. Where two hashes differ in at most r = 4a + b bits (0 ≤ b < 4), one of the first
+b + 1 words differs in at most a bits, or one of the others in at most a - 1. If none did, no fewer than
+(b + 1)(a + 1) + (3 - b)a bits would differ, which is r + 1. So for each word, the hashes in which it differs in no more
+bits are looked up and compared in full (Norouzi, Punjani and Fleet: Fast search in Hamming space with multi-index
+hashing, CVPR 2012).
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+BITS = 64
+
+_WORDS, _WORD_BITS = 4, 16
+
+_CANDIDATES = 1 << 22
+"""Pairs that are compared at a time, unless a single hash has more."""
+
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def near_hashes(hashes: npt.NDArray[np.uint64], within: int) -> Iterator[Found]:
+    """All pairs i < j whose hashes differ in at most so many bits.
+
+    Memory: about 50 bytes for each hash, and what belongs to the candidates that are compared at a time.
+
+    Args:
+        hashes: uint64 [n].
+        within: 0 to 64.
+
+    Yields:
+        (i, j, differing bits), ascending by (i, j), also from one to the next.
+    """
+    index = [_Word(hashes, word, radius) for word, radius in enumerate(_radii(within)) if radius >= 0]
+    most = np.zeros(len(hashes), np.int64)
+    for word in index:
+        most += word.candidates(slice(None))
+    before = np.concatenate([[0], np.cumsum(most)])
+    start = 0
+    while start < len(hashes):
+        stop = int(np.searchsorted(before, before[start] + _CANDIDATES, "right")) - 1
+        stop = max(stop, start + 1)
+        yield _near_of(hashes, index, start, stop, within)
+        start = stop
+
+
+def _radii(within: int) -> list[int]:
+    """In how many bits each word may differ; -1 where it need not be looked up."""
+    a, b = divmod(within, _WORDS)
+    return [a if word <= b else a - 1 for word in range(_WORDS)]
+
+
+class _Word:
+    """The hashes by one of their words.
+
+    Args:
+        hashes: uint64 [n].
+        word: which, from 0 for the lowest bits.
+        radius: in how many bits it may differ.
+    """
+
+    def __init__(self, hashes: npt.NDArray[np.uint64], word: int, radius: int) -> None:
+        self.radius = radius
+        self._shift = np.uint64(_WORD_BITS * word)
+        self._values = self.of(hashes)
+        self._order = np.argsort(self._values, kind="stable").astype(np.uint32 if len(hashes) < 1 << 32 else np.int64)
+        counts = np.bincount(self._values, minlength=1 << _WORD_BITS)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        flips = (bits for number in range(radius + 1) for bits in combinations(range(_WORD_BITS), number))
+        self._masks = [np.uint16(sum(1 << bit for bit in bits)) for bits in flips]
+
+    def of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
+        """The word of each hash."""
+        return ((hashes >> self._shift) & np.uint64(0xFFFF)).astype(np.uint16)
+
+    def candidates(self, of: slice) -> npt.NDArray[np.int64]:
+        """How many hashes have the word of each of these equal but for `radius` bits."""
+        values = self._values[of]
+        found = np.zeros(len(values), np.int64)
+        for mask in self._masks:
+            found += self._starts[(values ^ mask).astype(np.int64) + 1] - self._starts[values ^ mask]
+        return found
+
+    def look_up(self, start: int, stop: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """These hashes, repeated, and after them each of their candidates."""
+        rows, values = np.arange(start, stop), self._values[start:stop]
+        for mask in self._masks:
+            bucket = (values ^ mask).astype(np.int64)
+            begin = self._starts[bucket]
+            counts = self._starts[bucket + 1] - begin
+            i = np.repeat(rows, counts)
+            # Within each run of one hash: 0, 1, 2, … from where its bucket begins.
+            place = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
+            yield i, self._order[place].astype(np.int64)
+
+
+def _near_of(hashes: npt.NDArray[np.uint64], index: list[_Word], start: int, stop: int, within: int) -> Found:
+    """The pairs of which the first is one of a range."""
+    pieces: list[Found] = []
+    for number, word in enumerate(index):
+        for i, j in word.look_up(start, stop):
+            later = j > i
+            i, j = i[later], j[later]
+            differ = hashes[i] ^ hashes[j]
+            bits = np.bitwise_count(differ)
+            near = bits <= within
+            # A pair that several words find counts with the first of them.
+            for earlier in index[:number]:
+                near &= np.bitwise_count(earlier.of(differ)) > earlier.radius
+            pieces.append((i[near], j[near], bits[near].astype(np.int64)))
+    i, j, bits = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+    order = np.lexsort((j, i))
+    return i[order], j[order], bits[order]

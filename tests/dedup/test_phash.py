@@ -1,0 +1,175 @@
+"""Near pairs by perceptual hash against brute force, and the step that goes by them."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers.select_run import Image, Row, run_select, step, write_inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate import schema
+from curate.dedup import hamming, worker
+from curate.errors import BrokenResult, RecipeError
+from curate.recipe import parse
+from curate.store import WHOLE, Folder, Inputs, Store
+
+WORD = st.integers(0, 2**16 - 1)
+
+
+@st.composite
+def near_lists(draw: st.DrawFn) -> list[int]:
+    """Hashes of which many are a few bits from one another, anywhere in the 64."""
+    found = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
+    for _ in range(draw(st.integers(0, 25))):
+        flips = draw(st.sets(st.integers(0, 63), max_size=18))
+        found.append(draw(st.sampled_from(found)) ^ sum(1 << bit for bit in flips))
+    return found
+
+
+def brute_force(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
+    pairs = itertools.combinations(range(len(hashes)), 2)
+    differing = ((i, j, (hashes[i] ^ hashes[j]).bit_count()) for i, j in pairs)
+    return [pair for pair in differing if pair[2] <= within]
+
+
+def searched(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
+    found = list(hamming.near_hashes(np.array(hashes, np.uint64), within))
+    return [pair for of in found for pair in zip(*(column.tolist() for column in of), strict=True)]
+
+
+@given(hashes=near_lists(), within=st.integers(0, 16), candidates=st.sampled_from([1, 7, 1 << 22]))
+@settings(deadline=None)
+def test_every_pair_within_is_found_once_and_in_order(hashes: list[int], within: int, candidates: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming, "_CANDIDATES", candidates)
+        assert searched(hashes, within) == brute_force(hashes, within)
+
+
+@pytest.mark.parametrize("within", [0, 1, 3, 4, 6, 7, 8, 10])
+def test_differences_that_spread_over_the_words_in_every_way(within: int) -> None:
+    # 0 against hashes with so many bits set, or one more, divided among the four words in every way.
+    ways = [way for way in itertools.product(range(within + 2), repeat=4) if within <= sum(way) <= within + 1]
+    hashes = [0, *(sum(((1 << bits) - 1) << 16 * word for word, bits in enumerate(way)) for way in ways)]
+    near = [way for way in ways if sum(way) <= within]
+    assert [pair[1] for pair in searched(hashes, within) if pair[0] == 0] == [
+        1 + place for place, way in enumerate(ways) if way in near
+    ]
+
+
+@pytest.mark.parametrize("hashes", [[], [5], [5] * 40])
+def test_few_hashes_and_equal_ones(hashes: list[int]) -> None:
+    assert searched(hashes, 3) == brute_force(hashes, 3)
+
+
+def digest(number: int) -> str:
+    return f"{number * 37 % 256:02x}{number:062x}"
+
+
+def corpus(root: Path, parts: list[list[tuple[str | None, str | None]]]) -> Inputs:
+    """Commits fetch and pixels; of each image its digest and its hash."""
+    inputs = Inputs({name: Folder(Store(str(root)), name, "f") for name in ("fetch", "pixels")}, range(len(parts)))
+    for part, images in enumerate(parts):
+        ids = pa.array([(1000 * part + n).to_bytes(16, "big") for n in range(len(images))], schema.ID)
+        for name, role, column, place in (
+            ("fetch", "images.parquet", "sha256", 0),
+            ("pixels", "pixels.parquet", "phash", 1),
+        ):
+            out = inputs[name].outputs(part)
+            out.put_table(role, pa.table({"image_id": ids, column: pa.array([i[place] for i in images], pa.string())}))
+            out.commit()
+    return inputs
+
+
+def search(root: Path, inputs: Inputs, bits: int) -> Folder:
+    folder = Folder(Store(str(root)), "dedup-phash", "f")
+    out = folder.outputs()
+    worker.open_worker({"kind": "phash", "bits": bits})(WHOLE, inputs, {"dedup-phash": out})
+    out.commit()
+    return folder
+
+
+def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 2**64, 6, np.uint64)
+    hashes = [int(bases[n % 6]) ^ sum(1 << int(bit) for bit in rng.integers(0, 64, n % 7)) for n in range(60)]
+    images: list[tuple[str | None, str | None]] = [(digest(n), f"{value:016x}") for n, value in enumerate(hashes)]
+    # A copy of a digest, an image without a hash, one that was not fetched.
+    more: list[tuple[str | None, str | None]] = [images[3], (digest(70), None), (None, None)]
+    folder = search(tmp_path / "out", corpus(tmp_path, [images[:20], images[20:] + more]), 8)
+    expected = []
+    for (a, left), (b, right) in itertools.combinations(sorted(zip(map(digest, range(60)), hashes, strict=True)), 2):
+        if (left ^ right).bit_count() <= 8:
+            expected.append({"sha256_a": a, "sha256_b": b, "similarity": 1 - (left ^ right).bit_count() / 64})
+    table = folder.table("near.parquet")
+    assert table.to_pylist() == expected
+    assert len(expected) > 100
+    assert table.schema.equals(schema.NEAR)
+    assert folder.marker().counts == {"images": 61, "digests": 60, "near": len(expected)}
+
+
+def test_what_is_no_hash_is_refused(tmp_path: Path) -> None:
+    inputs = corpus(tmp_path, [[(digest(1), "ff")]])
+    with pytest.raises(BrokenResult, match="phash that is not 16 hex digits"):
+        search(tmp_path / "out", inputs, 8)
+
+
+def recipe(*select: dict[str, object], **dedup: int) -> None:
+    parse({"version": 1, "source": {"paths": ["x"]}, "output": "o", "select": list(select), "dedup": dedup})
+
+
+def near(**keys: object) -> dict[str, object]:
+    return {"drop": "near", "duplicates": {"by": "phash", **keys}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "duplicates: `within` goes with by: phash, and only with it"),
+        ({"within": 6, "above": 0.9}, "duplicates: `above` goes with by: image_embedding, and only with it"),
+        ({"within": 17}, "duplicates.within: Input should be less than or equal to 16"),
+        ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits"),
+    ],
+)
+def test_its_keys(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"select step 'near': {message}"):
+        recipe(near(**keys))
+    recipe(near(within=6))
+    recipe(near(within=9), phash_bits=10)
+
+
+def test_a_step_goes_by_it_beside_one_by_embedding(tmp_path: Path) -> None:
+    # b is near a by its hash, c is near b by its embedding alone, and d is near neither enough.
+    names = {name: digest(number) for number, name in enumerate("abcd")}
+    rows = [
+        Row(Image(f"http://x/{name}", sha256=names[name]), "", similarity=value)
+        for name, value in zip("abcd", (0.4, 0.3, 0.2, 0.1), strict=True)
+    ]
+    inputs = write_inputs(tmp_path, rows, 1, [(names["b"], names["c"], 0.96), (names["a"], names["c"], 0.97)])
+    folder = Folder(Store(str(tmp_path)), "dedup-phash", "0")
+    out = folder.outputs()
+    pairs = [(*sorted((names["a"], names[other])), 1 - bits / 64) for other, bits in (("b", 6), ("d", 7))]
+    columns = [list(column) for column in zip(*sorted(pairs), strict=True)]
+    out.put_table("near.parquet", pa.table(columns, schema=schema.NEAR))
+    out.commit()
+    steps = [
+        step("look", duplicates={"by": "phash", "within": 6}),
+        step("embed", duplicates={"by": "image_embedding", "above": 0.95}),
+    ]
+    both = Inputs({**inputs.folders, "dedup-phash": folder}, inputs.parts)
+    funnel, decided, _ = run_select(both, steps, tmp_path / "run")
+    reasons = {row["pair_id"]: (row["reason"], row["duplicate_of"], row["duplicate_similarity"]) for row in decided[0]}
+    a, b, c, d = (row.pair_id for row in rows)
+    assert reasons == {
+        a: (None, None, None),
+        b: ("look", a, 1 - 6 / 64),
+        c: ("embed", a, 0.97),
+        d: (None, None, None),
+    }
+    facts = funnel["steps"][-2]
+    assert facts["says"] == "at most 6 of 64 bits of phash differ; keeps the one with the highest clip_similarity"
+    assert (facts["near"], facts["threshold"]) == ("dedup-phash", 1 - 6 / 64)
+    # The made run's pixels have no hash.
+    assert facts["without"] == "4 without a value stay"
