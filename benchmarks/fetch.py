@@ -222,7 +222,7 @@ def _ours(output: Path) -> Iterator[tuple[str, bytes]]:
     with (output.parent / "mixed.csv").open() as opened:
         for row in csv.DictReader(opened):
             url_of[image_id(row["url"]).hex()] = row["url"]
-    for path in sorted(output.glob("fetch-*/parts/*.images.tar")):
+    for path in sorted(output.glob("fetch-*/images/*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
                 content = tar.extractfile(member)

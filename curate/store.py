@@ -36,6 +36,9 @@ WHOLE = -1
 
 Json = dict[str, Any]
 
+_BESIDE = ".work"
+"""Ends the name of the folder beside a result that holds its bookkeeping."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -254,30 +257,57 @@ class Marker:
 
 @dataclass(frozen=True)
 class Folder:
-    """One pass's folder in a run: `<name>-<fingerprint>`.
+    """One pass's folder in a run: `<name>-<fingerprint>`, with its files, its markers and its pass.json.
 
     Args:
         store: the run's root.
         name: the pass, with what tells it apart (`fetch`, `embed-l14`, `signals-caption`).
         fingerprint: what the content depends on, as `curate.runs.passes.Pass.of` makes it.
+        is_result: the folder is given away and holds nothing of ours: the bookkeeping lies beside it.
     """
 
     store: Store
     name: str
     fingerprint: str
+    is_result: bool = False
+
+    @classmethod
+    def at(cls, store: Store, path: str) -> "Folder":
+        """The folder of that path in a run, whatever pass wrote it."""
+        name, _, fingerprint = path.rpartition("-")
+        return cls(store, name, fingerprint, is_result=store.exists(f"{path}{_BESIDE}/pass.json"))
+
+    @classmethod
+    def all_in(cls, store: Store) -> list["Folder"]:
+        """Every pass's folder in a run, by path."""
+        begun = [path for path in store.folders() if store.exists(f"{path}/pass.json")]
+        return [cls.at(store, path) for path in sorted({path.removesuffix(_BESIDE) for path in begun})]
 
     @property
     def path(self) -> str:
         """The folder's name in the run."""
         return f"{self.name}-{self.fingerprint}"
 
+    @property
+    def bookkeeping(self) -> str:
+        """The name of the folder with pass.json, done/, failed/ and attempts/: this one, or one beside a result."""
+        return self.path + _BESIDE * self.is_result
+
+    def described(self) -> Json:
+        """What pass.json says: name, version, params, upstream, how. Raises FileNotFoundError."""
+        return self.store.read_json(f"{self.bookkeeping}/pass.json")
+
+    def marker_name(self, unit: int = WHOLE) -> str:
+        """The name, in the store, of a unit's marker."""
+        return f"{self.bookkeeping}/done/{key(unit)}.json"
+
     def units(self) -> set[int]:
         """The units that are done, from one listing."""
-        return {_unit(name) for name in self.store.names(f"{self.path}/done")}
+        return {_unit(name) for name in self.store.names(f"{self.bookkeeping}/done")}
 
     def is_done(self, unit: int = WHOLE) -> bool:
         """Whether this unit has its marker."""
-        return self.store.exists(f"{self.path}/done/{key(unit)}.json")
+        return self.store.exists(self.marker_name(unit))
 
     def marker(self, unit: int = WHOLE) -> Marker:
         """The marker of a unit.
@@ -285,7 +315,7 @@ class Folder:
         Raises:
             FileNotFoundError: the unit is not done.
         """
-        return Marker.from_json(self.store.read_json(f"{self.path}/done/{key(unit)}.json"))
+        return Marker.from_json(self.store.read_json(self.marker_name(unit)))
 
     def file(self, role: str, unit: int = WHOLE) -> str:
         """The name, in the store, of a unit's file of that role."""
@@ -334,7 +364,7 @@ class Outputs:
                 unit and attempt. Only a pass whose bytes are a function of its inputs may fix the name.
             rows: how many rows it has.
         """
-        name = name or f"parts/{key(self.unit)}.{self.attempt}.{role}"
+        name = name or self._name(role)
         self.folder.store.put(f"{self.folder.path}/{name}", data)
         info = FileInfo(name, len(data), hashlib.sha256(data).hexdigest(), rows)
         self.files[role] = info
@@ -342,7 +372,7 @@ class Outputs:
 
     def put_file(self, role: str, source: Path, *, name: str | None = None, rows: int | None = None) -> FileInfo:
         """Moves a local file into this unit; arguments as in `put`."""
-        name = name or f"parts/{key(self.unit)}.{self.attempt}.{role}"
+        name = name or self._name(role)
         with source.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         info = FileInfo(name, source.stat().st_size, digest, rows)
@@ -359,6 +389,11 @@ class Outputs:
         text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False)
         return self.put(role, (text + "\n").encode(), name=name)
 
+    def _name(self, role: str) -> str:
+        """`pairs/000012.<attempt>.parquet`: files of a role have a folder, so that `pairs/*.parquet` is one dataset."""
+        stem, _, extension = role.partition(".")
+        return f"{stem}/{key(self.unit)}.{self.attempt}.{extension}"
+
     def part(self, unit: int) -> "Outputs":
         """A place for one part of a pass that runs as a whole; commit it before the whole."""
         return Outputs(self.folder, unit, self.attempt)
@@ -374,7 +409,7 @@ class Outputs:
             round(time.time(), 3),
             tuple(self.notes),
         )
-        return self.folder.store.create(f"{self.folder.path}/done/{key(self.unit)}.json", marker.to_json())
+        return self.folder.store.create(self.folder.marker_name(self.unit), marker.to_json())
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,7 @@ class Run:
         self.pack = store.path(self.manifest["pack"])
 
     def __getitem__(self, name):
-        stem, _, fingerprint = self.manifest["folders"][name].rpartition("-")
-        return Folder(self.store, stem, fingerprint)
+        return Folder.at(self.store, self.manifest["folders"][name])
 
     def table(self, name, role):
         return pa.concat_tables([self[name].table(role, part) for part in self.parts])
@@ -144,6 +143,27 @@ def test_alignment_of_tar_table_and_embeddings(run):
         assert np.allclose((images * texts).sum(axis=1), similarity, atol=2e-3)
         found += samples
     assert found == expected
+
+
+def test_the_results_folder_holds_the_result_and_nothing_besides(run):
+    folder = Path(run.pack)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == set(run.files())
+    assert {name.partition("/")[0] for name in names} == {"README.md", "shards", "embeddings"}
+    marked = Folder.at(run.store, run.manifest["pack"])
+    assert marked.units() == {-1, *range(len(list(folder.glob("shards/*.tar"))))}
+    assert marked.described()["name"] == "pack"
+
+
+def test_every_folder_of_tables_is_one_dataset(run):
+    folders = {path.parent for path in Path(run.store.url).rglob("*.parquet")}
+    assert {folder.name for folder in folders} >= {"pairs", "images", "pixels", "decisions", "near", "parts"}
+    for folder in folders:
+        schemas = {pq.read_schema(path) for path in folder.glob("*.parquet")}
+        assert len(schemas) == 1, folder
+    decisions = run.manifest["folders"]["select"]
+    table = pq.read_table(Path(run.store.url, decisions, "decisions"))
+    assert table.num_rows == PAIRS
 
 
 def test_no_two_kept_pairs_are_duplicates_and_every_dropped_one_names_a_kept_one(run):
@@ -315,7 +335,7 @@ def test_a_sample_has_its_own_result_and_the_whole_reuses_it(place, tmp_path, ca
         manifest = store.read_json("manifest-sample-0.3.json")
         assert not store.exists("manifest.json")
         assert (manifest["parts"], manifest["n_parts"]) == (2, 4)
-        sampled = Folder(store, *manifest["folders"]["fetch"].rsplit("-", 1))
+        sampled = Folder.at(store, manifest["folders"]["fetch"])
         assert sampled.units() == {0, 1}
         before = [sampled.marker(part) for part in (0, 1)]
         capsys.readouterr()
@@ -412,7 +432,7 @@ def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_pat
         if name != "plan":
             shutil.rmtree(tmp_path / "run" / path)
     (tmp_path / "run" / "manifest.json").unlink()
-    plan = Folder(store, *manifest["folders"]["plan"].rsplit("-", 1))
+    plan = Folder.at(store, manifest["folders"]["plan"])
     (tmp_path / "run" / plan.file("pairs.parquet", 2)).write_bytes(b"torn")
     command = demo(tmp_path / "run", folder / "web", port, "--engine", "local")
     assert main(command) == 1

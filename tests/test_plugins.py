@@ -149,7 +149,7 @@ def test_what_another_package_brings_goes_through_to_report_and_explain(recipe, 
     assert "no_a" in done.stdout
     store = Store(str(tmp_path / "run"))
     manifest = store.read_json("manifest.json")
-    folders = {name: Folder(store, *path.rsplit("-", 1)) for name, path in manifest["folders"].items()}
+    folders = {name: Folder.at(store, path) for name, path in manifest["folders"].items()}
     assert {"signals-vowels_a", "signals-first_of", "pixels-red_half", "pixels-dark_mean"} <= folders.keys()
     of_vowels = store.read_json(f"{folders['signals-vowels_a'].path}/pass.json")
     assert (of_vowels["version"], of_vowels["params"]) == (3, {"letters": "a", "package": "stranger-things"})

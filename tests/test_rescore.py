@@ -431,7 +431,7 @@ def test_a_result_is_whole_and_every_sample_is_in_its_funnel(rescored, capsys):
     folder, command = rescored
     store = Store(str(folder / "run"))
     manifest = store.read_json("manifest.json")
-    funnel = Folder(store, *manifest["folders"]["select"].rsplit("-", 1)).json("funnel.json")
+    funnel = Folder.at(store, manifest["folders"]["select"]).json("funnel.json")
     assert (funnel["planned"], funnel["kept"]) == (9, 8)
     assert {step["name"]: step["dropped"] for step in funnel["steps"] if step["dropped"]} == {"fetch:no_image": 1}
     assert verify(store, deep=True) == []
@@ -450,7 +450,7 @@ def test_what_was_packed_is_read_again_as_the_same_pairs(rescored, tmp_path):
     store = Store(str(folder / "run"))
     packed = folder / "run" / store.read_json("manifest.json")["pack"] / "shards"
     rows = read_samples(tmp_path / "again", packed)
-    plan = Folder(store, *store.read_json("manifest.json")["folders"]["plan"].rsplit("-", 1))
+    plan = Folder.at(store, store.read_json("manifest.json")["folders"]["plan"])
     parts = range(plan.marker().counts["parts"])
     first = [row for part in parts for row in plan.table("pairs.parquet", part).to_pylist()]
     fields = ("pair_id", "image_id", "url", "caption")
@@ -460,7 +460,7 @@ def test_what_was_packed_is_read_again_as_the_same_pairs(rescored, tmp_path):
     assert {row["source_n"] for row in rows} == {row["source_n"] for row in first if row["sample_fault"] is None}
     assert "source_clip_similarity" in rows[0]
     assert [name for name in rows[0] if name.startswith("source_source_")] == ["source_source_row"]
-    fetched = Folder(store, *store.read_json("manifest.json")["folders"]["fetch"].rsplit("-", 1))
+    fetched = Folder.at(store, store.read_json("manifest.json")["folders"]["fetch"])
     digests = [fetched.table("images.parquet", part)["sha256"] for part in parts]
     assert {row["sha256"] for row in rows} == {d for column in digests for d in pc.drop_null(column).to_pylist()}
 

@@ -105,7 +105,7 @@ def test_a_signal_is_stored_for_every_pair(recipe, tmp_path):
     assert run(recipe, "--until", "signals") == 0
     store = Store(str(tmp_path / "run"))
     (name,) = (name for name in store.folders() if name.startswith("signals-target_good"))
-    folder = Folder(store, *name.rsplit("-", 1))
+    folder = Folder.at(store, name)
     tables = [folder.table("pairs.parquet", part) for part in sorted(folder.units())]
     assert sum(len(table) for table in tables) == 8
     assert all(value is not None for table in tables for value in table["target_good"].to_pylist())

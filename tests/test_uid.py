@@ -47,5 +47,5 @@ def test_of_a_uid_that_is_listed_twice_the_row_with_an_image_is_packed(tmp_path,
     similarity = dict(zip(packed["uid"].to_pylist(), packed["clip_similarity"].to_pylist(), strict=True))[TWICE]
     assert f"{similarity:.4f}" in said
     # Plan could not know which of the two would have an image.
-    folder = Folder(store, *manifest["folders"]["plan"].rsplit("-", 1))
+    folder = Folder.at(store, manifest["folders"]["plan"])
     assert not any(folder.table("pairs.parquet", 0)["repeated"].to_pylist())

@@ -31,19 +31,14 @@ def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[st
     decided = newest(store, sample)
     if not decided:
         raise UsageError(f"{store.url}: nothing was decided yet; `curate status` says how far it is")
-    folders = {short: _folder(store, path) for short, path in decided["folders"].items()}
+    folders = {short: Folder.at(store, path) for short, path in decided["folders"].items()}
     for part, row in rows(folders["plan"], wanted):
         yield from _explain(folders, part, row, decided)
 
 
-def _folder(store: Store, path: str) -> Folder:
-    name, _, fingerprint = path.rpartition("-")
-    return Folder(store, name, fingerprint)
-
-
 def _params(folder: Folder) -> Json:
     """The slice of the recipe that a pass was run with."""
-    params: Json = folder.store.read_json(f"{folder.path}/pass.json")["params"]
+    params: Json = folder.described()["params"]
     return params
 
 

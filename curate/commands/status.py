@@ -19,7 +19,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
     """
     # While it is planned, a run has a plan's folder and no identity.
     identity = store.read_json("run.json") if store.exists("run.json") else None
-    folders = [_folder(store, path) for path in store.folders() if store.exists(f"{path}/pass.json")]
+    folders = Folder.all_in(store)
     if identity is None and not folders:
         raise StoreError(f"{store.url} holds no run: there is no run.json in it")
     decided = newest(store, sample)
@@ -33,7 +33,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
     width = max((len(folder.path) for folder in folders), default=0)
     for folder in folders:
         units = folder.units()
-        failed = store.names(f"{folder.path}/failed")
+        failed = store.names(f"{folder.bookkeeping}/failed")
         count = len(units - {WHOLE})
         state = "done" if WHOLE in units else f"{count} of {n_parts} parts"
         state += f", {len(failed)} set aside" if failed else ""
@@ -45,16 +45,16 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
             state += "  (of another recipe or sample)"
         yield f"{folder.path:<{width}}  {state}"
         for name in failed:
-            error = store.read_json(f"{folder.path}/failed/{name}")
+            error = store.read_json(f"{folder.bookkeeping}/failed/{name}")
             yield f"{'':<{width}}    {key(int(error['unit']))}: {error['error']}"
     if not decided:
         yield "result   none yet"
         return
     yield f"result   {_result(store, sample, decided)}"
-    report = _folder(store, decided["folders"]["report"])
+    report = Folder.at(store, decided["folders"]["report"])
     if report.is_done():
         yield f"report   {store.path(report.path)}/index.html"
-    funnel = _folder(store, decided["folders"]["select"]).json("funnel.json")
+    funnel = Folder.at(store, decided["folders"]["select"]).json("funnel.json")
     yield f"kept     {funnel['kept']:,} of {funnel['planned']:,}"
     for step in funnel["steps"]:
         if step["dropped"]:
@@ -71,14 +71,9 @@ def _result(store: Store, sample: float | None, decided: Json) -> str:
     return store.path(manifest["pack"]) + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _folder(store: Store, path: str) -> Folder:
-    name, _, fingerprint = path.rpartition("-")
-    return Folder(store, name, fingerprint)
-
-
 def _source(plan: Folder) -> Json:
     """The identity of the run that a plan was made for."""
-    params: Json = plan.store.read_json(f"{plan.path}/pass.json")["params"]
+    params: Json = plan.described()["params"]
     return params
 
 

@@ -116,7 +116,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
         covered = range(parts) if isinstance(parts, int) else sorted(parts)
         paths = stored["folders"]
         return Manifest(
-            {short: Folder(store, short, path.removeprefix(f"{short}-")) for short, path in paths.items()},
+            {short: Folder.at(store, path) for short, path in paths.items()},
             pack,
             int(stored["n_parts"]),
             [part for part in covered if part not in set(missing)],
@@ -292,12 +292,12 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[str]:
         done = folder.units()
         units = {*said.parts} if short.startswith(_BY_PART) else {WHOLE}
         units |= {WHOLE} if short in ("plan", "select") else set()
-        yield from (f"{folder.path}/done/{key(unit)}.json: is missing" for unit in sorted(units - done))
+        yield from (f"{folder.marker_name(unit)}: is missing" for unit in sorted(units - done))
         for unit in sorted(done):
             try:
                 files = folder.marker(unit).files.values()
             except (*_UNREADABLE, TypeError) as error:
-                yield f"{folder.path}/done/{key(unit)}.json: cannot be read: {_line(error)}"
+                yield f"{folder.marker_name(unit)}: cannot be read: {_line(error)}"
                 continue
             for info in files:
                 try:

@@ -51,6 +51,7 @@ def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Se
     holds = " and ".join(described.holds for described in descriptions)
     return "\n".join(
         [
+            *_metadata(descriptions),
             "# Image-text pairs",
             "",
             (
@@ -76,6 +77,12 @@ def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Se
             *_section("Reading", [described.reading for described in descriptions]),
         ]
     )
+
+
+def _metadata(descriptions: Sequence[Description]) -> list[str]:
+    """The YAML block that Hugging Face's `load_dataset` reads; without it, it would take the tables for the data."""
+    data_files = next((described.data_files for described in descriptions if described.data_files), "")
+    return ["---", "configs:", "- config_name: default", f"  data_files: {data_files}", "---", ""] if data_files else []
 
 
 def _origin(source: Mapping[str, Any]) -> str:

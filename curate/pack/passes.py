@@ -14,7 +14,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
 
-VERSION = 3
+VERSION = 4
 
 
 def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
@@ -28,7 +28,7 @@ def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
         "fetch": chosen(recipe.fetch, without={"allow", "blocklists"}),
         "models": {name: _placeless(chosen(model)) for name, model in recipe.models.items()},
     }
-    return Declaration("pack", "pack", VERSION, depends, [*columns, "select"])
+    return Declaration("pack", "pack", VERSION, depends, [*columns, "select"], is_result=True)
 
 
 def shards(prepared: Prepared, layout: Layout) -> int:

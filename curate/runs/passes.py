@@ -36,6 +36,7 @@ class Declaration:
         by_part: a unit is a part; else the pass has units of its own, or only the whole.
         is_decided_on: whether `select` reads it.
         folder: the folder's name before the fingerprint; by default the short name.
+        is_result: the folder is given away, with nothing of the run's bookkeeping in it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Declaration:
     by_part: bool = False
     is_decided_on: bool = False
     folder: str = ""
+    is_result: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Pass:
             "upstream": [folder.path for folder in before],
         }
         fingerprint = hashlib.blake2b(canonical(depends).encode(), digest_size=6).hexdigest()
-        return cls(Folder(store, name, fingerprint), declared, before)
+        return cls(Folder(store, name, fingerprint, declared.is_result), declared, before)
 
     def settle(self) -> Json:
         """Writes the folder's pass.json unless it is there; returns the settings (`how`) that stand in it."""
@@ -80,7 +82,7 @@ class Pass:
             "upstream": [folder.path for folder in self.reads],
             "how": self.declared.how,
         }
-        store, name = self.folder.store, f"{self.folder.path}/pass.json"
+        store, name = self.folder.store, f"{self.folder.bookkeeping}/pass.json"
         if not store.exists(name):
             store.create(name, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
         return self.begun_with() or self.declared.how
@@ -96,7 +98,7 @@ class Pass:
 
     def begun_with(self) -> Json:
         """The settings (`how`) that the pass was first started with; empty where it was not, or has none."""
-        store, name = self.folder.store, f"{self.folder.path}/pass.json"
+        store, name = self.folder.store, f"{self.folder.bookkeeping}/pass.json"
         begun: Json = store.read_json(name).get("how", {}) if self.declared.how and store.exists(name) else {}
         return begun
 

@@ -61,7 +61,7 @@ class Work:
     @property
     def ledger(self) -> str:
         """The folder that keeps this work's attempts and failures."""
-        return next(iter(self.outputs.values())).folder.path
+        return next(iter(self.outputs.values())).folder.bookkeeping
 
     def done(self) -> set[int]:
         """The units that have a marker in every output."""

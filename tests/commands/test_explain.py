@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 
 def table(run, short, role="pairs"):
-    return Folder(run, *run.read_json("manifest.json")["folders"][short].rsplit("-", 1)).table(f"{role}.parquet", 0)
+    return Folder.at(run, run.read_json("manifest.json")["folders"][short]).table(f"{role}.parquet", 0)
 
 
 def test_a_column_without_a_suffix_is_the_first_models(run, capsys):

@@ -53,7 +53,7 @@ def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
 
 def test_verify_does_not_have_images_fetched_anew_beside_embeddings_of_the_old(monkeypatch, capsys, tmp_path):
     said = []
-    for fault in ("pack-0/shards/00000000.tar: is missing", "fetch-0/parts/000000.a.images.tar: is missing"):
+    for fault in ("pack-0/shards/00000000.tar: is missing", "fetch-0/images/000000.a.tar: is missing"):
         monkeypatch.setattr(verify, "verify", lambda *_args, fault=fault, **_how: [fault])
         assert cli.main(["verify", str(tmp_path)]) == 1
         said.append(capsys.readouterr().out.splitlines()[-1])

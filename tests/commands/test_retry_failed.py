@@ -42,7 +42,7 @@ def web(tmp_path):
 
 
 def fetches(store):
-    return [Folder(store, *name.rsplit("-", 1)) for name in store.folders() if name.startswith("fetch-")]
+    return [Folder.at(store, name) for name in store.folders() if name.startswith("fetch-")]
 
 
 def classes(folder):
@@ -59,7 +59,9 @@ def test_a_round_heals_and_everything_after_follows(web, capsys):
     assert main([*run, "--until", "fetch"]) == 0
     (first,) = fetches(store)
     assert classes(first).count("http_5xx") == ROWS // 3
-    before = {name: store.read(f"{first.path}/parts/{name}") for name in store.names(f"{first.path}/parts")}
+    files = [f"{first.path}/images/{name}" for name in store.names(f"{first.path}/images")]
+    before = {name: store.read(name) for name in files}
+    assert len(before) == 2 * 2
 
     server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
     capsys.readouterr()
@@ -76,7 +78,7 @@ def test_a_round_heals_and_everything_after_follows(web, capsys):
     (second,) = set(fetches(store)) - {first}
     assert classes(second) == ["None"] * ROWS
     assert classes(first).count("http_5xx") == ROWS // 3
-    assert {name: store.read(f"{first.path}/parts/{name}") for name in before} == before
+    assert {name: store.read(name) for name in before} == before
     assert main(again) == 0
     assert "nothing to fetch again" in capsys.readouterr().out
 
@@ -89,7 +91,7 @@ def test_a_round_heals_and_everything_after_follows(web, capsys):
     assert manifest["rounds"] == [first.path]
     assert len(server.asked) == asked + ROWS // 3
     assert verify(store, deep=True) == []
-    select = Folder(store, *manifest["folders"]["select"].rsplit("-", 1))
+    select = Folder.at(store, manifest["folders"]["select"])
     kept = sum(
         pc.sum(select.table("decisions.parquet", part)["kept"]).as_py() for part in sorted(select.units() - {-1})
     )
@@ -289,4 +291,4 @@ def test_a_run_of_relative_paths_is_gone_on_with_from_any_folder(web, tmp_path, 
     monkeypatch.chdir(tmp_path)
     again = ["run", str(recipe), "--dry-run", "--set", f"source.paths=['{tmp_path}/list.csv']", "--until", "fetch"]
     assert main(again) == 0
-    assert capsys.readouterr().out.count("reused") == 2
+    assert capsys.readouterr().out.count("reused") == 3

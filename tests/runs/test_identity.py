@@ -71,7 +71,7 @@ def plan(prepared):
 
 
 def plans(store):
-    return [Folder(store, *name.rsplit("-", 1)) for name in store.folders() if name.startswith("plan-")]
+    return [Folder.at(store, name) for name in store.folders() if name.startswith("plan-")]
 
 
 def planned_from(store):

@@ -85,12 +85,10 @@ def test_a_step_of_another_package_runs_to_report_and_explain(installed, recipe)
     says = "keeps images of 100 pixels or wider"
     assert says in ran.stdout
     store = Store(str(recipe.parent / "run"))
-    folders = {
-        name: Folder(store, *path.rsplit("-", 1)) for name, path in store.read_json("manifest.json")["folders"].items()
-    }
+    folders = {name: Folder.at(store, path) for name, path in store.read_json("manifest.json")["folders"].items()}
     (step,) = [step for step in folders["select"].json("funnel.json")["steps"] if step["name"] == "narrow"]
     assert (step["kind"], step["seen"], step["dropped"], step["would_drop"]) == ("keep_wide", 3, 1, 1)
-    params = store.read_json(f"{folders['select'].path}/pass.json")["params"]
+    params = folders["select"].described()["params"]
     assert params["kinds"] == {"keep_wide": {"package": "wide-steps", "version": 3}}
     assert says in store.read(f"{folders['report'].path}/index.html").decode()
     assert "images with `width` < 100" in store.read(f"{folders['pack'].path}/README.md").decode()

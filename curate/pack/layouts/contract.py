@@ -48,11 +48,14 @@ class Description:
         holds: what the pairs are in, such as `3 WebDataset shards`.
         files: lines of the section on files.
         reading: lines of the section on reading them: code blocks that run in the result's folder.
+        data_files: a glob of the files that Hugging Face's `load_dataset` is to read; '' where it cannot read them. Of
+            several layouts the first that names some is taken.
     """
 
     holds: str
     files: Sequence[str]
     reading: Sequence[str]
+    data_files: str = ""
 
 
 class LayoutFiles:

@@ -70,7 +70,8 @@ class WebDataset(ResultLayout):
             "- `shards/sizes.json`: samples of each tar.",
             "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
         ]
-        return Description(counted(len(packed.sizes), "WebDataset shard"), files, _reading(len(packed.sizes)))
+        holds, reading = counted(len(packed.sizes), "WebDataset shard"), _reading(len(packed.sizes))
+        return Description(holds, files, reading, data_files="shards/*.tar")
 
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
         """See `ResultLayout`; where the decisions are unknown the shard's table stands for them."""
@@ -182,6 +183,12 @@ def _reading(shards: int) -> list[str]:
     last = f"{max(shards - 1, 0):08d}"
     braces = f"shards/{{00000000..{last}}}.tar"
     return [
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'pairs = load_dataset(".", split="train", streaming=True)',
+        "```",
+        "",
         "```python",
         "import webdataset as wds",
         "",
