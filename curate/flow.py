@@ -81,6 +81,8 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
                     )
                 outcome.missing = sorted({*outcome.missing, unit})
 
+    if prepared.caution:
+        watcher.tell(prepared.caution)
     if is_of_an_earlier_release(prepared):
         watcher.tell(f"{store.url} was begun by an earlier release of curate: its passes are done anew, this once")
     # First: what is wrong inside a source shows here, and mended it is another source, which the folder has to take.

@@ -53,6 +53,8 @@ class Prepared:
     columns: PairColumns = field(default_factory=PairColumns)
     pixels: Sequence[PixelScorer] = ()
     """Of the pixel scorers that other packages bring, with what was learned of the files that they name."""
+    caution: str = ""
+    """What the output's store does not hold to, in one line (`Store.check_writable`)."""
 
     @property
     def models(self) -> list[str]:
@@ -100,9 +102,10 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         check_identity(store, identity, as_now)
         _check_free(store)
         rounds = recorded(store)
-    if probe:
-        store.check_writable()
-    return Prepared(recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns, pixels)
+    caution = store.check_writable() if probe else ""
+    return Prepared(
+        recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns, pixels, caution
+    )
 
 
 def as_now(identity: Json) -> Json:

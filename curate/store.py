@@ -36,6 +36,8 @@ WHOLE = -1
 
 Json = dict[str, Any]
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
 _BESIDE = ".work"
 """Ends the name of the folder beside a result that holds its bookkeeping."""
 
@@ -76,8 +78,13 @@ class Store:
         except access_errors(self.url) as error:
             raise StoreError(f"{self.url} cannot be {doing}: {_one_line(error)}") from error
 
-    def check_writable(self) -> None:
-        """Puts, reads back and deletes a small file.
+    def check_writable(self) -> str:
+        """Tries what a run does with a place: writes a small file, reads it back, creates it twice, deletes it.
+
+        Returns:
+            what the place does not hold to, in one line: of two writers that create one name at the same time both may
+            win. One driver alone is safe there; several, or a worker that was given up and goes on, may each commit
+            a part, and passes that ran in between have read the other one's files. Empty where the first one wins.
 
         Raises:
             StoreError: the place cannot be written, in one line.
@@ -85,9 +92,21 @@ class Store:
         name = f".curate-{secrets.token_hex(4)}"
         with self.accessible("written"):
             self.put(name, b"curate")
-            if self.read(name) != b"curate":
-                raise StoreError(f"{self.url}: what was written did not read back")
-            self.delete(name)
+            try:
+                if self.read(name) != b"curate":
+                    raise StoreError(f"{self.url}: what was written did not read back")
+                self.delete(name)
+                if not self._create(name, b"first"):
+                    raise StoreError(f"{self.url}: what was deleted is still there")
+                both_win = self._create(name, b"second")
+            finally:
+                self.delete(name)
+        if not both_win:
+            return ""
+        return (
+            f"{self.url}: this server lets a second writer replace what the first one created (it ignores "
+            "If-None-Match); run one command at a time on this output"
+        )
 
     def put(self, name: str, data: bytes) -> None:
         """Writes a whole file; readers see the old content or the new, never a part of it."""
@@ -113,6 +132,12 @@ class Store:
         Atomic on local disks and on S3 servers that know If-None-Match; elsewhere two writers that meet
         within one request may both believe that they were first, and the later content stands.
         """
+        if not self.local_root and self.exists(name):
+            return False
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """As `create`, leaving it to the store alone to say no to the second writer."""
         if root := self.local_root:
             with _beside(root / name) as aside:
                 aside.write_bytes(data)
@@ -120,9 +145,14 @@ class Store:
                     os.link(aside, root / name)
                 except FileExistsError:
                     return False
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    raise StoreError(
+                        f"{self.url} lies on a file system without hard links, by which a run commits its parts; "
+                        "choose an output on another one"
+                    ) from error
                 return True
-        if self.exists(name):
-            return False
         try:
             self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:

@@ -1,3 +1,5 @@
+import errno
+import os
 import threading
 
 import pyarrow as pa
@@ -54,6 +56,21 @@ def test_of_many_creators_at_once_one_wins(tmp_path):
     assert len(won) == 1
     assert store.read("marker") == str(won[0]).encode()
     assert store.names("") == ["marker"]
+
+
+def test_a_place_is_tried_with_all_that_a_run_does(store):
+    assert store.check_writable() == ""
+    assert store.entries() == {}
+
+
+def test_a_file_system_without_hard_links_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_names):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreError, match=r"on a file system without hard links, .* choose an output on another one"):
+        Store(str(tmp_path)).check_writable()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path):
@@ -141,7 +158,12 @@ def test_equal_tables_give_equal_bytes(numbers):
 
 def test_a_real_s3_server(s3, tmp_path):
     store = Store("s3://bucket/a run")
-    store.check_writable()
+    # rclone ignores If-None-Match: the run works, and is told what to heed.
+    said = store.check_writable()
+    assert said.startswith("s3://bucket/a run: this server lets a second writer replace")
+    assert "run one command at a time" in said
+    assert "\n" not in said
+    assert store.entries() == {}
     assert store.create("done/000001.json", b"first")
     assert not store.create("done/000001.json", b"second")
     store.put("done/000002.json", b"{}")
