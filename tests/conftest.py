@@ -28,6 +28,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def in_process():
+    """Runs with `--engine local` do their units in this process: see `helpers.inline_engine`."""
+    from helpers.inline_engine import in_process
+
+    with in_process():
+        yield
+
+
 @pytest.fixture
 def s3(tmp_path, free_port, monkeypatch):
     """An S3 server over a folder (rclone); yields its endpoint, credentials are in the environment."""

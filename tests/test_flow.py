@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from helpers.inline_engine import in_process
 
 from curate.commands.main import main
 from curate.commands.verify import verify
@@ -313,7 +314,8 @@ def test_killed_at_random_markers_it_ends_in_the_same_bytes(place, run, tmp_path
 
 def test_the_whole_demo_into_a_real_s3_server(place, run, s3, monkeypatch, capsys):
     folder, port = place
-    assert main(demo("s3://bucket/curated", folder / "web", port, "--engine", "local")) == 0
+    with in_process():
+        assert main(demo("s3://bucket/curated", folder / "web", port, "--engine", "local")) == 0
     store = Store("s3://bucket/curated")
     stored = Run(store)
     assert stored.files() == run.files()
@@ -329,7 +331,7 @@ def test_the_whole_demo_into_a_real_s3_server(place, run, s3, monkeypatch, capsy
 def test_a_sample_has_its_own_result_and_the_whole_reuses_it(place, tmp_path, capsys):
     folder, port = place
     recipe = write_recipe(tmp_path, folder, port)
-    with serve(Corpus(0, PAIRS, port)):
+    with serve(Corpus(0, PAIRS, port)), in_process():
         assert main(["run", str(recipe), "--engine", "local", "--sample", "0.3"]) == 0
         store = Store(str(tmp_path / "run"))
         manifest = store.read_json("manifest-sample-0.3.json")
@@ -435,10 +437,11 @@ def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_pat
     plan = Folder.at(store, manifest["folders"]["plan"])
     (tmp_path / "run" / plan.file("pairs.parquet", 2)).write_bytes(b"torn")
     command = demo(tmp_path / "run", folder / "web", port, "--engine", "local")
-    assert main(command) == 1
+    with in_process():
+        assert main(command) == 1
     assert "1 of 4 parts are set aside (000002)" in capsys.readouterr().err
     recipe = write_recipe(tmp_path, folder, port)
-    with serve(Corpus(0, PAIRS, port)):
+    with serve(Corpus(0, PAIRS, port)), in_process():
         assert main(["run", str(recipe), "--engine", "local", "--allow-missing"]) == 0
     manifest = store.read_json("manifest.json")
     assert manifest["missing_parts"] == [2]

@@ -3,6 +3,7 @@
 import json
 import tarfile
 
+import pytest
 import yaml
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
@@ -11,6 +12,8 @@ from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.schema import clean_caption
 from curate.store import Store
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 CAPTIONS = [
     None,

@@ -416,7 +416,7 @@ def test_any_samples_come_back_as_webdataset_reads_them(keys, shapes, part_size,
 
 
 @pytest.fixture(scope="module")
-def rescored(tmp_path_factory):
+def rescored(tmp_path_factory, in_process):
     """A run over two tars, one sample of which has no image."""
     folder = tmp_path_factory.mktemp("rescored")
     for shard in range(2):
@@ -474,7 +474,7 @@ def test_retry_failed_and_a_changed_tar_are_refused(rescored, capsys):
     assert "holds a run with another source" in capsys.readouterr().err
 
 
-def test_a_worker_that_finds_other_weights_than_the_run_began_with_stops_it(tmp_path, monkeypatch, capsys):
+def test_a_worker_that_finds_other_weights_than_the_run_began_with_stops_it(tmp_path, in_process, monkeypatch, capsys):
     """As when the file is replaced, or is another one on some machine of a cluster."""
     write_tar(tmp_path / "in" / "0.tar", sample("0", 0, "a red ball"))
     described = prepare.describe

@@ -13,6 +13,8 @@ from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
 from curate.store import Folder, Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -56,6 +58,10 @@ def test_all_signals_through_a_run(recipe, tmp_path, capsys):
     store = Store(str(tmp_path / "run"))
     assert verify(store, deep=True) == []
     manifest = store.read_json("manifest.json")
+    # Stored for every pair, kept or not.
+    stored = Folder(store, *manifest["folders"]["signals-target_good"].rsplit("-", 1))
+    nearness = [stored.table("pairs.parquet", part)["target_good"] for part in sorted(stored.units())]
+    assert (sum(map(len, nearness)), sum(column.null_count for column in nearness)) == (8, 0)
     (shard,) = (tmp_path / "run" / manifest["pack"] / "shards").glob("*.parquet")
     table = pq.read_table(shard)
     assert len(table) == 4
@@ -99,13 +105,3 @@ def test_a_head_of_another_width_is_refused_before_the_run_begins(recipe, tmp_pa
     assert run(recipe) == 2
     assert "takes embeddings of 768 numbers, but those of model a have 128" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_signal_is_stored_for_every_pair(recipe, tmp_path):
-    assert run(recipe, "--until", "signals") == 0
-    store = Store(str(tmp_path / "run"))
-    (name,) = (name for name in store.folders() if name.startswith("signals-target_good"))
-    folder = Folder.at(store, name)
-    tables = [folder.table("pairs.parquet", part) for part in sorted(folder.units())]
-    assert sum(len(table) for table in tables) == 8
-    assert all(value is not None for table in tables for value in table["target_good"].to_pylist())

@@ -12,6 +12,8 @@ from curate.demo.scenes import draw_scene, sample_scene
 from curate.errors import short
 from curate.store import Folder, Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -17,6 +17,8 @@ from curate.commands.verify import verify
 from curate.embed.model.weights import POCKET
 from curate.store import Folder, Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ROWS = 30
 
 

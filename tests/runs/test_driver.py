@@ -1,7 +1,8 @@
 import itertools
-from collections import Counter, deque
+from collections import Counter
 
 import pytest
+from helpers.inline_engine import InlineEngine
 from helpers.works import Silent, chain, reading_ahead, single, told
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,37 +12,8 @@ from curate.errors import IdentityError, RecipeError, RunIncomplete
 from curate.runs.driver import drive
 from curate.runs.identity import check_identity, claim
 from curate.runs.passes import Declaration, Pass
-from curate.runs.units import UnitRunner
 from curate.runs.work import UnitResult, Work
 from curate.store import WHOLE, Inputs, Store
-
-
-class InlineEngine:
-    """Runs units in this process, when they are waited for."""
-
-    def __init__(self) -> None:
-        self.runners: dict[str, UnitRunner] = {}
-        self.queue: deque[tuple[str, int, int]] = deque()
-        self.order: list[tuple[str, int]] = []
-        self.finished: list[str] = []
-
-    def start(self, work, session):
-        self.runners[work.name] = UnitRunner(work, session)
-        return work.processes
-
-    def submit(self, name, unit, start):
-        self.queue.append((name, unit, start))
-
-    def wait(self, seconds):
-        name, unit, start = self.queue.popleft()
-        self.order.append((name, unit))
-        return [(name, self.runners[name].run(unit, start))]
-
-    def finish(self, name):
-        self.finished.append(name)
-
-    def close(self):
-        pass
 
 
 class Killed(InlineEngine):

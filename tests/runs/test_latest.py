@@ -11,6 +11,8 @@ from helpers.hostile_server import HostileServer, ok, status
 from curate.commands.main import main
 from curate.store import Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ROWS = 24
 
 

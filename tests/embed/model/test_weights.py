@@ -26,7 +26,11 @@ from curate.embed.model.loading import load
 from curate.errors import ModelError
 
 PROCESSES = 2
-CONTEXT = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("spawn")
+SERVER = multiprocessing.get_context("forkserver")
+"""Forks from a process that imported once what takes seconds; the hub's client reads its environment at that moment."""
+
+SERVER.set_forkserver_preload(["open_clip", "curate.embed.model.weights"])
 
 
 class Shelf(ThreadingHTTPServer):
@@ -107,12 +111,11 @@ def shelf(tmp_path, monkeypatch):
         yield server
 
 
-def together(tag, pretrained):
+def together(tag, pretrained, context=SERVER):
     """What so many processes get that ask for the same weights at the same moment."""
-    ready, said = CONTEXT.Barrier(PROCESSES), CONTEXT.Queue()
-    asking = [
-        CONTEXT.Process(target=weights_processes.ask, args=(tag, pretrained, ready, said)) for _ in range(PROCESSES)
-    ]
+    ready, said = context.Barrier(PROCESSES), context.Queue()
+    given = (dict(os.environ), tag, pretrained, ready, said)
+    asking = [context.Process(target=weights_processes.ask, args=given) for _ in range(PROCESSES)]
     for process in asking:
         process.start()
     found = [said.get(timeout=120) for _ in asking]
@@ -145,7 +148,7 @@ def test_processes_that_start_together_download_from_the_hub_once(shelf):
     """The hub's client sees to it by itself; should it cease to, this says so."""
     data = os.urandom(100_000)
     shelf.files["/somebody/tiny/resolve/main/open_clip_model.safetensors"] = data
-    found = together({"hf_hub": "somebody/tiny/"}, "made_up")
+    found = together({"hf_hub": "somebody/tiny/"}, "made_up", SPAWN)
     assert found == [(found[0][0], hashlib.sha256(data).hexdigest())] * PROCESSES
     assert len(shelf.read) == 1
 
@@ -154,11 +157,9 @@ def test_a_process_that_is_killed_while_it_copies_lets_the_next_one(shelf):
     data = os.urandom(100_000)
     shelf.files["/bucket/weights.safetensors"] = data
     shelf.seconds = 60.0
-    ready, said = CONTEXT.Barrier(2), CONTEXT.Queue()
-    first, second = (
-        CONTEXT.Process(target=weights_processes.ask, args=(None, "s3://bucket/weights.safetensors", ready, said))
-        for _ in range(2)
-    )
+    ready, said = SERVER.Barrier(2), SERVER.Queue()
+    given = (dict(os.environ), None, "s3://bucket/weights.safetensors", ready, said)
+    first, second = (SERVER.Process(target=weights_processes.ask, args=given) for _ in range(2))
     first.start()
     ready.wait(60)
     deadline = time.monotonic() + 60
