@@ -1,4 +1,4 @@
-"""Which device torch computes on, in which arithmetic, and what is raised when it fails."""
+"""The device that torch computes on, its float32 arithmetic, and the error that is raised when the device fails."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from curate.errors import DeviceLost, UsageError
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of a worker: `auto` takes a CUDA device where there is one.
+    """Returns the device of a worker: `auto` takes a CUDA device where torch sees one, else the CPU.
 
     Raises:
-        UsageError: `cuda` is asked for and torch sees none.
+        UsageError: `cuda` is requested and torch sees no CUDA device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,23 +22,23 @@ def choose_device(device: str) -> torch.device:
 
 
 def without_tf32() -> None:
-    """Has this process compute products and convolutions of float32 in float32.
+    """Turns TF32 off: this process computes matrix products and convolutions of float32 in float32.
 
-    torch's default for convolutions is TF32, which keeps 10 bits of a factor's 23: a vision tower begins with one, so
-    that float32 on a GPU would give other scores than on a CPU.
+    torch's default for convolutions is TF32, which keeps 10 of the 23 mantissa bits of a factor. A vision tower begins
+    with a convolution, so with TF32 float32 on a GPU would give other scores than on a CPU.
     """
     torch.set_float32_matmul_precision("highest")
-    # The newer `conv.fp32_precision` is not there before torch 2.9, and refuses to be mixed with this one.
+    # The newer setting `conv.fp32_precision` exists from torch 2.9 on, and torch refuses a mix of the two.
     torch.backends.cudnn.allow_tf32 = False
 
 
 @contextlib.contextmanager
 def gpu_failures(device: torch.device) -> Iterator[None]:
-    """Around what a worker computes on a device.
+    """Turns a failure of the GPU inside the block into DeviceLost; other errors pass through.
 
     Raises:
-        DeviceLost: the GPU failed under it (an assert, an illegal access, a bus error): what is left of the process's
-            context answers nothing else.
+        DeviceLost: the GPU failed (an assert, an illegal access, a bus error); every further call in this process's
+            CUDA context would fail with the same error.
     """
     try:
         yield
@@ -50,12 +50,13 @@ def gpu_failures(device: torch.device) -> Iterator[None]:
 
 
 def _failure(error: RuntimeError, device: torch.device) -> RuntimeError | None:
-    """What the GPU failed with, or None where the error is of another kind."""
+    """Returns the error with which the GPU failed, or None where the GPU did not fail."""
     if isinstance(error, torch.AcceleratorError):
         return error
     if device.type == "cuda":
-        # A kernel's failure is raised by whatever is called next: by cuBLAS and cuDNN as a plain RuntimeError with a
-        # status of theirs, which may mean other things, too. A context that is lost says so when it is asked.
+        # A failed kernel raises in the next call to CUDA, whichever that is. In cuBLAS and cuDNN it raises a plain
+        # RuntimeError with a status code of theirs that may have other causes, too. Synchronizing tells them apart: it
+        # raises an AcceleratorError where the context is lost.
         try:
             torch.cuda.synchronize(device)
         except torch.AcceleratorError as failure:

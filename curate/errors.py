@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree.
+"""The errors that Curate raises on purpose, as a tree, and small helpers for their texts.
 
     CurateError
     ├── UsageError            the command, recipe or input is wrong: exit 2, nothing was written
@@ -6,9 +6,9 @@
     │   ├── SourceError       a url list that cannot be read, is empty or lacks a column
     │   ├── ModelError        an unknown model, or weights that do not fit it
     │   ├── IdentityError     the output holds a run of other sources, columns, seed or part size
-    │   └── StoreError        a place that cannot be read or written with these credentials
-    ├── RunIncomplete         the run stopped or ended with parts set aside: exit 1
-    ├── BrokenResult          what lies in a run folder is not what its markers say
+    │   └── StoreError        a location that cannot be read or written with these credentials
+    ├── RunIncomplete         the run was stopped, or ended with parts set aside: exit 1
+    ├── BrokenResult          a file in a run folder does not match its marker
     └── DeviceLost            a GPU that this process cannot use any more
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
@@ -29,7 +29,7 @@ class UsageError(CurateError):
 
 
 class RecipeError(UsageError):
-    """A recipe that does not hold: unknown key, bad value, step that does not parse."""
+    """A recipe that is not valid: unknown key, bad value, step that does not parse."""
 
 
 class SourceError(UsageError):
@@ -41,11 +41,11 @@ class ModelError(UsageError):
 
 
 class IdentityError(UsageError):
-    """The output folder already holds a run with another identity."""
+    """The output folder already holds a run of other sources, columns, seed or part size."""
 
 
 class StoreError(UsageError):
-    """A location that cannot be read or written as it stands."""
+    """A location that cannot be read or written with the given address and credentials."""
 
 
 class RunIncomplete(CurateError):
@@ -57,11 +57,11 @@ class BrokenResult(CurateError):
 
 
 class DeviceLost(CurateError):
-    """A GPU failed under this process, and every further call would fail like that one: the process has to end."""
+    """The GPU failed; every further call of this process on it would fail too, so the process has to end."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: `; did you mean 'x'?`, or the known words where none is near."""
+    """Returns a hint for a misspelt word: `; did you mean 'x'?`, or the known words where none is similar."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
@@ -72,10 +72,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """How many there are, in words: `1 part`, `2,000 parts`; `many` where it takes more than an s."""
+    """Returns a number with its noun: `1 part`, `2,000 parts`; `many` is the plural where adding an s is wrong."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def short(number: float) -> str:
-    """A score or a threshold in words, to four decimals at most."""
+    """Returns a score or a threshold as text with at most four decimals; from 1,000 on, without decimals."""
     return f"{number:.4f}".rstrip("0").rstrip(".") if abs(number) < 1000 else f"{number:,.0f}"

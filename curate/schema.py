@@ -1,4 +1,4 @@
-"""What a pair is: the tables of a run, in one place.
+"""The tables of a run: columns, types, ids, drop reasons and row order.
 
 One *image* is one URL and is fetched once; one *pair* is an image and a caption. A planned row is a row of the source
 with one caption: a source row with several captions is planned as several, which share their `source_row`.
@@ -17,12 +17,12 @@ with one caption: a source row with several captions is planned as several, whic
     near        two images    dedup        sha256_a sha256_b similarity
     decisions   a planned row select       pair_id kept reason reasons duplicate_of duplicate_similarity
 
-Within a part every table stands in one order. Rows of plan are sorted by (image_id, pair_id, source_row);
-`decisions` has plan's rows one for one. Tables by image hold each distinct image of plan once, sorted by
-image_id; tables by pair hold plan's rows without the `repeated` ones, in plan's order: each distinct pair
-once, unless a list's own `uid` names several images.
+Within a part the row order of every table is fixed. Rows of plan are sorted by (image_id, pair_id, source_row);
+`decisions` has the same rows in the same order. Tables by image hold each distinct image of plan once, sorted by
+image_id. Tables by pair hold plan's rows without the `repeated` ones, in plan's order: each distinct pair once, unless
+a list's own `uid` names several images.
 
-An image that fetch or decoding lost keeps its row, with nulls.
+An image that could not be fetched or decoded keeps its row, with nulls.
 """
 
 import hashlib
@@ -36,25 +36,25 @@ FETCHED = "success"
 """`images.status` of an image that is in the part's tar; every other row has status `failed`."""
 
 FETCH = "fetch:"
-"""What a reason begins with that fetch gives; an error class follows."""
+"""The prefix of a drop reason given by fetch; an error class follows."""
 
 ERROR_CLASSES: Mapping[str, str] = {
     "dns": "the host's name did not resolve",
     "timeout": "not received within the deadline",
-    "deadline": "not received before its part's time was up",
+    "deadline": "not received before its part's deadline",
     "refused": "the host refused the connection",
-    "tls": "no trusted connection could be made",
+    "tls": "no trusted TLS connection could be made",
     "connection": "the connection broke",
     "http_4xx": "the server answered 4xx: gone or forbidden",
     "http_5xx": "the server answered 5xx: it failed",
-    "http_other": "the server answered with another status",
+    "http_other": "the server answered with an unexpected status: not 200, 203, a redirect, 4xx or 5xx",
     "redirect": "too many redirects, or one that cannot be followed",
     "bad_url": "not a URL that may be fetched",
     "blocked_address": "an address on a private or reserved network",
     "opt_out": "the server forbids use for training",
-    "host_busy": "the host was left alone: its limits, its wish, or too many refusals",
-    "blocked_digest": "a file that the recipe's blocklists name",
-    "encoding": "the body's encoding cannot be undone",
+    "host_busy": "not requested: a limit per host, the host's Retry-After, or too many refusals in a row",
+    "blocked_digest": "the file's digest is on one of the recipe's blocklists",
+    "encoding": "the body has a content or transfer encoding that is not decoded",
     "too_large": "more bytes, pixels or JPEG scans than the recipe allows",
     "not_an_image": "something other than an image",
     "undecodable": "a broken image file",
@@ -62,8 +62,8 @@ ERROR_CLASSES: Mapping[str, str] = {
     "ambiguous": "the sample has several images, or its key or URL comes again with another image",
     "internal": "a fault of the fetcher",
 }
-"""Why an image was not fetched (`images.error_class`), with the words of report, card and terminal; the drop reason is
-`fetch:<error_class>`. `no_image` and `ambiguous` are of samples alone."""
+"""Why an image was not fetched (`images.error_class`), with the text for report, card and terminal; the drop reason is
+`fetch:<error_class>`. `no_image` and `ambiguous` occur with `source.kind: samples` only."""
 
 HEALING_CLASSES = (
     "dns",
@@ -75,20 +75,21 @@ HEALING_CLASSES = (
     "host_busy",
     "internal",
 )
-"""Classes that may be another one when they are tried again later; what `curate retry-failed` takes by itself."""
+"""Error classes that may succeed when fetched again later; `curate retry-failed` retries these by default."""
 
 SIMILARITY = "clip_similarity"
 MIRRORED = "clip_similarity_mirrored"
 """Columns of a model's text_… table: the cosine of image and caption, and, where the recipe asks for it, of the
-mirrored image and caption. Of a recipe's models they are called `<column>_<model>`; the first one's also go without."""
+mirrored image and caption. A recipe and its results name them `<column>_<model>`; for the first model of the recipe the
+plain name works too."""
 
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
 REASONS_BEFORE: Mapping[str, str] = {
-    REPEATED: "the same pair (URL and caption, or uid) stands in another row of the list",
+    REPEATED: "the same pair (URL and caption, or uid) is in another row of the list",
     UNDECODABLE: "fetched, but no picture could be decoded from it",
 }
-"""Reasons given before all steps, besides `fetch:<error_class>`, with their words; a step may not take their names."""
+"""Drop reasons given before all steps, besides `fetch:<error_class>`, with their texts; no step may take these."""
 
 PLAN = pa.schema(
     [
@@ -100,7 +101,8 @@ PLAN = pa.schema(
         pa.field("repeated", pa.bool_(), nullable=False),
     ]
 )
-"""Without the passed-through columns, which follow as `source_<name>` with the types they came with."""
+"""The columns of plan, without those passed through from the list, which follow as `source_<name>` with the list's
+types."""
 
 SAMPLE = pa.schema(
     [
@@ -111,10 +113,10 @@ SAMPLE = pa.schema(
         ("sample_fault", pa.string()),
     ]
 )
-"""Where the image of a sample lies; the last columns of plan where `source.kind` is samples. `sample_place` counts
-the places of the run's identity from 0; `sample_member` is the tar member, or the file below the folder,
-percent-encoded; `sample_offset` counts from the tar's first byte. `sample_fault`: an error class, a colon and words,
-where the image cannot be told; the three before it are null then."""
+"""The location of a sample's image; the last columns of plan where `source.kind` is samples. `sample_place` is the
+0-based number of the tar or folder in the run's identity; `sample_member` is the tar member, or the file below the
+folder, percent-encoded; `sample_offset` counts from the tar's first byte. Where the image of a sample cannot be
+determined, `sample_fault` holds an error class, a colon and a message, and the three columns before it are null."""
 
 IMAGES = pa.schema(
     [
@@ -134,8 +136,8 @@ IMAGES = pa.schema(
         ("file", pa.string()),
     ]
 )
-"""`bytes` and `sha256` (hex) are of what was received; `width`, `height` of what was stored as `file`, the
-tar member `<image_id hex>.<jpg|png|webp>`."""
+"""`bytes` and `sha256` (hex) describe the received body, `width` and `height` the stored picture, which is the tar
+member `file`: `<image_id hex>.<jpg|png|webp>`."""
 
 PIXELS = pa.schema(
     [
@@ -148,12 +150,13 @@ PIXELS = pa.schema(
         ("sharpness", pa.float32()),
     ]
 )
-"""`decoded` is null where there was nothing to decode. `phash`: 16 hex digits of a 64-bit DCT hash.
+"""`decoded` is null where no image was fetched. `phash`: 16 hex digits of a 64-bit DCT hash.
 `brightness`, `contrast`: mean and standard deviation of luma, 0 to 255. `colorfulness`: Hasler and
 Süsstrunk's M3 at 128 pixels or a little more. `sharpness`: variance of the Laplacian of luma at 224 × 224 pixels.
 
-Measured on the stored picture, but for large ones: where the shorter side has 896 pixels or more, a JPEG is decoded at
-the smallest of 1/2, 1/4 and 1/8, and any picture then shrunk by the largest whole factor, that leave 448 or more."""
+The stored picture is measured, reduced where its shorter side has 896 pixels or more: a JPEG is decoded at the smallest
+of 1/2, 1/4 and 1/8 that leaves that side 448 pixels or more, then any picture is shrunk by the largest whole factor
+that does."""
 
 NEAR = pa.schema(
     [
@@ -162,7 +165,8 @@ NEAR = pa.schema(
         pa.field("similarity", pa.float64(), nullable=False),
     ]
 )
-"""sha256_a < sha256_b; equal digests are one node, so that the table stays small on corpora of copies."""
+"""Each pair of digests is one row, with sha256_a < sha256_b. Images with equal digests count as one, so the table stays
+small where a list has many copies."""
 
 DECISIONS = pa.schema(
     [
@@ -174,11 +178,11 @@ DECISIONS = pa.schema(
         ("duplicate_similarity", pa.float64()),
     ]
 )
-"""`reason` is null for a kept pair. `reasons`: the row-wise steps that would drop the pair by themselves."""
+"""`reason` is null for a kept pair. `reasons`: every row-wise step that alone would drop the pair."""
 
 
 def reason_words(reason: str) -> str:
-    """What a reason given before all steps means, in one line.
+    """Returns the text, one line, of a drop reason that is given before all steps.
 
     Raises:
         KeyError: no such reason is given before the steps.
@@ -187,28 +191,28 @@ def reason_words(reason: str) -> str:
 
 
 def embedding(dim: int) -> pa.DataType:
-    """The type of an embedding column: plain Arrow float16[dim], which every reader understands."""
+    """Returns the type of an embedding column: Arrow's fixed-size list, float16[dim], which every reader supports."""
     return pa.list_(pa.float16(), dim)
 
 
 def clean_caption(caption: str | None) -> str:
-    """A caption as it is identified and stored: null is '', lone surrogates become U+FFFD."""
+    """Returns a caption in the form that is stored and hashed: null becomes '', lone surrogates become U+FFFD."""
     if not caption:
         return ""
     return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def image_id(url: str) -> bytes:
-    """blake2b-128 of the URL's UTF-8."""
+    """Returns the id of an image: blake2b-128 of the URL's UTF-8 bytes."""
     return hashlib.blake2b(url.encode(), digest_size=16).digest()
 
 
 def pair_id(url: str, caption: str) -> bytes:
-    """blake2b-128 of url + NUL + caption, both UTF-8; of cleaned text (`clean_caption`)."""
+    """Returns the id of a pair: blake2b-128 of url + NUL + caption in UTF-8, the caption cleaned (`clean_caption`)."""
     return hashlib.blake2b(f"{url}\0{caption}".encode(), digest_size=16).digest()
 
 
 def part_of(image: bytes, seed: int, n_parts: int) -> int:
-    """The part that holds an image: the same for every run of one identity, on every machine."""
+    """Returns the number of the part that holds an image: the same for every run of one identity, on every machine."""
     digest = hashlib.blake2b(image, digest_size=8, key=seed.to_bytes(8, "big")).digest()
     return int.from_bytes(digest, "big") % n_parts

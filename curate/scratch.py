@@ -1,7 +1,7 @@
 """Scratch folders on local disk, and the removal of those that killed processes left behind.
 
-A worker that is killed (out of memory, preempted, set aside) cannot remove its folder, and a part's images are
-hundreds of megabytes: on a machine that lives long, the disk would fill up.
+A worker that is killed (out of memory, preempted, set aside) cannot remove its folder, and a part's images take
+hundreds of megabytes. Without the removal, the disk of a long-running machine would fill up.
 """
 
 import contextlib
@@ -15,26 +15,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = f"curate-{platform.node()}-"
-"""Where TMPDIR is shared, each machine minds its own: not every such file system tells one of another's locks."""
+"""Includes the host's name: where machines share TMPDIR, each removes its own folders only, because not every shared
+file system shows one machine the locks of another."""
 
 _LOCK = "lock"
 _YOUNG = 600
-"""Seconds in which a folder is left alone whatever its lock says: its owner may be about to take it."""
+"""Seconds for which a new folder is not removed even if its lock is free: its owner may be about to take the lock."""
 
 
 @contextlib.contextmanager
 def scratch(room: str) -> Iterator[Path]:
-    """An empty folder for the time being, in the system's folder for temporary files (TMPDIR).
+    """Creates an empty folder in the system's folder for temporary files (TMPDIR); removed at the end of the block.
 
-    Its owner holds a lock in it, which the system gives back however the owner ends; folders whose lock is free are
-    left behind, and removed here.
+    Its owner holds a lock in it, which the system releases however the owner ends. A folder whose lock is free was left
+    behind by a process that ended; each call removes such folders first.
     """
     _sweep(Path(tempfile.gettempdir()))
     with (
         tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{room}-") as folder,
         (Path(folder) / _LOCK).open("wb") as lock,
     ):
-        # Where a file system has no locks, nobody gets one, so that nothing is removed.
+        # On a file system without locks, no lock can be taken, so nothing is removed.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         own = Path(folder) / "own"
@@ -43,7 +44,7 @@ def scratch(room: str) -> Iterator[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what this user's processes left; what another process removes first, or may not be touched, stays."""
+    """Removes the folders that this user's processes left; skips those that cannot be removed or are gone already."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX):
@@ -56,6 +57,6 @@ def _remove_if_left(entry: os.DirEntry[str]) -> None:
         return
     with (Path(entry.path) / _LOCK).open("rb") as lock:
         if time.time() - os.fstat(lock.fileno()).st_mtime > _YOUNG:
-            # BlockingIOError, which is an OSError, where its owner lives.
+            # Raises BlockingIOError, which is an OSError, while the owner is alive.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry.path)
