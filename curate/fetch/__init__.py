@@ -1,1 +1,1 @@
-"""Fetching: URLs of strangers in, normalised pictures out, one row for every image."""
+"""Fetch: downloads images, or reads them from samples, and normalises them; one status row for every image."""

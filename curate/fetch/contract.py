@@ -1,8 +1,8 @@
-"""What the pieces of fetching hand each other.
+"""The interfaces between the modules of fetch, and the values that they exchange.
 
-`Get` turns a URL into bytes (the guard does), `Normalise` turns bytes into a stored picture, and
-`FetchPart` does both for a whole part (img2dataset's Downloader does). Each raises or records a `FetchError`
-where an image is lost; whatever else wants to be the downloader of this program implements `FetchPart`.
+`Get` turns a URL into bytes (implemented by the guard), `Normalise` turns bytes into a stored picture, and `FetchPart`
+does both for a whole part (implemented with img2dataset's Downloader). Each raises or records a `FetchError` where an
+image fails. Another downloader implements `FetchPart`.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ from curate.fetch.pictures.sorted_tar import Spool
 from curate.schema import ERROR_CLASSES
 
 MESSAGE_LENGTH = 200
-"""Characters of an error message that are kept; the rest is a stranger's text."""
+"""Characters of an error message that are kept: most messages contain text from a server."""
 
 
 class FetchError(Exception):
-    """Why one image was not fetched: a class of `schema.ERROR_CLASSES` and one line for people.
+    """Why one image was not fetched: a class of `schema.ERROR_CLASSES` and a message of one line.
 
     Args:
         error_class: the class, which becomes the drop reason `fetch:<class>`.
-        message: one line; what came from outside is cleaned here.
-        http_status: of the last answer, where there was one.
-        host: the last host that was asked, or would have been.
-        retry_after: seconds for which the host wants to be left alone.
+        message: the message; cut, and freed of line breaks and control characters here, as it may hold a server's text.
+        http_status: status of the last answer, where there was one.
+        host: the last host that a request was sent to, or would have been sent to.
+        retry_after: seconds of the host's Retry-After header.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Received:
-    """A body that arrived whole, and from where; its lease is released once it is decoded.
+    """A complete body with the status and host that it came from; its memory lease is released once it is decoded.
 
-    One that was not downloaded has no status and no host.
+    A body that was not downloaded has no status and no host.
     """
 
     body: bytes
@@ -59,7 +59,7 @@ class Received:
     host: str | None = None
     lease: Lease | None = None
     sha256: str = field(init=False)
-    """Of the body, in hex."""
+    """Of the body, in hex digits."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha256", hashlib.sha256(self.body).hexdigest())
@@ -67,7 +67,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it is stored; the original size is the displayed one, orientation applied."""
+    """A picture as it is stored; the original size is that of the received picture with its orientation applied."""
 
     data: bytes
     width: int
@@ -78,7 +78,7 @@ class Picture:
 
 @dataclass
 class Outcome:
-    """All that is known of one image in the end: its row of `schema.IMAGES`, but for id and file."""
+    """The result of fetching one image: its row of `schema.IMAGES` without id and file."""
 
     stored: bool = False
     error_class: str | None = None
@@ -94,28 +94,28 @@ class Outcome:
     sha256: str | None = None
 
     def failed(self, error: FetchError) -> None:
-        """Notes why the image was lost; what is known already stays."""
+        """Records why the image failed; a status and a host that are known stay, where the error has none."""
         self.error_class = error.error_class
         self.error = str(error)
         self.http_status = self.http_status if error.http_status is None else error.http_status
         self.host = self.host if error.host is None else error.host
 
     def received(self, received: Received) -> None:
-        """Notes what came."""
+        """Records the received body: status, host, bytes and digest."""
         self.http_status = received.http_status
         self.host = received.host
         self.bytes = len(received.body)
         self.sha256 = received.sha256
 
     def normalised(self, picture: Picture) -> None:
-        """Notes what is to be stored."""
+        """Records the picture that will be stored."""
         self.width = picture.width
         self.height = picture.height
         self.original_width = picture.original_width
         self.original_height = picture.original_height
 
     def ended(self) -> "Outcome":
-        """Itself; an image that nobody accounted for is `internal`."""
+        """Returns itself; an image with neither a picture nor an error becomes an error of class `internal`."""
         if not self.stored and self.error_class is None:
             self.failed(FetchError("internal", "lost inside the downloader; the worker's log has the traceback"))
         return self
@@ -136,16 +136,16 @@ class FetchPart(Protocol):
 
         Args:
             urls: what to fetch.
-            spool: takes each stored picture under the position of its URL.
+            spool: receives each stored picture under the position of its URL.
             scratch: a local folder for its own files.
 
         Returns:
-            One ended outcome for each URL, in the order of `urls`.
+            One finished outcome for each URL, in the order of `urls`.
         """
 
 
 def one_line(text: str) -> str:
-    """A stranger's text for a table and a terminal: printable, one line, bounded."""
+    """Returns a server's text in a form safe for a table and a terminal: printable, one line, of bounded length."""
     words = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * MESSAGE_LENGTH]).split()
     line = " ".join(words)
     return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 1] + "…"

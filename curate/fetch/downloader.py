@@ -1,13 +1,13 @@
-"""img2dataset's Downloader, driven for one part, with the guard beneath its requests.
+"""Runs img2dataset's Downloader for one part, with all of its requests sent through the guard.
 
-How it is attached, and what would break it: docs/decisions/0002-img2dataset-under-a-guard.md. In short, for
+How the guard is attached, and what would break it: docs/decisions/0002-img2dataset-under-a-guard.md. In short, for
 the time of a part
 
-- `urllib.request.urlopen`, which img2dataset calls for each image, goes to an opener that is the guard;
-- `img2dataset.downloader.download_image`, which knows which image it is, is wrapped by one that keeps the
-  ledger; and it lets no bytes pass that did not come through the guard.
+- `urllib.request.urlopen`, which img2dataset calls for each image, uses an opener that calls the guard;
+- `img2dataset.downloader.download_image`, which receives the image's row number, is wrapped by a function that records
+  the outcome of that row and rejects bytes that did not come through the guard.
 
-Resizer and sample writer are constructor parameters: the normaliser and the spool stand there.
+Resizer and sample writer are constructor parameters of the Downloader: the normaliser and the spool are passed there.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ Row = tuple[int, str]
 Downloaded = tuple[int, Any, str | None]
 
 _CANARY = "http://0.0.0.0/"
-"""Blocked by every guard; asked for once, to see that the guard is in its place."""
+"""A URL that every guard refuses; requested once, to check that img2dataset's requests reach the guard."""
 
 
 class Img2dataset:
@@ -43,12 +43,12 @@ class Img2dataset:
 
     Args:
         get: the guard.
-        normalise: what img2dataset's resizer is.
-        threads: requests under way.
-        timeout: seconds of one request, for img2dataset's own call; the guard keeps to its own.
+        normalise: takes the place of img2dataset's resizer.
+        threads: number of concurrent requests.
+        timeout: seconds of one request that img2dataset passes to `urlopen`; the guard has a deadline of its own.
 
     Raises:
-        UsageError: img2dataset can't be imported, or does not call what it is attached by.
+        UsageError: img2dataset cannot be imported, or does not call the functions that the guard is attached to.
     """
 
     def __init__(self, get: Get, normalise: Normalise, *, threads: int, timeout: float) -> None:
@@ -88,14 +88,14 @@ class Img2dataset:
         with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as stream:
             stream.write_table(table)
         with self._attached(outcomes):
-            # Not by calling it: that prints a part's failure and goes on.
+            # Not by calling the object: `__call__` prints a part's failure and goes on.
             downloader.download_shard((0, str(shard)))
         if writer.error is not None:
             raise writer.error
         return [outcome.ended() for outcome in outcomes]
 
     def _resizer(self, stream: "_Body", _boxes: object = None) -> tuple[Any, ...]:
-        """A resizer as img2dataset calls it: (bytes, width, height, original width and height, error)."""
+        """A resizer with img2dataset's signature; returns (bytes, width, height, original width and height, error)."""
         try:
             picture = self._normalise(stream.data)
         except FetchError as error:
@@ -109,7 +109,7 @@ class Img2dataset:
 
     @contextlib.contextmanager
     def _attached(self, outcomes: Sequence[Outcome]) -> Iterator[None]:
-        """img2dataset's requests go through the guard, and into these outcomes."""
+        """Inside the block, img2dataset's requests go through the guard and are recorded in these outcomes."""
         original, opener_before = self._module.download_image, getattr(urllib.request, "_opener", None)
         opener = _GuardedOpener(self._get)
         self._module.download_image = _with_ledger(original, opener, outcomes)
@@ -118,10 +118,10 @@ class Img2dataset:
             yield
         finally:
             self._module.download_image = original
-            urllib.request.install_opener(opener_before)  # None: urllib makes its own
+            urllib.request.install_opener(opener_before)  # None: urllib creates its default opener again
 
     def _check_guarded(self) -> None:
-        """Asks img2dataset for an address that the guard refuses, and expects to be told so."""
+        """Has img2dataset request an address that the guard refuses. Raises UsageError if the guard is not called."""
         outcome = Outcome()
         with self._attached([outcome]):
             self._module.download_image_with_retry((0, _CANARY), self._timeout, 0, None, None)
@@ -130,9 +130,9 @@ class Img2dataset:
 
 
 class _Body:
-    """Received bytes that know their ledger row and their lease, in the place of img2dataset's stream.
+    """Received bytes with their outcome and their memory lease, in place of the stream that img2dataset expects.
 
-    A resizer is given nothing else.
+    A resizer receives this object and nothing else, so it has to carry both.
     """
 
     def __init__(self, outcome: Outcome) -> None:
@@ -141,19 +141,19 @@ class _Body:
         self.data = b""
 
     def seek(self, _position: int) -> None:
-        """What img2dataset calls before it hands the stream to the resizer."""
+        """Does nothing; img2dataset calls it before it passes the stream to the resizer."""
 
     def close(self) -> None:
-        """What it calls at the end."""
+        """Does nothing; img2dataset calls it after the resizer."""
 
     def release(self) -> None:
-        """The bytes are decoded."""
+        """Returns the memory of the bytes; called once they are decoded."""
         if self.lease:
             self.lease.release()
 
 
 class _GuardedOpener(urllib.request.OpenerDirector):
-    """What `urlopen` calls: the guard, one outcome per thread."""
+    """An opener for `urlopen` that calls the guard and records the result in the current thread's outcome."""
 
     def __init__(self, get: Get) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _GuardedOpener(urllib.request.OpenerDirector):
 
     @contextlib.contextmanager
     def noting(self, body: "_Body") -> Iterator[None]:
-        """Notes this thread's next request in what its body will be."""
+        """Inside the block, this thread's next request is recorded in this body."""
         self._thread.body = body
         try:
             yield
@@ -184,7 +184,7 @@ class _GuardedOpener(urllib.request.OpenerDirector):
 def _with_ledger(
     download_image: Callable[..., Downloaded], opener: _GuardedOpener, outcomes: Sequence[Outcome]
 ) -> Callable[..., Downloaded]:
-    """img2dataset's `download_image` that also says what it did."""
+    """Wraps img2dataset's `download_image` such that the result of each row is recorded in its outcome."""
 
     def ledger(row: Row, *settings: Any, **more: Any) -> Downloaded:
         key, url = row
@@ -192,7 +192,7 @@ def _with_ledger(
         started = monotonic()
         stream, body = None, _Body(outcome)
         try:
-            # urllib has its own ideas of what a URL is: it sees only those that were taken apart already.
+            # urllib parses URLs in its own way, so it is given only URLs that `parse` has put into canonical form.
             checked = parse(url).url
         except FetchError as error:
             outcome.failed(error)
@@ -203,7 +203,7 @@ def _with_ledger(
                 outcome.failed(FetchError("internal", message or "no reason given"))
             if stream is not None and outcome.sha256 is None:
                 stream = None
-                outcome.failed(FetchError("internal", "img2dataset went around the guard"))
+                outcome.failed(FetchError("internal", "img2dataset returned bytes that did not pass the guard"))
         outcome.milliseconds = round(1000 * (monotonic() - started))
         if stream is None:
             body.release()
@@ -215,7 +215,7 @@ def _with_ledger(
 
 
 class _Writer:
-    """A sample writer as img2dataset calls it: into the spool."""
+    """A sample writer with img2dataset's interface that writes into the spool."""
 
     def __init__(self, outcomes: Sequence[Outcome], spool: Spool) -> None:
         self._outcomes = outcomes
@@ -223,26 +223,26 @@ class _Writer:
         self.error: OSError | None = None
 
     def write(self, picture: bytes | None, _key: str, _caption: None, row: dict[str, Any]) -> None:
-        """Takes one row; only successes have a picture."""
+        """Stores one row's picture; a failed row has none."""
         if picture is None:
             return
         try:
             self._spool.add(row["row"], picture)
         except OSError as error:
-            # img2dataset prints what its writer raises and goes on; a full disk is the whole part's end.
+            # img2dataset prints what its writer raises and goes on, but a full disk has to fail the whole part.
             self.error = error
             raise
         self._outcomes[row["row"]].stored = True
 
     def close(self) -> None:
-        """Nothing: the spool is the part's."""
+        """Does nothing: the caller of the part closes the spool."""
 
 
 def _imported() -> Any:
-    """`img2dataset.downloader` without the package's own `__init__`, which imports ray, torch and OpenCV.
+    """Imports `img2dataset.downloader` without the package's `__init__`, which imports ray, torch and OpenCV.
 
-    That would cost each worker 12 seconds and 750 MB, of which a download needs nothing. The bare package
-    stands in only during this import; whoever imports img2dataset afterwards gets the real one.
+    That `__init__` would cost each worker 12 seconds and 750 MB for modules that a download does not use. An empty
+    package takes its place during this import only; a later `import img2dataset` gets the real one.
     """
     if "img2dataset" in sys.modules:
         return importlib.import_module("img2dataset.downloader")
@@ -261,10 +261,10 @@ def _imported() -> Any:
 
 
 def _when_used(name: str) -> ModuleType:
-    """Stands in for a module, which is imported when something of it is asked for, if ever.
+    """Returns a placeholder for a module that imports the module on the first access to one of its attributes.
 
-    img2dataset.logger imports wandb for a monitor that is not run here, and wandb makes two temporary folders as it is
-    imported, which a worker that is killed leaves behind.
+    img2dataset.logger imports wandb for a monitor that is not used here. Importing wandb creates two temporary folders,
+    which a killed worker would leave behind.
     """
     stand_in = ModuleType(name)
     vars(stand_in)["__getattr__"] = lambda attribute: getattr(importlib.import_module(name), attribute)

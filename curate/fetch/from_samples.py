@@ -1,7 +1,7 @@
-"""The fetch stage of samples: a part's plan in, `images.tar` and `images.parquet` out, read from tars and folders.
+"""The fetch worker for samples: reads a part's images from tars and folders, writes `images.tar` and `images.parquet`.
 
-Nothing is downloaded and no host is asked. The bytes go through the same caps, blocklist and normaliser as those
-of a download.
+Nothing is downloaded and no request is sent. The bytes pass the same size limits, blocklist and normaliser as those of
+a download.
 """
 
 import tarfile
@@ -26,10 +26,10 @@ from curate.scratch import scratch
 from curate.store import Inputs, Outputs, Store
 
 GAP = 64 << 10
-"""Two images of one tar are read at once where no more than so many bytes lie between them."""
+"""Two images of one tar are read in one request where at most this many bytes lie between them."""
 
 RANGE = 4 << 20
-"""Bytes of one reading, unless a single image is larger."""
+"""Most bytes of one request, unless a single image is larger."""
 
 _HEADER = tarfile.BLOCKSIZE
 _COLUMNS = ("image_id", "sample_place", "sample_member", "sample_offset", "sample_bytes", "sample_fault")
@@ -40,14 +40,14 @@ Result = tuple["Member", Outcome, Picture | None]
 
 @dataclass(frozen=True)
 class Member:
-    """Where an image lies.
+    """The location of an image's bytes.
 
     Args:
-        place: of the run's places, by number.
-        offset: of its first byte in a tar.
-        name: of the member; of a folder, the file below it.
-        size: in bytes.
-        image: the part's image that it is, by position.
+        place: number of the tar or folder among the run's places.
+        offset: offset of the first byte in a tar; 0 for a file of a folder.
+        name: the tar member, or the file's path below the folder.
+        size: size in bytes.
+        image: position of the image among the part's distinct images.
     """
 
     place: int
@@ -58,31 +58,31 @@ class Member:
 
 
 def open_worker(settings: Mapping[str, Any]) -> "MembersWorker":
-    """A worker for many parts.
+    """Returns a worker that processes one part after the other.
 
     Args:
-        settings: the recipe's `fetch` section; `endpoint`, of an S3 server; `blocked`, what the blocklists said
-            when the run was laid out; `places`, the paths of tars and folders, as the plan numbers them.
+        settings: the recipe's `fetch` section; `endpoint`, an S3 server other than AWS; `blocked`, the fingerprint of
+            the blocklists when the run was laid out; `places`, the paths of tars and folders in the plan's numbering.
 
     Raises:
-        UsageError: a setting or a blocklist is no good.
+        UsageError: a setting is not valid, or a blocklist cannot be read or has changed.
     """
     listed = blocklist.read(settings["blocklists"], settings["endpoint"])
     if listed.fingerprint != settings["blocked"]:
         raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    # What is odd about a stranger's file is said in its row, not on this process's terminal.
+    # Pillow's warnings about unusual files are not printed: the result of each file is in its row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     return MembersWorker(Settings.of(settings), listed, settings["places"], settings["endpoint"])
 
 
 class MembersWorker:
-    """Reads a part's distinct images out of tars and folders.
+    """Reads a part's distinct images from tars and folders.
 
     Args:
-        settings: of fetching; those of the network play no part.
-        listed: digests that are never stored.
+        settings: the settings of fetch; those of the network have no effect.
+        listed: digests of files that are never stored.
         places: paths of tars and folders.
-        endpoint: the S3 server, as for `Store`.
+        endpoint: an S3 server other than AWS, as for `Store`.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class MembersWorker:
         """Reads one part's images into `outputs["fetch"]`.
 
         Raises:
-            BrokenResult: the plan is not in its order.
-            SourceError: a tar or file is gone, or is not what it was when the run was planned.
-            OSError: the local disk or the store does not take the pictures.
+            BrokenResult: the plan is not sorted.
+            SourceError: a tar or file is missing, or changed since the run was planned.
+            OSError: the pictures cannot be written to the local disk or the store.
         """
         pairs = inputs["plan"].table("pairs.parquet", unit, list(_COLUMNS))
         ids = distinct_images(pairs)["image_id"]
@@ -117,9 +117,9 @@ class MembersWorker:
                 if known.error_class == "ambiguous":
                     continue
                 if known.sha256 is not None and known.sha256 != outcome.sha256:
-                    said = f"{copies[member.image]} samples give its URL, with different images"
+                    message = f"{copies[member.image]} samples give its URL, with different images"
                     outcomes[member.image] = Outcome()
-                    outcomes[member.image].failed(FetchError("ambiguous", said))
+                    outcomes[member.image].failed(FetchError("ambiguous", message))
                 elif known.sha256 is None:
                     outcomes[member.image] = outcome
                     if picture is not None:
@@ -127,7 +127,7 @@ class MembersWorker:
         return outcomes
 
     def _results(self, members: Sequence[Member]) -> Iterator[list[Result]]:
-        """What becomes of each range of members, in their order; bytes under way are bounded."""
+        """Yields the results of each range of members, in their order; bytes read ahead are bounded."""
         waiting: deque[tuple[int, Future[list[Result]]]] = deque()
         held = 0
         with ThreadPoolExecutor(self._settings.threads) as pool:
@@ -145,7 +145,7 @@ class MembersWorker:
                 yield waiting.popleft()[1].result()
 
     def _range(self, members: Sequence[Member]) -> list[Result]:
-        """Reads members that lie side by side and normalises each."""
+        """Reads adjacent members in one request and normalises each."""
         bodies = self._bodies(members)
         return [(member, *self._one(body)) for member, body in zip(members, bodies, strict=True)]
 
@@ -154,7 +154,7 @@ class MembersWorker:
         store = self._places[first.place]
         try:
             if not first.offset:
-                # One file of a folder; one more byte shows whether it has grown.
+                # A file of a folder: one byte more than its size is read, which shows whether it has grown.
                 data = store.read_range(unquote(first.name, errors="surrogateescape"), 0, first.size + 1)
                 if len(data) != first.size:
                     raise self._changed(first)
@@ -163,9 +163,10 @@ class MembersWorker:
             start = first.offset - _HEADER
             data = store.read_range("", start, last.offset + last.size)
         except (FileNotFoundError, PermissionError) as error:
-            # Of everything else, such as a broken connection, another start of the part may know better.
-            said = error.strerror or " ".join(str(error).split())
-            raise SourceError(f"{store.url}: {first.name} cannot be read: {said}") from error
+            # Any other error, such as a broken connection, may be temporary: it fails this start of the part, and the
+            # next start tries again.
+            reason = error.strerror or " ".join(str(error).split())
+            raise SourceError(f"{store.url}: {first.name} cannot be read: {reason}") from error
         for member in members:
             at = member.offset - start
             if not _is_header(data[at - _HEADER : at], member) or at + member.size > len(data):
@@ -174,8 +175,8 @@ class MembersWorker:
 
     def _changed(self, member: Member) -> SourceError:
         return SourceError(
-            f"{self._places[member.place].url} changed since it was planned: {member.name} is not where it was; "
-            "run it into another output"
+            f"{self._places[member.place].url} changed since it was planned: {member.name} is not at its place; "
+            "choose another output for the changed source"
         )
 
     def _one(self, body: bytes) -> tuple[Outcome, Picture | None]:
@@ -184,7 +185,7 @@ class MembersWorker:
         outcome.received(received)
         try:
             if self._blocklist.names(body, received.sha256):
-                raise FetchError("blocked_digest", "a blocklist names it")
+                raise FetchError("blocked_digest", "its digest is on a blocklist")
             picture = self._normalise(body)
         except FetchError as error:
             outcome.failed(error)
@@ -195,9 +196,9 @@ class MembersWorker:
 
 
 def _members(pairs: pa.Table, outcomes: list[Outcome], max_bytes: int) -> tuple[list[Member], dict[int, int]]:
-    """Where the part's images lie, in the order in which they are read, and how many places each image has.
+    """Returns the locations of the part's images, in reading order, and the number of locations of each image.
 
-    Images with a faulty sample, or too large a one, end here.
+    The outcome of an image whose sample is faulty or too large is set to failed here, and it has no location.
     """
     members: dict[tuple[int, int, str], Member] = {}
     copies: dict[int, int] = {}
@@ -207,9 +208,9 @@ def _members(pairs: pa.Table, outcomes: list[Outcome], max_bytes: int) -> tuple[
         before = row["image_id"]
         place, name, offset, size, fault = (row[column] for column in _COLUMNS[1:])
         if fault is not None:
-            error_class, _, said = fault.partition(": ")
+            error_class, _, message = fault.partition(": ")
             if outcomes[image].error_class is None:
-                outcomes[image].failed(FetchError(error_class, said))
+                outcomes[image].failed(FetchError(error_class, message))
         elif size > max_bytes:
             if outcomes[image].error_class is None:
                 outcomes[image].bytes = size
@@ -223,7 +224,7 @@ def _members(pairs: pa.Table, outcomes: list[Outcome], max_bytes: int) -> tuple[
 
 
 def _ranges(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members that are read at once: of one tar, with small gaps, and not too many bytes together."""
+    """Groups members that are read in one request: of one tar, at most GAP bytes apart, in all at most RANGE bytes."""
     ranged: list[Member] = []
     for member in members:
         if ranged:
@@ -239,12 +240,12 @@ def _ranges(members: Sequence[Member]) -> Iterator[list[Member]]:
 
 
 def _is_header(block: bytes, member: Member) -> bool:
-    """Whether a block is the tar header of this member."""
+    """Returns whether a block is the tar header of this member."""
     try:
-        said = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.TarError:
         return False
     name = unquote(member.name, errors="surrogateescape")
-    # Longer and other names stand in headers of their own, before this one.
+    # Names that are long or not ASCII are in a separate header before this one, so they are not compared.
     plain = name.isascii() and len(name) <= tarfile.LENGTH_NAME
-    return said.size == member.size and (said.name == name or not plain)
+    return header.size == member.size and (header.name == name or not plain)

@@ -1,4 +1,4 @@
-"""A part's images as its files, whatever brought their bytes."""
+"""Writes a part's images as `images.tar` and `images.parquet`, for downloads and samples alike."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from curate.store import Outputs
 
 
 def distinct_images(pairs: pa.Table) -> pa.Table:
-    """The first row of each image of a part's plan (image_id, …).
+    """Returns the first row of each image of a part's plan (image_id, …).
 
     Raises:
-        BrokenResult: the rows do not stand in the order of image_id.
+        BrokenResult: the rows are not sorted by image_id.
     """
     ids = pairs["image_id"].combine_chunks().cast(pa.binary())
     if len(ids) < 2:
@@ -32,12 +32,12 @@ def distinct_images(pairs: pa.Table) -> pa.Table:
 
 
 def table_of(ids: pa.ChunkedArray, outcomes: Sequence[Outcome], extension: str) -> pa.Table:
-    """Every image's row of `schema.IMAGES`.
+    """Returns the table `schema.IMAGES` of some images.
 
     Args:
-        ids: of the images.
-        outcomes: of the same, in the same order.
-        extension: of stored pictures.
+        ids: the ids of the images.
+        outcomes: the outcome of each, in the same order.
+        extension: file extension of stored pictures.
     """
     rows = [
         {
@@ -55,11 +55,11 @@ def write(out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions:
     """Writes a part's files and counts.
 
     Args:
-        out: of the part.
-        table: every image's row.
+        out: the part's outputs.
+        table: the part's `schema.IMAGES`.
         spool: holds the pictures.
         scratch: a local folder.
-        positions: where each row's picture is in the spool, if there is one.
+        positions: for each row, the position of its picture in the spool; unused where the row has none.
     """
     files = zip(table["file"].to_pylist(), positions, strict=True)
     spool.write_tar(scratch / "images.tar", ((name, position) for name, position in files if name is not None))
@@ -68,11 +68,11 @@ def write(out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions:
     out.counts.update(_counts(table))
     lost = out.counts.get("error:internal", 0)
     if lost:
-        out.notes.append(f"{counted(lost, 'image')} ended as internal: a fault of this program, not of their servers")
+        out.notes.append(f"{counted(lost, 'image')} failed as internal: a fault of Curate, not of their servers")
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
-    """A part's numbers, for the report."""
+    """Returns a part's counts for the report."""
     stored = int(pc.count(table["file"]).as_py())
     return {
         "images": table.num_rows,

@@ -13,15 +13,15 @@ from curate.store import Inputs, Json
 VERSION = 1
 
 _OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels"}
-"""Keys of `fetch` that matter to images that are not downloaded."""
+"""Keys of `fetch` that affect images read from samples, which are not downloaded."""
 
 
 def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
-    """The rounds of fetching, oldest first; the newest, which all later passes read, is called `fetch`.
+    """Yields the declarations of the first fetch and of its rounds, oldest first; the newest is called `fetch`.
 
-    A round belongs to the fetch that its chain began with, so only the rounds of this very fetch count. Those that
-    brought nothing back are left out. Every round has a number of its own, so that one that tries the same images once
-    more has another folder than the one that was left out.
+    All later passes read the newest. A round follows one particular first fetch, so rounds of other recipes' fetches
+    are left out, and so are rounds that brought nothing back. Every round keeps its number, so that a later round over
+    the same images has another folder than the one that was left out.
     """
     recipe = prepared.recipe
     if recipe.source.kind == "samples":
@@ -63,7 +63,7 @@ def settled(prepared: Prepared, layout: Layout, ended: Round) -> Prepared:
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """One work for each round, each part of it after the same part of the round before."""
+    """Yields one work for each round; each part starts after the same part of the round before."""
     recipe, plan = prepared.recipe, layout.passes["plan"].folder
     settings: Json = {
         **recipe.fetch.model_dump(mode="json"),
@@ -79,15 +79,15 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         else:
             opener, more = "worker", {}
         before = {"before": rounds[number - 1].folder} if number else {}
-        # A round holds all that the ones before it had: of those only what it still lacks is needed.
-        has = rounds[number + 1].folder.units() if number + 1 < len(rounds) else set()
+        # A round holds all images of the round before, so a part that a round has is not fetched in earlier rounds.
+        done = rounds[number + 1].folder.units() if number + 1 < len(rounds) else set()
         yield Work(
             work_name(number),
             f"curate.fetch.{opener}:open_worker",
             {**settings, **more},
             {"fetch": pass_},
             Inputs({"plan": plan, **before}, layout.parts),
-            [part for part in layout.parts if part not in has],
+            [part for part in layout.parts if part not in done],
             layout.rows,
             after=(work_name(number - 1),) if number else (),
             processes=recipe.fetch.processes,
@@ -95,5 +95,5 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
 
 
 def work_name(number: int) -> str:
-    """How the work of a round is called; 0 is the first fetch."""
+    """Returns the name of the work of a round; 0 is the first fetch."""
     return f"fetch-{number}" if number else "fetch"

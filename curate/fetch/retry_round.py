@@ -1,7 +1,6 @@
-"""A further round of fetching: the rows of some error classes again, everything else as it was.
+"""A further round of fetching: fetches the images of some error classes again and copies all others.
 
-What it writes is complete in itself, so that whoever reads images reads one folder
-(docs/decisions/0005-rounds.md).
+Its files hold all images of the part, so later passes read one folder (docs/decisions/0005-rounds.md).
 """
 
 import tarfile
@@ -21,23 +20,23 @@ from curate.store import Folder, Inputs, Outputs
 
 
 def open_worker(settings: Mapping[str, Any]) -> "RoundWorker":
-    """A worker for a round.
+    """Returns a worker for a round.
 
     Args:
-        settings: as for `curate.fetch.worker.open_worker`, and `classes`: what is tried again.
+        settings: as for `curate.fetch.worker.open_worker`, and `classes`: the error classes to fetch again.
 
     Raises:
-        UsageError: as there.
+        UsageError: as `curate.fetch.worker.open_worker`.
     """
     return RoundWorker(open_fetch(settings), settings["classes"])
 
 
 class RoundWorker:
-    """Fetches a part's lost images again.
+    """Fetches those images of a part again that failed with one of some error classes.
 
     Args:
-        fetch: fetches what it is given.
-        classes: error classes that are tried again.
+        fetch: the worker that fetches them.
+        classes: the error classes.
     """
 
     def __init__(self, fetch: FetchWorker, classes: Sequence[str]) -> None:
@@ -45,11 +44,11 @@ class RoundWorker:
         self._classes = pa.array(classes, pa.string())
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
-        """Writes `outputs["fetch"]` from the round `inputs["before"]` and what comes now.
+        """Writes `outputs["fetch"]`: the rows of the round `inputs["before"]`, with those fetched now in their place.
 
         Raises:
-            BrokenResult: the round before does not fit the plan, or its tar not its table.
-            OSError: the local disk or the store does not take the pictures.
+            BrokenResult: the round before does not match the plan, or its tar does not match its table.
+            OSError: the pictures cannot be written to the local disk or the store.
         """
         out, before = outputs["fetch"], inputs["before"]
         images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
@@ -59,7 +58,7 @@ class RoundWorker:
         again = pc.indices_nonzero(pc.is_in(table["error_class"], self._classes))
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
             fresh = self._fetch.fetch(images.take(again), spool, folder)
-            # Positions of what is fetched now come first, those of older pictures after them.
+            # In the spool, pictures that are fetched now have the first positions, those of the round before follow.
             _take_over(before, unit, table, spool, first=len(fresh))
             order = _replaced(len(table), again)
             whole = pa.concat_tables([fresh, table]).take(order)
@@ -68,9 +67,9 @@ class RoundWorker:
 
 
 def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: int) -> None:
-    """Copies the pictures of the round before into the spool, in the positions from `first`."""
+    """Copies the pictures of the round before into the spool, at the positions from `first` on."""
     row_of = {name: row for row, name in enumerate(table["file"].to_pylist()) if name is not None}
-    found = 0
+    copied = 0
     with (
         before.store.open(before.file("images.tar", unit)) as opened,
         tarfile.open(fileobj=opened, mode="r|") as tar,
@@ -80,13 +79,13 @@ def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: 
             if content is None or member.name not in row_of:
                 raise BrokenResult(f"{before.path}: images.tar has {member.name!r}, images.parquet does not")
             spool.add(first + row_of[member.name], content.read())
-            found += 1
-    if found != len(row_of):
-        raise BrokenResult(f"{before.path}: images.tar has {found} of {len(row_of)} pictures")
+            copied += 1
+    if copied != len(row_of):
+        raise BrokenResult(f"{before.path}: images.tar has {copied} of {len(row_of)} pictures")
 
 
 def _gained(lost: pa.Table, fresh: pa.Table) -> dict[str, int]:
-    """How many images were tried again and how many came back: in all, and by the class that they had before."""
+    """Returns how many images were fetched again and how many succeeded: in all, and by their previous error class."""
     came = pc.is_valid(fresh["file"])
     counts = {"retried": len(lost), "recovered": pc.sum(came, min_count=0).as_py()}
     for name in pc.unique(lost["error_class"]).to_pylist():
@@ -97,7 +96,7 @@ def _gained(lost: pa.Table, fresh: pa.Table) -> dict[str, int]:
 
 
 def _replaced(rows: int, again: pa.Array) -> pa.Array:
-    """For each row its place in the fresh rows followed by the old ones."""
+    """Returns the position of each row in the concatenation of the new rows and the old ones, int64[rows]."""
     places = list(range(len(again), len(again) + rows))
     for fresh, row in enumerate(again.to_pylist()):
         places[row] = fresh

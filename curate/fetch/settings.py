@@ -1,4 +1,4 @@
-"""What the recipe says about fetching."""
+"""The recipe's `fetch` section as typed settings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,10 +37,10 @@ class Settings:
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> "Settings":
-        """The settings from the recipe's section; keys that only the runner reads are left out.
+        """Returns the settings of the recipe's `fetch` section, without the keys that only the runner reads.
 
         Raises:
-            RecipeError: the agent cannot be sent in a header.
+            RecipeError: `fetch.agent` cannot be sent in an HTTP header.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         settings = cls(**{name: section[name] for name in names if name != "allow"}, allow=tuple(section["allow"]))

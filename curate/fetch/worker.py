@@ -1,4 +1,4 @@
-"""The fetch stage: a part's plan in, `images.tar` and `images.parquet` out."""
+"""The fetch worker: downloads the images of a part's plan, writes `images.tar` and `images.parquet`."""
 
 import warnings
 from collections.abc import Mapping
@@ -22,28 +22,29 @@ from curate.store import Inputs, Outputs
 
 THREADS_PER_TURN = 4
 MAX_THREADS = 256
-"""Threads of a worker: so many for each of the recipe's `threads`, and in all. It also bounds the requests that a
-server in trouble is given at once."""
+"""Threads of a worker: THREADS_PER_TURN for each of the recipe's `threads`, and MAX_THREADS in all. MAX_THREADS also
+bounds the number of concurrent requests to a server that is slow to answer."""
 
 
 def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
-    """A worker for many parts; names stay resolved from part to part.
+    """Returns a worker that processes one part after the other; its DNS cache is kept between parts.
 
     Args:
-        settings: the recipe's `fetch` section; `endpoint`, for blocklists on S3; `blocked`, what the blocklists
-            said when the run was laid out (`Blocklist.fingerprint`).
+        settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked`, the fingerprint of
+            the blocklists when the run was laid out (`Blocklist.fingerprint`).
 
     Raises:
-        UsageError: a setting, a blocklist or the installed img2dataset is no good.
+        UsageError: a setting is not valid, a blocklist cannot be read or has changed, or the installed img2dataset does
+            not work with the guard.
     """
     read = Settings.of(settings)
     listed = blocklist.read(settings["blocklists"], settings["endpoint"])
     if listed.fingerprint != settings["blocked"]:
         raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    # What is odd about a stranger's file is said in its row, not on this process's terminal.
+    # Pillow's warnings about unusual files are not printed: the result of each file is in its row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     guard = Guard(read, Resolver(), blocklist=listed)
-    # More threads than turns: those that wait for a host, a server or a second try hold nobody up.
+    # More threads than turns: a thread that waits for a host, a server or a retry does not delay the others.
     threads = min(MAX_THREADS, THREADS_PER_TURN * read.threads)
     fetch_part = Img2dataset(guard.get, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout)
     return FetchWorker(guard, fetch_part, read.format)
@@ -53,9 +54,9 @@ class FetchWorker:
     """Fetches a part's distinct images.
 
     Args:
-        guard: told when a part begins and ends.
-        fetch_part: what downloads, through the guard, and normalises.
-        extension: of stored pictures.
+        guard: the guard whose `part` is open while a part is fetched.
+        fetch_part: downloads, through the guard, and normalises.
+        extension: file extension of stored pictures.
     """
 
     def __init__(self, guard: Guard, fetch_part: FetchPart, extension: str) -> None:
@@ -67,8 +68,8 @@ class FetchWorker:
         """Fetches one part into `outputs["fetch"]`.
 
         Raises:
-            BrokenResult: the plan is not in its order.
-            OSError: the local disk or the store does not take the pictures.
+            BrokenResult: the plan is not sorted.
+            OSError: the pictures cannot be written to the local disk or the store.
         """
         out = outputs["fetch"]
         images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
@@ -80,15 +81,15 @@ class FetchWorker:
         """Fetches images as one part.
 
         Args:
-            images: image_id and url.
-            spool: takes each stored picture under its row's number.
-            folder: a local one.
+            images: a table with image_id and url.
+            spool: receives each stored picture under its row's number.
+            folder: a local scratch folder.
 
         Returns:
             Their rows of `schema.IMAGES`, in the same order.
 
         Raises:
-            OSError: the local disk does not take the pictures.
+            OSError: the pictures cannot be written to the local disk.
         """
         with self._guard.part():
             outcomes = self._fetch_part(images["url"].to_pylist(), spool, folder)

@@ -1,1 +1,1 @@
-"""One URL to its bytes, within the rules of the open web."""
+"""A guarded HTTP client: one URL to its bytes, from public addresses only, bounded in time, bytes and redirects."""

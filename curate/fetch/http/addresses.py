@@ -1,8 +1,7 @@
-"""Which addresses a fetcher may connect to: the public ones, and what the recipe opens by name.
+"""Which addresses fetch may connect to: public ones, and those that the recipe allows (`fetch.allow`).
 
-The tables are IANA's special-purpose registries, with the addresses at which clouds serve credentials that
-lie outside of them. They stand here, and not as `ipaddress.is_global`, whose answer changed between patch
-releases of Python.
+The tables are IANA's special-purpose registries, plus addresses outside of these at which clouds serve credentials.
+`ipaddress.is_global` is not used, as its answers changed between patch releases of Python.
 """
 
 import functools
@@ -36,14 +35,14 @@ _NO_V4 = [
     ]
 ]
 
-# Of IPv6 only 2000::/3 is given out to hosts; these are the exceptions inside it.
+# Of IPv6, only 2000::/3 is assigned to hosts; _NO_V6 lists the exceptions inside it.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _NO_V6 = [
     (IPv6Network(network), kind)
     for network, kind in [
         ("2001::/23", "reserved"),  # with Teredo, which carries an IPv4 address
         ("2001:db8::/32", "reserved"),
-        ("2002::/16", "reserved"),  # 6to4, which carries one too
+        ("2002::/16", "reserved"),  # 6to4, which carries an IPv4 address
         ("2620:4f:8000::/48", "reserved"),
         ("3fff::/20", "reserved"),
     ]
@@ -60,9 +59,9 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 @functools.lru_cache(maxsize=65536)
 def blocked(address: Address) -> str | None:
-    """What is wrong with an address (`loopback`, `private`, …); None where it is a public one.
+    """Returns why an address is blocked (`loopback`, `private`, …), or None where it is public.
 
-    An IPv4 address inside an IPv6 one (mapped, NAT64) is judged as itself.
+    An IPv6 address that contains an IPv4 address (mapped, NAT64) gets the answer of that IPv4 address.
     """
     if isinstance(address, IPv4Address):
         return next((kind for network, kind in _NO_V4 if address in network), None)
@@ -76,6 +75,6 @@ def blocked(address: Address) -> str | None:
 
 
 def opened(allow: Iterable[str]) -> frozenset[tuple[Address, int]]:
-    """The recipe's `address:port` entries, of which each opens exactly itself."""
+    """Returns the recipe's `address:port` entries, parsed; each allows exactly this address and port."""
     pairs = (entry.rpartition(":") for entry in allow)
     return frozenset((ip_address(host.strip("[]")), int(port)) for host, _, port in pairs)

@@ -1,12 +1,13 @@
-"""One URL to its bytes, within the rules of the open web: public addresses only, and bounds for everything.
+"""Fetches one URL from public addresses only, with bounds on time, bytes, redirects and requests per host.
 
     guard = Guard(settings, Resolver())
     with guard.part():
         guard.get("https://example.org/cat.jpg").body
 
-Each hop, the first and every redirect, is taken apart, resolved, checked on all of its addresses and then
-connected to by one of these very addresses, the name going into Host and TLS only. One deadline spans all of
-it, further tries too. Nothing of the environment (proxies, netrc, cookies) takes part.
+For the first URL and for every redirect, the URL is parsed, its host is resolved, all of the host's addresses are
+checked, and the connection goes to one of the checked addresses; the host's name is used for the Host header and TLS
+only. One deadline covers all of this, retries included. Settings of the environment (proxies, netrc, cookies) are not
+used.
 """
 
 import contextlib
@@ -36,19 +37,19 @@ from curate.fetch.settings import Settings
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WITH_BODY = frozenset({200, 203})
 _CUT = frozenset({"dns", "timeout", "connection", "host_busy", "tls", "refused"})
-"""Classes that a request may seem to end with when its part's end is what ended it."""
+"""Error classes that a request may end with when the part's deadline interrupts it; they become `deadline`."""
 
 Read = Callable[[http.client.HTTPResponse, "_Hop"], Received]
-"""What is made of the answer that ends a chain of redirects."""
+"""Reads the response that ends a chain of redirects."""
 
 
 class Guard:
-    """Fetches single URLs; safe for threads.
+    """Fetches single URLs; thread-safe.
 
     Args:
-        settings: deadline, caps, agent and opened addresses.
-        resolver: names to addresses; its answers are checked here.
-        tls: whom to trust; by default the system's authorities.
+        settings: deadline, limits, user agent and allowed addresses.
+        resolver: resolves names to addresses; its answers are checked here.
+        tls: the TLS context; by default it trusts the system's certificate authorities.
         blocklist: digests of bodies that are refused.
     """
 
@@ -69,7 +70,7 @@ class Guard:
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """For the time of the block: one part, with a watchdog; what is known of hosts' moods begins anew."""
+        """Runs the block as one part: with the part's deadline, and with counts and limits per host reset."""
         before, self._part = self._part, _Part(self._settings, self._settings.part_timeout)
         try:
             yield
@@ -81,24 +82,24 @@ class Guard:
         """Fetches a URL.
 
         Raises:
-            FetchError: of any class but those of decoding; with the last answer's status and the last host.
+            FetchError: any class but those of decoding; with the status of the last response and the last host.
         """
         part = self._part
         hop = _Hop(part, Deadline(self._settings.timeout, part.watchdog.end))
         try:
             if part.watchdog.over:
-                raise FetchError("deadline", "the part's time was up before its turn came")
+                raise FetchError("deadline", "the part's deadline passed before the request began")
             return self._tried(parse(url), hop)
         except FetchError as error:
             if part.watchdog.over and error.error_class in _CUT:
                 raise FetchError(
-                    "deadline", f"the part's time was up: {error}", http_status=hop.http_status, host=hop.host
+                    "deadline", f"the part's deadline passed: {error}", http_status=hop.http_status, host=hop.host
                 ) from error
             error.http_status, error.host = hop.http_status, hop.host
             raise
 
     def _tried(self, target: Target, hop: "_Hop") -> Received:
-        """Follows a URL, and once more where that may end better, as long as there is time."""
+        """Follows a URL; retries errors that may be temporary, as often as `retries` and the deadline allow."""
         for tries in itertools.count(1):
             try:
                 return self._follow(target, hop, self._body, obey_robots=True)
@@ -111,10 +112,10 @@ class Guard:
         raise AssertionError
 
     def _follow(self, target: Target, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
-        asked: set[Target] = set()
+        visited: set[Target] = set()
         while True:
             hop.host = target.host
-            asked.add(target)
+            visited.add(target)
             if self._robots and obey_robots:
                 self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
             addresses = self._checked(target, hop.deadline)
@@ -127,9 +128,9 @@ class Guard:
             if location is None:
                 raise FetchError("redirect", f"{response.status} without a Location")
             target = join(target, location)
-            if target in asked:
+            if target in visited:
                 raise FetchError("redirect", "redirected in a loop")
-            if len(asked) > self._settings.max_redirects:
+            if len(visited) > self._settings.max_redirects:
                 raise FetchError("redirect", f"more than {self._settings.max_redirects} redirects")
 
     @contextlib.contextmanager
@@ -148,7 +149,7 @@ class Guard:
             wire.close()
 
     def _robots_txt(self, origin: Target, hop: "_Hop") -> str:
-        """An origin's robots.txt as text; '' where it has none. Raises FetchError."""
+        """Returns an origin's robots.txt as text, '' where it has none. Raises FetchError."""
         own = _Hop(hop.part, hop.deadline)
         try:
             received = self._follow(origin, own, _robots_body, obey_robots=False)
@@ -159,7 +160,10 @@ class Guard:
         return received.body.decode("utf-8", "replace")
 
     def _checked(self, target: Target, deadline: Deadline) -> tuple[Address, ...]:
-        """The host's addresses; a name with one bad address among good ones is up to something."""
+        """Returns the host's addresses. Raises FetchError if any of them is blocked.
+
+        One blocked address is enough: a public name that also resolves to a private address may be an attack.
+        """
         addresses = self._resolver.addresses(target.host, deadline)
         for address in addresses:
             kind = blocked(address)
@@ -179,7 +183,7 @@ class Guard:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
     def _body(self, response: http.client.HTTPResponse, hop: "_Hop") -> Received:
-        """The body, once its head gives no reason to leave it."""
+        """Reads the body, unless the head gives a reason to refuse it. Raises FetchError."""
         _refuse_status(response)
         no = opted_out(response.headers, self._settings.agent_token)
         if no:
@@ -205,7 +209,7 @@ class Guard:
             assert hop.host is not None
             received = Received(b"".join(blocks), response.status, hop.host, lease)
             if self._blocklist.names(received.body, received.sha256):
-                raise FetchError("blocked_digest", "a blocklist names it")
+                raise FetchError("blocked_digest", "its digest is on a blocklist")
         except FetchError:
             lease.release()
             raise
@@ -213,7 +217,7 @@ class Guard:
 
 
 class _Part:
-    """What the requests of one part share."""
+    """What the requests of one part share: limits per host, turns, memory and the part's deadline."""
 
     def __init__(self, settings: Settings, seconds: float | None) -> None:
         share = 1 / settings.processes
@@ -225,7 +229,7 @@ class _Part:
 
 
 class _Hop:
-    """A request: what it belongs to, and how far it came, which is what an error is told with."""
+    """The state of one request: its part, its deadline, and the status and host that an error reports."""
 
     http_status: int | None = None
     host: str | None = None
@@ -236,7 +240,7 @@ class _Hop:
 
 
 def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
-    """As much of a robots.txt as is read."""
+    """Returns the first MAX_ROBOTS bytes of a robots.txt. Raises FetchError."""
     _refuse_status(response)
     _refuse_encoding(response)
     blocks, size = [], 0
@@ -259,7 +263,7 @@ def _refuse_status(response: http.client.HTTPResponse) -> None:
 
 
 def _refuse_encoding(response: http.client.HTTPResponse) -> None:
-    """Refuses bodies that would have to be unpacked: a decompressor is a bomb's fuse."""
+    """Raises FetchError for compressed bodies, as a small one can decompress to any size."""
     for value in response.headers.get_all("Content-Encoding", []):
         if value.strip().lower() not in ("", "identity"):
             raise FetchError("encoding", f"Content-Encoding: {value}")

@@ -1,7 +1,7 @@
-"""A connection to one checked address, with one deadline over connecting, TLS, sending and reading.
+"""A connection to a checked address, with one deadline over connecting, TLS, sending and reading.
 
-A timeout of a socket is one of each operation: a server that sends a byte every second never meets it. Here
-every operation is given what is left of the whole, and an answer that has begun must go on at some speed.
+A socket's timeout applies to each operation by itself, so a server that sends one byte a second never exceeds it. Here
+each operation may take the time that is left of the whole deadline, and a response has to arrive at a minimum speed.
 """
 
 import contextlib
@@ -20,31 +20,31 @@ from curate.fetch.http.limits import Turn
 from curate.fetch.http.urls import Target
 
 MAX_HEADER_BYTES = 256 << 10
-"""Bytes of an answer's head, redirect pages and read-ahead included; http.client's own bounds (100 lines of
-64 KiB) allow for 6 MB."""
+"""Most bytes that are read for a response's head, read-ahead and the pages of redirects included; http.client's own
+bounds (100 lines of 64 KiB) would allow 6 MB."""
 
 MAX_ADDRESSES = 4
-"""Addresses of one host that are tried, each with its share of the time that is left."""
+"""Addresses of one host that are tried; each gets an equal share of the time that is left."""
 
 BLOCK = 64 << 10
 
 PATIENCE = 0.5
-"""Seconds that a server may keep a request waiting before its turn goes to another one."""
+"""Seconds that a request waits for its server before it gives its turn to another request."""
 
 SPEED_WINDOW = 5.0
-"""Seconds of waiting for a server over which an answer's speed is measured."""
+"""Seconds of waiting for a server over which a response's speed is measured."""
 
 
 class Wire:
     """An open connection.
 
     Args:
-        target: whose host is named in TLS.
+        target: the URL; TLS verifies the certificate against its host.
         addresses: checked addresses of that host, tried in order.
-        deadline: over everything done on this connection.
-        tls: how https is spoken; certificates and names are verified as it says.
-        turn: taken once the connection stands, until it is closed.
-        min_speed: bytes per second of an answer that has begun; 0 for any.
+        deadline: covers every operation on this connection.
+        tls: the TLS context for https; it decides how certificates and names are verified.
+        turn: taken once the connection is open, given back when it is closed.
+        min_speed: least bytes per second once a response has begun; 0 for no limit.
 
     Raises:
         FetchError: no address could be connected to.
@@ -77,7 +77,7 @@ class Wire:
         """Sends a request and reads the head of the answer.
 
         Raises:
-            FetchError: it did not come, not in time, or is not HTTP.
+            FetchError: no response arrived, it arrived too late, or it is not HTTP.
         """
         with typed():
             self._socket.settimeout(self._deadline.left())
@@ -89,21 +89,21 @@ class Wire:
         return response
 
     def close(self) -> None:
-        """Closes it, whatever is under way."""
+        """Closes the connection, also during a read or write."""
         self._turn.give()
         self._socket.close()
 
     def shut(self) -> None:
-        """Ends it from another thread: what is being read ends at once."""
+        """Ends the connection from another thread: a read in progress returns at once."""
         with contextlib.suppress(OSError):
-            # Not SSLSocket's own, which takes the TLS state away from under the reading thread.
+            # Not SSLSocket.shutdown: it removes the TLS state that the reading thread is using.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class _Reader(io.RawIOBase):
-    """A socket's incoming side: each read gets what is left of the deadline, the head has a cap.
+    """The reading side of a socket: each read may take what is left of the deadline, and the head's size is bounded.
 
-    The speed is that of the server: only the time counts for which it is waited for.
+    The minimum speed applies to the server alone: only time spent waiting for it counts.
     """
 
     def __init__(self, connection: socket.socket, deadline: Deadline, turn: Turn, min_speed: int) -> None:
@@ -117,7 +117,7 @@ class _Reader(io.RawIOBase):
         self.head_left: int | None = MAX_HEADER_BYTES
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks of a socket."""
+        """Returns this reader, buffered; http.client calls it as it would a socket's `makefile`."""
         assert mode == "rb"
         return io.BufferedReader(self, BLOCK)
 
@@ -135,7 +135,7 @@ class _Reader(io.RawIOBase):
         return count
 
     def _receive(self, buffer: memoryview) -> int:
-        """One read; the turn goes to others while the server keeps it waiting."""
+        """Reads once; while the server does not send, the turn is given to other requests."""
         limit = self._deadline.left()
         if self._begun and self._min_speed:
             limit = min(limit, max(0.001, SPEED_WINDOW - self._waited))
@@ -155,7 +155,7 @@ class _Reader(io.RawIOBase):
 
     @contextlib.contextmanager
     def _slow(self) -> Iterator[None]:
-        """Tells a server that is too slow from a deadline that passed."""
+        """Turns a TimeoutError inside the block into the error of a server that is too slow, where it is that."""
         try:
             yield
         except TimeoutError:
@@ -178,7 +178,7 @@ class _Reader(io.RawIOBase):
 
 @contextlib.contextmanager
 def typed() -> Iterator[None]:
-    """Turns what sockets, TLS and http.client raise into FetchErrors."""
+    """Turns the errors of sockets, TLS and http.client inside the block into FetchErrors."""
     try:
         yield
     except TimeoutError as error:

@@ -1,4 +1,4 @@
-"""The time that one image has, over everything that is done for it."""
+"""The deadline of one image, over all requests, redirects and retries that are made for it."""
 
 import contextlib
 import threading
@@ -7,11 +7,11 @@ from time import monotonic
 
 
 class Deadline:
-    """A moment by which all must be done; it moves while a request waits for this program, not for a server.
+    """The time by which a request has to finish; it is extended while the request waits for Curate, not for a server.
 
     Args:
-        seconds: from now; also how long it may wait for its host in all.
-        end: the part's end, which nothing moves; by `time.monotonic`.
+        seconds: from now; also the longest time, in all, that the request may wait for a slot of its host.
+        end: the part's deadline, which is never extended; on the clock of `time.monotonic`.
     """
 
     def __init__(self, seconds: float, end: float = float("inf")) -> None:
@@ -20,26 +20,26 @@ class Deadline:
         self._patience = seconds
 
     def left(self) -> float:
-        """Seconds left; raises TimeoutError when there are none."""
+        """Returns the seconds left. Raises TimeoutError when there are none."""
         left = self.at - monotonic()
         if left <= 0:
             raise TimeoutError
         return left
 
     def left_of_part(self) -> float:
-        """Seconds until the part's end, as a timeout of Python's locks; 0 where it is over."""
+        """Returns the seconds until the part's deadline, as a timeout for Python's locks; 0 where it has passed."""
         return min(max(0.0, self.end - monotonic()), threading.TIMEOUT_MAX)
 
     def patience(self) -> float:
-        """Seconds for which it may still wait for its host."""
+        """Returns the seconds for which the request may still wait for a slot of its host."""
         return max(0.0, min(self._patience, self.end - monotonic()))
 
     @contextlib.contextmanager
     def paused(self, *, patiently: bool = False) -> Iterator[None]:
-        """The time of the block does not count.
+        """Extends the deadline by the time that the block takes.
 
         Args:
-            patiently: it is the host that is waited for, and counts against `patience`.
+            patiently: the block waits for a slot of the host, so its time counts against `patience`.
         """
         started = monotonic()
         try:

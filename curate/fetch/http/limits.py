@@ -1,6 +1,6 @@
-"""What the requests of one worker share: turns on the network, and memory for bodies.
+"""The limits that the requests of one worker share: concurrent requests (turns), and memory for bodies.
 
-Both are waited for on this program's account: a request's deadline stands still meanwhile.
+A request that waits for either waits for Curate, not for a server: its deadline is extended by the wait.
 """
 
 import threading
@@ -9,22 +9,22 @@ from curate.fetch.http.deadline import Deadline
 
 
 class Turns:
-    """So many requests may be under way at once.
+    """Bounds the number of concurrent requests.
 
     Args:
-        count: how many.
+        count: the most requests at once.
     """
 
     def __init__(self, count: int) -> None:
         self._free = threading.Semaphore(count)
 
     def turn(self, deadline: Deadline) -> "Turn":
-        """A request's turn, not taken yet."""
+        """Returns a turn for a request, not taken yet."""
         return Turn(self._free, deadline)
 
 
 class Turn:
-    """One request's turn: given up while a server keeps it waiting, so that others may go on."""
+    """One request's turn: given back while its server is silent, so that other requests can go on."""
 
     def __init__(self, free: threading.Semaphore, deadline: Deadline) -> None:
         self._free = free
@@ -32,7 +32,7 @@ class Turn:
         self._taken = False
 
     def take(self) -> None:
-        """Waits for a turn. Raises TimeoutError at the part's end."""
+        """Waits for a turn. Raises TimeoutError at the part's deadline."""
         if not self._free.acquire(blocking=False):
             with self._deadline.paused():
                 if not self._free.acquire(timeout=self._deadline.left_of_part()):
@@ -40,19 +40,19 @@ class Turn:
         self._taken = True
 
     def give(self) -> None:
-        """Gives it back; more than once does no harm."""
+        """Gives the turn back; further calls do nothing."""
         if self._taken:
             self._taken = False
             self._free.release()
 
 
 class Memory:
-    """Bodies together hold at most `limit` bytes, and one body more.
+    """Bounds the memory of all bodies to `limit` bytes, and one body beyond it.
 
-    That one body may always grow: without it, many half-read ones could wait for each other for ever.
+    One body at a time may grow beyond the limit. Otherwise many half-read bodies could wait for each other for ever.
 
     Args:
-        limit: bytes.
+        limit: the bound in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -62,16 +62,16 @@ class Memory:
         self._changed = threading.Condition()
 
     def lease(self) -> "Lease":
-        """A body's share, of nothing yet."""
+        """Returns a new lease that holds 0 bytes."""
         return Lease(self)
 
     @property
     def held(self) -> int:
-        """Bytes that are taken now."""
+        """The bytes that all leases hold now."""
         return self._held
 
     def take(self, lease: "Lease", more: int, deadline: Deadline) -> None:
-        """Waits until there is room; see `Lease.grow`."""
+        """Waits until so many more bytes fit; see `Lease.grow`."""
         with self._changed:
             if not self._has_room(lease, more):
                 with deadline.paused():
@@ -82,7 +82,7 @@ class Memory:
                 self._exempt = lease
 
     def give(self, lease: "Lease", count: int) -> None:
-        """Takes back what a lease held."""
+        """Returns bytes of a lease."""
         with self._changed:
             self._held -= count
             if self._exempt is lease:
@@ -94,10 +94,10 @@ class Memory:
 
 
 class Lease:
-    """What one body holds of the memory, from its first byte until it is decoded.
+    """The memory that one body holds, from its first byte until it is decoded.
 
     Args:
-        memory: of which it is taken.
+        memory: the bound that it counts against.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -105,12 +105,12 @@ class Lease:
         self._count = 0
 
     def grow(self, more: int, deadline: Deadline) -> None:
-        """Takes so many bytes more. Raises TimeoutError at the part's end."""
+        """Takes `more` bytes, waiting until they fit. Raises TimeoutError at the part's deadline."""
         self._memory.take(self, more, deadline)
         self._count += more
 
     def release(self) -> None:
-        """Gives everything back; more than once does no harm."""
+        """Returns all of its bytes; further calls do nothing."""
         count, self._count = self._count, 0
         if count:
             self._memory.give(self, count)

@@ -1,25 +1,26 @@
-"""A part's end: whatever a server does, it cannot hold a worker for longer."""
+"""The deadline of a part: shuts its open connections when the time is up, so that no server can delay a worker."""
 
 import threading
 from time import monotonic
 from typing import Protocol
 
 GRACE = 1.0
-"""Seconds after the end at which connections that are open still are shut: requests keep to the end themselves."""
+"""Seconds after the deadline at which connections that are still open are shut; requests observe the deadline
+themselves, so this is the exception."""
 
 
 class Open(Protocol):
     """A connection."""
 
     def shut(self) -> None:
-        """Ends it at once, from another thread."""
+        """Ends the connection at once; called from another thread."""
 
 
 class Watchdog:
     """Shuts a part's connections when its time is up.
 
     Args:
-        seconds: from now; None for no end.
+        seconds: from now; None for no deadline.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -38,17 +39,17 @@ class Watchdog:
         return monotonic() >= self.end
 
     def watch(self, connection: Open) -> None:
-        """Remembers a connection until it is forgotten."""
+        """Adds a connection to those that are shut at the deadline."""
         with self._lock:
             self._open.add(connection)
 
     def forget(self, connection: Open) -> None:
-        """The connection is closed."""
+        """Removes a connection, which its request has closed."""
         with self._lock:
             self._open.discard(connection)
 
     def cancel(self) -> None:
-        """The part is done."""
+        """Stops the watchdog; called when the part is done."""
         if self._timer:
             self._timer.cancel()
 

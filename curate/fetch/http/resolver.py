@@ -1,9 +1,9 @@
-"""Names to addresses: each name asked once, by a bounded number of threads, answers remembered.
+"""Resolves names to addresses: one look-up per name, in a bounded number of threads, with cached answers.
 
-Look-ups by the system cannot be given a deadline, so they run in threads of their own and the caller stops
-waiting. When a name server fails, thousands of look-ups must neither pile up nor be repeated for every
-image: a name in question is asked once for all who wait, one that nobody waits for any more is not asked,
-and failures are remembered too.
+The system's look-up takes no timeout, so look-ups run in threads of their own, and a caller stops waiting at its
+deadline. When a name server fails, look-ups must neither pile up nor be repeated for each of thousands of images: all
+requests that wait for a name share one look-up, a queued look-up that no request waits for any more is skipped, and
+failures are cached, too.
 """
 
 import queue
@@ -18,19 +18,20 @@ from curate.fetch.http.addresses import Address
 from curate.fetch.http.deadline import Deadline
 
 Lookup = Callable[[str], list[str]]
-"""A name to its addresses as text; raises OSError."""
+"""Resolves a name to its addresses as text; raises OSError."""
 
 THREADS = 16
-"""Look-ups under way in one worker."""
+"""Concurrent look-ups of one worker."""
 
 KEPT = 600.0
-"""Seconds for which an answer is good. A worker may run for days, and addresses move."""
+"""Seconds for which an answer is cached: a worker may run for days, and addresses change."""
 
 KEPT_TRANSIENT = 30.0
-"""The same for `try again later`, so that a name server's bad minute doesn't cost a host's images for ten."""
+"""Seconds for which the answer `try again later` is cached; short, so that a short failure of a name server does not
+fail a host's images for ten minutes."""
 
 SIZE = 65536
-"""Names remembered; the oldest go first."""
+"""Most names in the cache; the oldest are dropped first."""
 
 
 class _Answer:
@@ -43,10 +44,10 @@ class _Answer:
 
 
 class Resolver:
-    """A cache of names in front of bounded look-ups; safe for threads.
+    """A cache of names in front of a bounded number of look-ups; thread-safe.
 
     Args:
-        lookup: asks for one name; by default the system.
+        lookup: resolves one name; by default `system_lookup`.
     """
 
     def __init__(self, lookup: Lookup | None = None) -> None:
@@ -57,10 +58,10 @@ class Resolver:
         self._threads = 0
 
     def addresses(self, host: str, deadline: Deadline) -> tuple[Address, ...]:
-        """The addresses of a host, at least one; literals and localhost are answered without a look-up.
+        """Returns the addresses of a host, at least one; IP literals and localhost need no look-up.
 
         Raises:
-            FetchError: class dns: there are none, or no answer came in time.
+            FetchError: class dns: the name has no address, or no answer arrived in time.
         """
         literal = _literal(host)
         if literal is not None:
@@ -81,7 +82,7 @@ class Resolver:
                     del self._answers[next(iter(self._answers))]
                 self._questions.put((host, answer))
                 if self._threads < THREADS:
-                    # Daemons: a look-up that hangs must not keep the process from ending.
+                    # Daemon threads: a look-up that hangs must not keep the process from ending.
                     threading.Thread(target=self._work, name="resolver", daemon=True).start()
                     self._threads += 1
             answer.wanted_until = max(answer.wanted_until, deadline.at)
@@ -92,7 +93,7 @@ class Resolver:
             host, answer = self._questions.get()
             with self._lock:
                 given_up = answer.wanted_until < monotonic()
-                if given_up:  # whoever wants the name from now on asks anew
+                if given_up:  # a later request for this name starts a new look-up
                     answer.error = "no answer from the name server in time"
                     answer.good_until = 0.0
             if not given_up:
@@ -102,8 +103,8 @@ class Resolver:
     def _ask(self, host: str, answer: _Answer) -> None:
         kept = KEPT
         try:
-            found = self._lookup(host)
-            answer.addresses = tuple(dict.fromkeys(ip_address(text.partition("%")[0]) for text in found))
+            texts = self._lookup(host)
+            answer.addresses = tuple(dict.fromkeys(ip_address(text.partition("%")[0]) for text in texts))
             answer.error = "the name has no address"
         except socket.gaierror as error:
             answer.error = error.strerror or "the name is not known"
@@ -114,8 +115,8 @@ class Resolver:
 
 
 def system_lookup(host: str) -> list[str]:
-    """Asks the system, hosts file and all."""
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    """Resolves a name as the system does, hosts file included."""
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 def _literal(host: str) -> Address | None:
@@ -124,7 +125,7 @@ def _literal(host: str) -> Address | None:
     if ":" in host:
         return IPv6Address(host)
     try:
-        # The system's own reading: decimal, octal, hexadecimal, and fewer than four numbers.
+        # Parsed as the system does: also octal, hexadecimal, and fewer than four numbers.
         return IPv4Address(socket.inet_aton(host))
     except OSError:
         return None

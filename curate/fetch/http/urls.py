@@ -1,4 +1,4 @@
-"""What may be asked for: a URL taken apart once, so that what is checked is what is connected to."""
+"""Parses a URL once, so that the host that is checked is the host that is connected to."""
 
 import contextlib
 import re
@@ -9,18 +9,18 @@ from urllib.parse import quote, urljoin, urlsplit
 from curate.fetch.contract import FetchError
 
 MAX_LENGTH = 8192
-"""Characters of a URL; servers refuse longer ones."""
+"""Most characters of a URL; servers refuse longer ones."""
 
 _PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
-# What may stand in a request line as it is; `%` too, since most URLs come quoted.
+# Characters that are sent unquoted in a request line; `%` is one, as most URLs in lists are quoted already.
 _KEPT = "%/:?[]@!$&'()*+,;=-._~|"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL that can be asked for: host in ASCII and lower case, path and query quoted, no fragment."""
+    """A URL that can be requested: host in ASCII and lower case, path and query quoted, no fragment."""
 
     scheme: str
     host: str
@@ -29,21 +29,21 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The Host header."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The whole, as text."""
+        """The whole URL as text."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def parse(url: str) -> Target:
-    """Takes a URL apart.
+    """Parses a URL.
 
-    Spaces and letters beyond ASCII are quoted as browsers do; user-info is left out, so that no stranger's
-    password is sent anywhere.
+    Spaces and characters outside ASCII are quoted as browsers do; user-info is dropped, so that passwords inside a
+    list's URLs are not sent.
 
     Raises:
         FetchError: class bad_url.
@@ -70,20 +70,20 @@ def parse(url: str) -> Target:
 
 
 def join(base: Target, location: str) -> Target:
-    """The target of a redirect; `location` as http.client gives it.
+    """Returns the target of a redirect; `location` is the header as http.client decodes it.
 
     Raises:
         FetchError: class bad_url.
     """
     with contextlib.suppress(UnicodeDecodeError):
-        # http.client decodes headers as latin-1, but what servers put there is UTF-8.
+        # http.client decodes headers as latin-1, but servers send UTF-8.
         location = location.encode("latin-1").decode("utf-8")
     if len(location) > MAX_LENGTH:
         raise FetchError("bad_url", f"redirected to {len(location)} characters")
     try:
         joined = urljoin(base.url, location.strip(" \t\r\n\f"))
     except ValueError as error:
-        raise FetchError("bad_url", f"redirected to what is no URL: {error}") from error
+        raise FetchError("bad_url", f"redirected to something that is not a URL: {error}") from error
     try:
         return parse(joined)
     except FetchError as error:
@@ -91,7 +91,7 @@ def join(base: Target, location: str) -> Target:
 
 
 def _host(name: str) -> str:
-    """A host in ASCII; a name loses its closing dot, which certificates and servers don't expect."""
+    """Returns a host in ASCII, without a trailing dot, which certificates and servers do not expect."""
     if ":" in name:
         try:
             return str(IPv6Address(name))

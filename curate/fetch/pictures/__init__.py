@@ -1,1 +1,1 @@
-"""Bytes of strangers to the picture that is stored."""
+"""Received bytes → the picture that is stored: type, limits, blocklist, decoding, resizing, encoding."""

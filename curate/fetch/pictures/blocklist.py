@@ -1,4 +1,4 @@
-"""Digests of files that are known to be bad: their bytes are never stored."""
+"""Blocklists: digests of files that are never stored."""
 
 import hashlib
 import re
@@ -13,19 +13,19 @@ _DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Blocklist:
-    """Digests, as bytes: 16 are md5, 32 are sha256."""
+    """A set of digests as bytes: 16 bytes are an md5, 32 a sha256."""
 
     digests: frozenset[bytes] = field(default=frozenset(), repr=False)
 
     def names(self, body: bytes, sha256: str) -> bool:
-        """Whether a body is listed; its sha256 is known already."""
+        """Returns whether a body is listed; its sha256, in hex digits, is given by the caller, who has computed it."""
         if bytes.fromhex(sha256) in self.digests:
             return True
         return self._has_md5 and hashlib.md5(body, usedforsecurity=False).digest() in self.digests
 
     @property
     def fingerprint(self) -> str:
-        """What the lists say, whatever files they lie in; empty where they name nothing."""
+        """A digest of the listed digests, independent of the files that hold them; empty where there are none."""
         if not self.digests:
             return ""
         whole = hashlib.sha256()
@@ -40,14 +40,14 @@ class Blocklist:
 
 
 def read(paths: Sequence[str], endpoint: str | None = None) -> Blocklist:
-    """Reads lists of digests: one a line in hex; what follows a space or a `#` is not read.
+    """Reads lists of digests: one digest a line, in hex; text after a space or a `#` is ignored.
 
     Args:
         paths: local paths or URLs.
         endpoint: an S3 server other than AWS.
 
     Raises:
-        RecipeError: a list cannot be read, or a line is no digest.
+        RecipeError: a list cannot be read, or a line is not a digest.
     """
     digests: set[bytes] = set()
     for path in paths:
@@ -56,13 +56,13 @@ def read(paths: Sequence[str], endpoint: str | None = None) -> Blocklist:
         try:
             lines = store.read(name).decode("ascii").splitlines()
         except access_errors(path) as error:
-            said = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise RecipeError(f"fetch.blocklists: {path} cannot be read: {said}") from error
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise RecipeError(f"fetch.blocklists: {path} cannot be read: {reason}") from error
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].lower().split()
             if not words:
                 continue
             if not _DIGEST.fullmatch(words[0]):
-                raise RecipeError(f"fetch.blocklists: {path}, line {number}: no sha256 or md5 in hex")
+                raise RecipeError(f"fetch.blocklists: {path}, line {number}: not a sha256 or md5 in hex")
             digests.add(bytes.fromhex(words[0]))
     return Blocklist(frozenset(digests))

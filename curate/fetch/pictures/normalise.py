@@ -1,12 +1,13 @@
-"""Bytes to the picture that is stored, so that every later reader sees the same one.
+"""Turns received bytes into the stored picture: sRGB or greyscale, 8 bits, upright, resized, without metadata.
 
     picture = Normaliser(settings)(received)
 
-Kind, size and a JPEG's scans are checked before anything is decoded; then one frame is decoded, its profile turned to
-sRGB, alpha laid on white, 16 bits scaled to 8, the orientation applied, and the result resized and encoded without
-metadata. A plain JPEG that none of this would change keeps its bytes, after a decode that reads all of them.
+File type, size and a JPEG's number of scans are checked before anything is decoded. Then one frame is decoded, its
+colour profile converted to sRGB, alpha composited on white, 16 bits scaled to 8, and the orientation applied. The
+result is resized and encoded without metadata. A plain JPEG that none of this would change keeps its bytes, once a
+decode has read all of them. So every later reader sees the same picture.
 
-What comes out is RGB or greyscale, and a function of the bytes and the settings alone.
+The result depends on the bytes and the settings alone.
 """
 
 import functools
@@ -34,10 +35,10 @@ from curate.fetch.pictures.resize import Geometry, Size, geometry
 from curate.fetch.settings import Settings
 
 DRAFT = 1.25
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 as long as that leaves this many times the pixels per side that are
-wanted; the rest of the way is averaged. On pictures of 500 to 3,000 pixels that become 512 the mean difference to
-averaging all pixels is 1.0 (photographs) to 1.3 (noise of many scales) of 255; 1.5 would leave 0.8 to 1.05 and take
-15 % longer, 1 would leave 1.4 to 1.75 and take 12 % less."""
+"""A JPEG is decoded at the smallest of 1/2, 1/4 and 1/8 that leaves at least DRAFT times the target's pixels per side;
+the remaining reduction averages pixels. On pictures of 500 to 3,000 pixels that become 512, the mean difference to
+averaging all pixels is 1.0 (photographs) to 1.3 (noise of many scales) of 255. With DRAFT = 1.5 it would be 0.8 to 1.05
+and take 15 % longer, with 1 it would be 1.4 to 1.75 and take 12 % less."""
 
 PNG_LEVEL = 6
 """zlib's level for stored PNG."""
@@ -46,8 +47,8 @@ _MAX_SIDE = {"jpg": 65500, "webp": 16383, "png": 2**31 - 1}
 _PILLOW_FORMAT = {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}
 _MAX_PROFILE = 4 << 20
 
-# Classes are used instead of Image.open: it would compare sizes to a process-wide limit and warn, and it
-# would try any of forty decoders.
+# Pillow's plugin classes are used instead of Image.open, which would compare sizes to a process-wide limit, warn, and
+# try any of forty decoders.
 _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "png": PngImagePlugin.PngImageFile,
@@ -60,7 +61,7 @@ if features.check("avif"):
 
     _DECODERS["avif"] = AvifImagePlugin.AvifImageFile
 
-# What Pillow's decoders raise on broken bytes, as far as its own code and fuzzing tell.
+# The exceptions that Pillow's decoders raise on broken bytes, known from its code and from fuzzing.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -88,7 +89,7 @@ class Normaliser:
     """Turns received bytes into stored ones.
 
     Args:
-        settings: size, mode, format and quality, and the cap on pixels.
+        settings: size, resize mode, format, quality and the limit on pixels.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,25 +103,25 @@ class Normaliser:
         """
         kind = sniff.kind(data)
         if kind is None or kind not in _DECODERS:
-            raise FetchError("not_an_image", sniff.what_else(data) if kind is None else f"{kind} is not read here")
+            raise FetchError("not_an_image", sniff.what_else(data) if kind is None else f"{kind} is not supported")
         self._bounded(sniff.declared_size(data, kind))
         try:
             return self._normalised(data, kind)
         except Image.DecompressionBombError as error:
-            raise FetchError("too_large", "more pixels than its head declares") from error
+            raise FetchError("too_large", "more pixels than its header declares") from error
         except _BROKEN as error:
             raise FetchError("undecodable", str(error) or type(error).__name__) from error
 
     def _normalised(self, data: bytes, kind: str) -> Picture:
         image = _DECODERS[kind](io.BytesIO(data))
         self._bounded(image.size)
-        # One call for all bytes: Pillow otherwise feeds decoders in blocks and takes the GIL between them.
+        # One call for all bytes: otherwise Pillow feeds decoders in blocks and takes the GIL between blocks.
         image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
         scans = 0
         if kind == "jpeg":
             scans = self._counted_scans(data, image.size)
         else:
-            image.load()  # PNG may name its orientation after the pixels
+            image.load()  # a PNG may state its orientation after the pixels
         turn = sniff.orientation(image.info.get("exif", b""))
         upright = (image.height, image.width) if turn in (5, 6, 7, 8) else image.size
         plan = geometry(
@@ -132,13 +133,13 @@ class Normaliser:
         self._bounded(plan.scaled)
         self._bounded(plan.final)
         if max(plan.final) > _MAX_SIDE[self._settings.format]:
-            raise FetchError("too_large", f"no {self._settings.format} can be {max(plan.final)} pixels long")
+            raise FetchError("too_large", f"a side of {max(plan.final)} pixels is too long for {self._settings.format}")
         if kind == "jpeg" and turn == 1 and plan.final == upright and self._is_plain(image, data, scans):
-            # All bytes are read, but pixels are made at an eighth: a broken stream shows all the same.
+            # Decoded at 1/8 of its size, which is fast and still reads all bytes, so a broken stream raises.
             image.draft(None, (1, 1))
             image.load()
             return Picture(data, *plan.final, *upright)
-        # Scaled before it is turned, which costs the same pixels in either order but turns fewer.
+        # Scaled before it is rotated: both orders give the same pixels, this one rotates fewer.
         scaled = plan.scaled[::-1] if turn in (5, 6, 7, 8) else plan.scaled
         drawn = _scaled(image, (scaled[0], scaled[1]))
         if turn != 1:
@@ -152,7 +153,10 @@ class Normaliser:
             raise FetchError("undecodable", "no pixels")
 
     def _counted_scans(self, data: bytes, size: Size) -> int:
-        """The scans of a JPEG. Refused are more than it takes: its class is that of too many pixels, as its cost is."""
+        """Returns the number of scans of a JPEG.
+
+        Raises FetchError of class too_large where there are more than its size allows, as scans cost like pixels.
+        """
         scans, pixels = jpeg.count_scans(data), size[0] * size[1]
         allowed = jpeg.allowed_scans(pixels, self._settings.max_pixels)
         if scans > allowed:
@@ -160,7 +164,7 @@ class Normaliser:
         return scans
 
     def _is_plain(self, image: Image.Image, data: bytes, scans: int) -> bool:
-        """Whether a JPEG can be stored as it came: nothing to convert, and no luggage beyond its pixels."""
+        """Returns whether a JPEG can be stored unchanged: nothing to convert, and little metadata beside its pixels."""
         profile = image.info.get("icc_profile")
         return (
             self._settings.format == "jpg"
@@ -172,7 +176,7 @@ class Normaliser:
         )
 
     def _encoded(self, image: Image.Image) -> bytes:
-        image.info = {}  # comments, profiles and transparency would be written along
+        image.info = {}  # else comments, profiles and transparency would be stored too
         sink = io.BytesIO()
         if self._settings.format == "png":
             image.save(sink, "PNG", compress_level=PNG_LEVEL)
@@ -182,7 +186,7 @@ class Normaliser:
 
 
 def _scaled(image: Image.Image, size: Size) -> Image.Image:
-    """Decodes a picture to sRGB on white, at this size; areas are averaged on the way down."""
+    """Decodes a picture to sRGB on white, scaled to `size`; a reduction averages areas."""
     full = image.size
     box: tuple[float, float, float, float] | None = None
     if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -197,13 +201,13 @@ def _scaled(image: Image.Image, size: Size) -> Image.Image:
     elif drawn.size == full:
         filtering = Image.Resampling.BOX
     else:
-        # A draft is averaged already; averaging its few pixels once more would be twice as far off.
+        # A reduced decode has averaged pixels already; averaging its few pixels again would double the error.
         filtering = Image.Resampling.HAMMING
     return drawn.resize(size, filtering, box=box)
 
 
 def _fitted(image: Image.Image, plan: Geometry) -> Image.Image:
-    """Crops or pads a scaled picture around its centre."""
+    """Crops or pads a scaled picture around its centre to `plan.final`."""
     if plan.final == plan.scaled:
         return image
     width, height = plan.final
@@ -216,7 +220,7 @@ def _fitted(image: Image.Image, plan: Geometry) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """A loaded picture as 8-bit sRGB or greyscale, alpha on white."""
+    """Converts a loaded picture to 8-bit sRGB or greyscale, alpha composited on white."""
     profile = image.info.get("icc_profile")
     if image.mode == "1":
         image = image.convert("L")
@@ -237,7 +241,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale scaled to 8 bits, its transparent value (tRNS) as white."""
+    """Scales 16-bit greyscale to 8 bits; its transparent value (tRNS) becomes white."""
     values = np.asarray(image).astype(np.uint32)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
     clear = image.info.get("transparency")
@@ -247,7 +251,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _coloured(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB, CMYK or greyscale as sRGB; a profile that is broken or of another kind is not heeded."""
+    """Converts RGB, CMYK or greyscale to sRGB; a colour profile that is broken or of another mode is ignored."""
     if profile and len(profile) <= _MAX_PROFILE:
         transform = _transform(profile, image.mode)
         if transform is not None:
@@ -259,7 +263,7 @@ def _coloured(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from a profile to sRGB; None where there is nothing to do or the profile is no good."""
+    """Returns the transform from a profile to sRGB, or None where none is needed or the profile is not usable."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _describes_srgb(source) and mode == "RGB":
@@ -273,7 +277,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 @functools.lru_cache(maxsize=16)
 def _is_srgb(profile: bytes) -> bool:
-    """Whether a profile calls itself sRGB."""
+    """Returns whether a profile's description says that it is sRGB."""
     try:
         return _describes_srgb(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     except (ImageCms.PyCMSError, *_BROKEN):

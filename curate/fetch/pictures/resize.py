@@ -7,18 +7,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What is done to a picture: scaled to `scaled`, then cropped or padded around its centre to `final`."""
+    """The sizes of a resize: a picture is scaled to `scaled`, then cropped or padded around its centre to `final`."""
 
     scaled: Size
     final: Size
 
 
 def geometry(size: Size, mode: str, target: int, *, only_if_bigger: bool) -> Geometry:
-    """The geometry for a picture of this (width, height).
+    """Returns the geometry for a picture of this (width, height) in pixels.
 
-    keep_ratio and center_crop go by the shorter side, keep_ratio_largest and border by the longer one. With
-    `only_if_bigger` a picture whose side is not longer than `target` is left alone: not scaled, not cropped,
-    not padded.
+    keep_ratio and center_crop scale the shorter side to `target`, keep_ratio_largest and border the longer one. With
+    `only_if_bigger`, a picture whose side is not longer than `target` is not scaled, cropped or padded.
     """
     side = min(size) if mode in ("keep_ratio", "center_crop") else max(size)
     if mode == "no" or (only_if_bigger and side <= target):

@@ -1,7 +1,7 @@
-"""What bytes are, before anything decodes them: the kind, the size that the head declares, the orientation.
+"""Reads file type, declared size and orientation from the first bytes of a file, before anything decodes it.
 
-Pillow is only ever given the one decoder that the first bytes call for. Sizes are read here for the kinds
-whose Pillow decoder allocates by them while opening.
+Pillow is then given the one decoder for that type. Sizes are read here for the types whose Pillow decoder allocates
+memory by the declared size while opening.
 """
 
 import struct
@@ -12,25 +12,25 @@ _IMAGES = {
     b"GIF87a": "gif",
     b"GIF89a": "gif",
 }
-# To name what came instead of an image.
+# Types that are named in the message where the bytes are not an image of a supported type.
 _OTHERS = {
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "gzip",
-    b"II*\0": "a TIFF, which is not read",
-    b"MM\0*": "a TIFF, which is not read",
-    b"\0\0\1\0": "an icon, which is not read",
+    b"II*\0": "a TIFF, which is not supported",
+    b"MM\0*": "a TIFF, which is not supported",
+    b"\0\0\1\0": "an icon, which is not supported",
     b"\x1aE\xdf\xa3": "a video",
-    b"8BPS": "a Photoshop file, which is not read",
-    b"\xff\x0a": "a JPEG XL, which is not read",
-    b"\0\0\0\x0cJXL ": "a JPEG XL, which is not read",
+    b"8BPS": "a Photoshop file, which is not supported",
+    b"\xff\x0a": "a JPEG XL, which is not supported",
+    b"\0\0\0\x0cJXL ": "a JPEG XL, which is not supported",
 }
 _BMP_HEADS = frozenset({12, 40, 52, 56, 64, 108, 124})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
 
 def kind(data: bytes) -> str | None:
-    """`jpeg`, `png`, `gif`, `webp`, `bmp` or `avif`; None for everything else."""
+    """Returns the file type: `jpeg`, `png`, `gif`, `webp`, `bmp` or `avif`; None for everything else."""
     for magic, name in _IMAGES.items():
         if data.startswith(magic):
             return name
@@ -44,24 +44,24 @@ def kind(data: bytes) -> str | None:
 
 
 def what_else(data: bytes) -> str:
-    """What came instead of an image, in words."""
+    """Returns a description of bytes that are not an image of a supported type."""
     if not data:
         return "no bytes"
     for magic, name in _OTHERS.items():
         if data.startswith(magic):
             return name
     if data[4:8] == b"ftyp":
-        return "HEIC, which is not read" if _HEIF_BRANDS & set(_brands(data)) else "a video"
+        return "HEIC, which is not supported" if _HEIF_BRANDS & set(_brands(data)) else "a video"
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in head:
-        return "an SVG, which is not read"
+        return "an SVG, which is not supported"
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script", b"<!--")):
         return "a web page"
-    return "no known image format"
+    return "not a known image format"
 
 
 def declared_size(data: bytes, kind: str) -> tuple[int, int] | None:
-    """Width and height by the head, for png, gif and webp; None for other kinds and broken heads."""
+    """Returns the declared width and height of a png, gif or webp; None for other types and for broken headers."""
     try:
         if kind == "png" and data[12:16] == b"IHDR":
             width, height = struct.unpack_from(">II", data, 16)
@@ -77,13 +77,13 @@ def declared_size(data: bytes, kind: str) -> tuple[int, int] | None:
 
 
 def plain_jpeg(data: bytes) -> bool:
-    """Whether a JPEG is what every decoder reads alike: 8 bits, Huffman, baseline to progressive, ended."""
+    """Returns whether all decoders read a JPEG alike: 8 bits, Huffman, baseline to progressive, complete to its end."""
     at = 2
     while at + 5 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker in (0xC0, 0xC1, 0xC2):
             return data[at + 4] == 8 and data.endswith(b"\xff\xd9")
-        if marker == 0xFF:  # fill
+        if marker == 0xFF:  # a fill byte
             at += 1
         elif 0xE0 <= marker <= 0xFE or marker in (0xDB, 0xC4, 0xDD):
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -93,7 +93,7 @@ def plain_jpeg(data: bytes) -> bool:
 
 
 def orientation(exif: bytes) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none. Only this tag is read, so that no other can harm."""
+    """Returns the EXIF orientation, 1 to 8, or 1 where there is none. No other tag is read, so none can do harm."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

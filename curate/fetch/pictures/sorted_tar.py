@@ -1,6 +1,6 @@
-"""Stored pictures on local disk, in the order in which they come, then a tar in the order of their ids.
+"""Collects pictures in a scratch file in the order of arrival, then writes them as a tar in the order of their ids.
 
-Ten thousand pictures are some gigabyte: they lie in one scratch file, and memory holds where each one is.
+Ten thousand pictures take about a gigabyte, so they are kept on local disk; memory holds their positions only.
 """
 
 import tarfile
@@ -11,10 +11,10 @@ from typing import Self
 
 
 class Spool:
-    """One part's pictures.
+    """The pictures of one part, in a scratch file.
 
     Args:
-        path: the scratch file, removed at the end by whoever owns its folder.
+        path: the scratch file; the caller removes it with its folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class Spool:
         self._file.close()
 
     def add(self, position: int, picture: bytes) -> None:
-        """Takes the picture of one image, by its position in the part."""
+        """Adds the picture of one image; `position` is the image's position in the part."""
         self._file.write(picture)
         self._at[position] = (self._end, len(picture))
         self._end += len(picture)
@@ -40,8 +40,8 @@ class Spool:
         """Writes the pictures as a tar whose bytes depend on names and pictures alone.
 
         Args:
-            path: the tar.
-            members: their names, with the positions of their pictures, in the tar's order.
+            path: the tar to write.
+            members: name and position of each picture, in the tar's order.
         """
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, position in members:

@@ -1,1 +1,1 @@
-"""What a host may ask of a fetcher: limits, pauses, robots.txt, opt-outs."""
+"""Limits per host, retries, robots.txt and opt-out headers."""

@@ -1,7 +1,7 @@
-"""How a part treats the hosts that it asks: how many requests at once, how fast, and which ones to leave alone.
+"""Limits per host: concurrent requests, request rate, and no further requests after many refusals in a row.
 
-Limits are targets for the whole run, of which each worker keeps its share. Where that is less than one
-connection, the host rests after each request, so that on average the share is kept.
+The recipe's limits are for the whole run, and each worker observes its share. Where the share is less than one
+connection, the worker pauses after each request to the host, so that on average it keeps its share.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _OBEYED_STATUS = frozenset({429, 503})
 
 
 class _Host:
-    """What is known of one host; fields are touched under the lock of `Hosts`."""
+    """The state of one host; the lock of `Hosts` guards its fields."""
 
     def __init__(self, slots: int) -> None:
         self.slots = threading.Semaphore(slots)
@@ -31,12 +31,12 @@ class _Host:
 
 
 class Hosts:
-    """The hosts of one part; safe for threads.
+    """The hosts of one part; thread-safe.
 
     Args:
-        connections: this worker's share of requests at once to one host; may be less than one.
-        rate: its share of requests in a second, or None.
-        failures: refusals in a row after which a host is left alone.
+        connections: this worker's share of concurrent requests to one host; may be less than one.
+        rate: this worker's share of requests per second to one host; None for no limit.
+        failures: refusals in a row after which no further request is sent to a host.
     """
 
     def __init__(self, connections: float, rate: float | None, failures: int) -> None:
@@ -48,18 +48,18 @@ class Hosts:
 
     @contextlib.contextmanager
     def visit(self, name: str, deadline: Deadline) -> Iterator[None]:
-        """For the time of the block one of the host's slots is ours; its FetchErrors are noted and pass through.
+        """Holds one of the host's slots during the block; FetchErrors of the block are counted and pass through.
 
         Raises:
-            FetchError: class host_busy: no slot came free within the deadline's patience, or the host is left
-                alone.
+            FetchError: class host_busy: no slot was free within `deadline.patience()`, the host's Retry-After is
+                longer than that, or the host has refused too often.
         """
         with self._lock:
             host = self._hosts.setdefault(name, _Host(max(1, int(self._connections))))
         with deadline.paused(patiently=True):
             self._check(host)
             if not host.slots.acquire(timeout=deadline.patience()):
-                raise FetchError("host_busy", "its other requests took all the time")
+                raise FetchError("host_busy", "no slot of the host was free in time: its other requests took longer")
         started = 0.0
         try:
             with deadline.paused(patiently=True):
@@ -91,13 +91,13 @@ class Hosts:
             if in_time:
                 host.next_start = max(now, host.next_start) + self._interval
         if asked_for:
-            raise FetchError(
-                "host_busy", f"it wants to be left alone for {counted(round(host.not_before - now), 'second')}"
-            )
-        # Even where it is in vain: a part full of one host's images goes at that host's pace, not to waste.
+            wait = counted(round(host.not_before - now), "second")
+            raise FetchError("host_busy", f"its Retry-After asks for a wait of {wait}")
+        # Sleeps even where the start comes too late: failing at once would use up a part that has many images of one
+        # host before the host's rate allows for any of them.
         time.sleep(min(start - now, deadline.patience()))
         if not in_time:
-            raise FetchError("host_busy", "its rate left no room")
+            raise FetchError("host_busy", "the rate limit of the host allowed no request in time")
         self._check(host)
 
     def _rest(self, host: _Host, seconds: float) -> None:
@@ -115,4 +115,4 @@ class Hosts:
                 host.not_before = max(host.not_before, monotonic() + error.retry_after)
             host.refusals = host.refusals + 1 if refused else 0
             if host.refusals >= self._failures:
-                host.left_alone = f"left alone after {counted(host.refusals, 'refusal')} in a row, the last: {error}"
+                host.left_alone = f"not requested after {counted(host.refusals, 'refusal')} in a row, the last: {error}"

@@ -1,4 +1,4 @@
-"""Headers by which a site says that its image is not to be used."""
+"""Response headers by which a site forbids the use of its image for training."""
 
 import re
 from collections.abc import Iterable
@@ -6,32 +6,32 @@ from email.message import Message
 
 _NO = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})  # none: noindex, nofollow
 
-# Rules that carry a value after a colon; any other word before a colon is the agent a rule is meant for.
+# Rules that have a value after a colon; any other word before a colon is the agent that a rule applies to.
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"[a-z*][a-z0-9_.*/-]*")
 
 
 def opted_out(headers: Message, agent_token: str) -> str | None:
-    """The header that forbids the use, as one line; None where nothing does.
+    """Returns the header that forbids the use, as one line, or None where no header does.
 
     Args:
-        headers: of the answer that would carry the body.
-        agent_token: our name, for rules that are meant for some agents only.
+        headers: the headers of the response that has the image.
+        agent_token: our name, for rules that apply to named agents only.
     """
     rule = forbidding_rule(headers.get_all("X-Robots-Tag", []), agent_token)
     if rule:
         return f"X-Robots-Tag: {rule}"
-    # https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240202/: 1 reserves, 0 does not.
+    # https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240202/: 1 reserves the rights, 0 does not.
     if any(value.strip() == "1" for value in headers.get_all("TDM-Reservation", [])):
         return "TDM-Reservation: 1"
     return None
 
 
 def forbidding_rule(values: Iterable[str], agent_token: str) -> str | None:
-    """The first rule of X-Robots-Tag values that forbids the use to all, or to us by name.
+    """Returns the first rule of X-Robots-Tag values that forbids the use to all agents or to ours, or None.
 
-    An agent named before a rule holds for the rules after it, up to the next agent or the header's end:
-    `otherbot: noai, noindex` says nothing to us, `otherbot: noai, curate: noindex` does.
+    An agent named before a rule applies to the rules after it, up to the next agent or the header's end:
+    `otherbot: noai, noindex` has no rule for `curate`, `otherbot: noai, curate: noindex` has one.
     """
     for value in values:
         agent = "*"

@@ -1,4 +1,4 @@
-"""Which failures are worth another try at once, and after which pause."""
+"""Which failed requests are retried, and after which pause."""
 
 import random
 from datetime import UTC, datetime
@@ -7,28 +7,28 @@ from email.utils import parsedate_to_datetime
 from curate.fetch.contract import FetchError
 
 FIRST_PAUSE = 0.5
-"""Seconds before the second try, on average; doubled for each further one."""
+"""Seconds before the first retry, on average; doubled for each further one."""
 
 _CLASSES = frozenset({"refused", "connection"})
 _STATUS = frozenset({429, 500, 502, 503, 504})
 
 
 def pause(error: FetchError, tries: int) -> float | None:
-    """Seconds to wait before the next try; None where it would end the same way.
+    """Returns the seconds to wait before the next try, or None where a retry would most likely fail the same way.
 
     Args:
-        error: how the last try ended.
-        tries: how many there were.
+        error: the error of the last try.
+        tries: the number of tries so far.
     """
     if error.error_class not in _CLASSES and error.http_status not in _STATUS:
         return None
-    # Scattered, so that the requests that one hiccup broke do not come back at the same moment.
+    # Random, so that requests that failed together are not all repeated at the same moment.
     spread: float = FIRST_PAUSE * 2.0 ** (tries - 1) * random.uniform(0.5, 1.5)
     return spread if error.retry_after is None else max(spread, error.retry_after)
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for (a number or a date); None where it says nothing."""
+    """Returns the seconds that a Retry-After header (a number or a date) asks for, or None where it is not valid."""
     if value is None:
         return None
     value = value.strip()

@@ -1,7 +1,7 @@
-"""robots.txt (RFC 9309): asked for once per origin, remembered, obeyed.
+"""robots.txt (RFC 9309): requested once per origin, cached, obeyed.
 
-No file is a yes to everything, a server that fails to give it is a no: its images end with the error that
-robots.txt ended with.
+Where an origin has no robots.txt, everything is allowed. Where the request for it fails, nothing is: the origin's
+images fail with the error of that request.
 """
 
 import threading
@@ -16,20 +16,20 @@ from curate.fetch.http.deadline import Deadline
 from curate.fetch.http.urls import Target
 
 MAX_BYTES = 500 << 10
-"""Of a robots.txt; what follows is not read (RFC 9309, 2.5)."""
+"""Most bytes of a robots.txt that are read (RFC 9309, 2.5)."""
 
 KEPT = 3600.0
 KEPT_FAILURE = 60.0
-"""Seconds for which a file, or the failure to get it, is remembered."""
+"""Seconds for which a file, or the failure of its request, is cached."""
 
 SIZE = 4096
-"""Origins remembered; the oldest go first."""
+"""Most origins in the cache; the oldest are dropped first."""
 
 _MAX_LINE = 2000
 _MAX_STARS = 8
 
 Ask = Callable[[Target], str]
-"""Fetches a robots.txt: its text, '' where there is none; raises FetchError."""
+"""Fetches a robots.txt: returns its text, '' where there is none; raises FetchError."""
 
 
 class _Rules:
@@ -41,7 +41,7 @@ class _Rules:
 
 
 class Robots:
-    """The rules of many origins; safe for threads.
+    """The robots.txt rules of many origins; thread-safe.
 
     Args:
         token: our name in robots.txt.
@@ -53,22 +53,23 @@ class Robots:
         self._rules: OrderedDict[str, _Rules] = OrderedDict()
 
     def check(self, target: Target, ask: Ask, deadline: Deadline) -> None:
-        """Passes where the target may be fetched.
+        """Returns if the target may be fetched, else raises.
 
         Args:
-            target: what is to be fetched.
-            ask: how its origin's robots.txt is; called by one of those who want to know it.
-            deadline: of whoever waits for that one.
+            target: the URL to be fetched.
+            ask: fetches the robots.txt of its origin; of concurrent calls for one origin, one calls it.
+            deadline: bounds the wait of the other calls.
 
         Raises:
-            FetchError: class opt_out: it may not; or how robots.txt ended.
+            FetchError: class opt_out where robots.txt disallows it; the error of the request where robots.txt could not
+                be fetched; class timeout where another call did not fetch it in time.
         """
         origin = Target(target.scheme, target.host, target.port, "/robots.txt")
         rules, ours = self._find(origin.url)
         if ours:
             self._learn(rules, origin, ask)
         elif not rules.known.wait(max(0.0, deadline.at - monotonic())):
-            raise FetchError("timeout", "robots.txt did not come in time")
+            raise FetchError("timeout", "robots.txt did not arrive in time")
         if rules.error is not None:
             error = rules.error
             raise FetchError(error.error_class, f"robots.txt: {error}", http_status=error.http_status) from error
@@ -77,7 +78,7 @@ class Robots:
             raise FetchError("opt_out", "robots.txt disallows it")
 
     def _find(self, origin: str) -> tuple[_Rules, bool]:
-        """An origin's rules, and whether it is the caller who has to learn them."""
+        """Returns an origin's rules, and whether the caller has to fetch them."""
         with self._lock:
             rules = self._rules.get(origin)
             if rules is not None and rules.good_until > monotonic():
@@ -101,6 +102,6 @@ class Robots:
 
 
 def _tamed(text: str) -> str:
-    """Without lines that nobody writes by hand: a pattern of a hundred stars can take hours to match."""
+    """Returns a robots.txt without very long lines and lines of many stars: matching a hundred stars can take hours."""
     lines = text[:MAX_BYTES].splitlines()
     return "\n".join(line for line in lines if len(line) <= _MAX_LINE and line.count("*") <= _MAX_STARS)

@@ -114,7 +114,7 @@ def test_a_host_that_refuses_again_and_again_is_left_alone():
     refuse(hosts, "timeout")
     refuse(hosts, "connection")
     refuse(hosts, "http_4xx", http_status=429)
-    assert "left alone after 3 refusals in a row" in busy(hosts, 60)
+    assert "not requested after 3 refusals in a row" in busy(hosts, 60)
     with hosts.visit("b.example", Deadline(1)):
         pass
 
@@ -122,7 +122,7 @@ def test_a_host_that_refuses_again_and_again_is_left_alone():
 def test_retry_after_keeps_everybody_away():
     hosts = Hosts(4, None, 10)
     refuse(hosts, "http_4xx", http_status=429, retry_after=3600.0)
-    assert "wants to be left alone" in busy(hosts, 30)  # at once: there is no point in waiting
+    assert "its Retry-After asks for a wait" in busy(hosts, 30)  # at once: there is no point in waiting
     hosts = Hosts(4, None, 10)
     refuse(hosts, "http_5xx", http_status=503, retry_after=0.2)
     started = time.monotonic()
