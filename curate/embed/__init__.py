@@ -1,4 +1,4 @@
-"""Embed: images and captions through CLIP models, and the pixel columns, one part at a time.
+"""Embed: computes CLIP embeddings of images and captions, and the pixel columns, one part at a time.
 
 Runs with torch, open_clip, pyarrow, numpy, pillow and fsspec alone (docs/embed-bare.md).
 """

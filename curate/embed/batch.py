@@ -1,4 +1,4 @@
-"""How many rows go through a model at once: what the recipe says, and less where memory does not hold it."""
+"""The batch size of a model: the recipe's or a measured default, halved where memory runs out."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,32 +16,33 @@ from curate.errors import ModelError
 T = TypeVar("T")
 
 ON_CPU = 64
-"""Rows of a forward pass on a CPU; measured on two cores, twice or half as many are within a few percent."""
+"""Default batch size on a CPU; measured on two cores, 32 and 128 rows are within a few percent of its speed."""
 
 _PROBE = 8
 _LEAST, _MOST = 16, 1024
 _SHARE = 0.25
-"""Of a GPU's memory, what a batch may take: other workers, weights and the next batch want some, too."""
+"""Share of a GPU's memory that a batch may take; the rest is for other workers, weights and the next batch."""
 
-_SAID = (
+_OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
-"""Out of memory where torch has no error of its own for it: on the CPU, outside its allocator, in CUDA's libraries."""
+"""Texts of RuntimeErrors that mean out of memory where torch raises no OutOfMemoryError: on the CPU, outside of torch's
+allocator, and in CUDA's libraries."""
 
 
 @dataclass
 class BatchSize:
-    """The batch size of one model in one worker. It halves when memory runs out, and stays so.
+    """The batch size of one model in one worker; halved when memory runs out, and never raised again.
 
     Attributes:
-        model: whose, for the error.
-        asked: the recipe's, or its default.
-        now: what is used.
-        by_memory: the default of a GPU's memory was taken.
+        model: name of the model, for the error.
+        asked: the batch size of the recipe, or the default.
+        now: the batch size in use.
+        by_memory: whether `asked` is the default that was measured from a GPU's memory.
     """
 
     model: str
@@ -54,13 +55,13 @@ class BatchSize:
 
     @property
     def note(self) -> str | None:
-        """For the marker of a part: what was not as the recipe says, or None."""
+        """The note for a part's marker where the batch size is not the recipe's, else None."""
         if self.now == self.asked:
             return f"batches of {self.asked}, by the memory of the GPU" if self.by_memory else None
         return f"out of memory: embedded in batches of {self.now} instead of {self.asked}"
 
     def run(self, work: Callable[[int], T]) -> T:
-        """Calls `work` with the batch size, again with half of it as long as memory runs out.
+        """Calls `work` with the batch size; halves it and calls again while memory runs out. Returns the result.
 
         Raises:
             ModelError: memory does not hold a batch of one.
@@ -73,10 +74,10 @@ class BatchSize:
                     raise
                 if self.now == 1:
                     raise ModelError(
-                        f"model {self.model}: memory does not hold a batch of one; take a device with more, "
-                        "fewer workers on it, or a lower precision"
+                        f"model {self.model}: memory does not hold a batch of one; use a device with more memory, "
+                        "fewer workers per device, or a lower precision"
                     ) from error
-            # Out here, for the error held on to what the failed batch had allocated.
+            # After the except block, as the error references the memory that the failed batch allocated.
             self.now //= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -85,7 +86,11 @@ class BatchSize:
 def embed_images(
     model: Model, size: BatchSize, prepared: Sequence[npt.NDArray[np.uint8]], *, mirrored: bool = False
 ) -> list[Tensor]:
-    """Prepared images in one batch, or in as many as memory allows: float32[n, dim] of each, on the model's device."""
+    """Embeds prepared images in one batch, or in several where memory requires it.
+
+    Returns:
+        float32[n, dim] of each batch, in order, on the model's device.
+    """
     batches: list[Tensor] = []
     done = 0
 
@@ -99,23 +104,23 @@ def embed_images(
 
 
 def default_size(model: Model) -> int:
-    """The batch size of a model where the recipe says none: a function of the model and the kind of device.
+    """Returns the batch size of a model for which the recipe has none; it depends on model and device alone.
 
-    On a GPU the peak memory of a small forward pass is measured.
+    On a GPU it follows from the peak memory of a small forward pass, which is measured here.
     """
     if model.device.type != "cuda":
         return ON_CPU
     height, width = model.image_size
     black = [np.zeros((3, height, width), np.uint8)] * _PROBE
     try:
-        model.encode_images(black, _PROBE)  # what is allocated once, for good
+        model.encode_images(black, _PROBE)  # makes the allocations that happen once per process
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
         model.encode_images(black, _PROBE)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        # The first batch is halved until it fits, or says that nothing does.
+        # `BatchSize.run` then halves the first batch until it fits, or raises the error.
         torch.cuda.empty_cache()
         return _PROBE
     used = torch.cuda.max_memory_allocated(model.device) - before
@@ -123,7 +128,7 @@ def default_size(model: Model) -> int:
 
 
 def largest_batch(bytes_of_a_row: float, memory: int) -> int:
-    """The largest power of two of rows that a quarter of a device's memory holds, from 16 to 1,024."""
+    """Returns the largest power of two of rows that a quarter of a device's memory holds, from 16 to 1,024."""
     rows = max(1.0, memory * _SHARE / max(1.0, bytes_of_a_row))
     return int(min(_MOST, max(_LEAST, 2 ** math.floor(math.log2(rows)))))
 
@@ -131,4 +136,4 @@ def largest_batch(bytes_of_a_row: float, memory: int) -> int:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(words in str(error) for words in _SAID)
+    return any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -14,7 +14,7 @@ VERSIONS = {"pixels": 2, "embed": 3, "prompts": 4, "targets": 3}
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
-    """Pixel columns, then each model, then each set of prompts and of targets."""
+    """Yields the declarations of the pixel columns, of each model, and of each set of prompts and of targets."""
     recipe = prepared.recipe
     yield Declaration("pixels", "embed", VERSIONS["pixels"], reads=["fetch"], by_part=True, is_decided_on=True)
     for scorer in prepared.pixels:
@@ -32,18 +32,18 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
             by_part=True,
             is_decided_on=True,
         )
-    for folder, asked in prepared.prompts.items():
-        name = str(asked["model"])
-        depends = {**_model(prepared, name), "names": asked["names"], "prompts": asked["prompts"]}
+    for folder, requested in prepared.prompts.items():
+        name = str(requested["model"])
+        depends = {**_model(prepared, name), "names": requested["names"], "prompts": requested["prompts"]}
         yield Declaration(folder, "signals", VERSIONS["prompts"], depends, how=_how(prepared, name))
-    for folder, asked in prepared.targets.items():
-        name = str(asked["model"])
-        depends = {**_model(prepared, name), "images": [image["sha256"] for image in asked["images"]]}
+    for folder, requested in prepared.targets.items():
+        name = str(requested["model"])
+        depends = {**_model(prepared, name), "images": [image["sha256"] for image in requested["images"]]}
         yield Declaration(folder, "signals", VERSIONS["targets"], depends, how=_how(prepared, name))
 
 
 def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
-    """Embeds parts, each after the same part of the named work."""
+    """Returns the work that embeds parts; each part starts after the same part of the work `after`."""
     embed = prepared.recipe.embed
     outputs = layout.of("embed")
     settings = _settings(prepared)
@@ -66,7 +66,7 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
 
 
 def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """Embeds what signals hold images against: prompts in one work, target images in another."""
+    """Yields the works that embed what signals compare images with: prompts in one, target images in another."""
     for kind, sets in (("prompts", prepared.prompts), ("targets", prepared.targets)):
         if sets:
             passes = {folder: layout.passes[folder] for folder in sets}
@@ -83,13 +83,13 @@ def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
 
 
 def _model(prepared: Prepared, name: str) -> Json:
-    """What an embedding depends on of its model: what the model is, and how exactly it is computed."""
+    """Returns what embeddings depend on: the facts of the model, its precision, and whether it is compiled."""
     exactly = chosen(prepared.recipe.models[name], only={"precision", "compile"})
     return {**exactly, "model": _facts(prepared.facts[name])}
 
 
 def _facts(facts: ModelFacts) -> Json:
-    """The facts that are not at their defaults."""
+    """Returns the facts that differ from their defaults."""
     at_default = {field.name for field in fields(facts) if getattr(facts, field.name) == field.default}
     return {name: value for name, value in asdict(facts).items() if name not in at_default}
 

@@ -1,4 +1,4 @@
-"""Target images through a model's image tower: once per run, for the signals that ask how near a pair is to them."""
+"""Embeds target images with a model's image tower, once per run, for the signals of similarity to target images."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ from curate.errors import RecipeError
 from curate.store import Inputs, Outputs, Store, access_errors
 
 MOST = 10_000
-"""Images in one set: every image of the run is held against each of them."""
+"""Most images in one set: every image of the run is compared with each of them."""
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 _AT_ONCE = 16
@@ -30,24 +30,24 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class TargetImage:
-    """A target image: where it lies, and the sha256 of its bytes."""
+    """A target image: its path, and the sha256 of its bytes."""
 
     path: str
     sha256: str
 
 
 def find(where: str, paths: Sequence[str], endpoint: str | None = None) -> list[TargetImage]:
-    """The images that files, folders and globs name, each content once, by digest.
+    """Returns the images that files, folders and globs name: distinct contents, sorted by digest.
 
     Args:
-        where: the place in the recipe, for errors.
-        paths: as in the recipe.
-        endpoint: of an S3 server other than AWS.
+        where: the key in the recipe, for errors.
+        paths: files, folders and globs, as in the recipe.
+        endpoint: an S3 server other than AWS.
 
     Raises:
         RecipeError: a path names no image or cannot be read, or there are more than `MOST`.
     """
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     for path in paths:
         try:
             matched = _match(path, endpoint)
@@ -57,24 +57,24 @@ def find(where: str, paths: Sequence[str], endpoint: str | None = None) -> list[
             raise RecipeError(f"{where}: {path} cannot be read: {one_line(error)}") from error
         if not matched:
             raise RecipeError(f"{where}: {path} names no image ({', '.join(_IMAGES)})")
-        found |= dict.fromkeys(matched)
-    if len(found) > MOST:
-        raise RecipeError(f"{where}: {len(found):,} images; a set holds {MOST:,} at most")
+        files |= dict.fromkeys(matched)
+    if len(files) > MOST:
+        raise RecipeError(f"{where}: {len(files):,} images; a set holds {MOST:,} at most")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(_read(where, path, endpoint)).hexdigest(), found)
-        by_digest = {digest: path for path, digest in zip(found, digests, strict=True)}
+        digests = pool.map(lambda path: hashlib.sha256(_read(where, path, endpoint)).hexdigest(), files)
+        by_digest = {digest: path for path, digest in zip(files, digests, strict=True)}
     return [TargetImage(path, digest) for digest, path in sorted(by_digest.items())]
 
 
 def open_worker(settings: Mapping[str, Any]) -> "TargetEmbedder":
-    """A worker that embeds target images.
+    """Returns a worker that embeds target images.
 
     Args:
         settings: `models` (the recipe's, by short name), `sets` (by folder: `model`, `where`, and `images` as `find`
-            gave them), `device`, `endpoint`.
+            returned them), `device`, `endpoint`.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device does not exist here.
     """
     models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
     return TargetEmbedder(models, settings["sets"], choose_device(settings["device"]), settings["endpoint"])
@@ -94,8 +94,8 @@ class TargetEmbedder:
         """Writes `prompts.parquet` (prompt: an image's digest, embedding) of each set.
 
         Raises:
-            RecipeError: an image cannot be read or decoded, or is another one by now.
-            ModelError: the model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            RecipeError: an image cannot be read or decoded, or changed since the run began.
+            ModelError: the model cannot be loaded, its embeddings are not finite, or memory does not hold a batch.
             DeviceLost: the GPU failed; this process cannot use it any more.
         """
         with gpu_failures(self.device):
@@ -103,18 +103,18 @@ class TargetEmbedder:
                 self._write(folder, output)
 
     def _write(self, folder: str, output: Outputs) -> None:
-        asked = self.sets[folder]
-        where = asked["where"]
-        chosen = replace(self.models[asked["model"]], **asked.get("how", {}))
-        model, size = self._model(asked["model"], chosen)
+        target_set = self.sets[folder]
+        where = target_set["where"]
+        chosen = replace(self.models[target_set["model"]], **target_set.get("how", {}))
+        model, size = self._model(target_set["model"], chosen)
         torch.set_num_threads(chosen.threads)
-        images = [TargetImage(**image) for image in asked["images"]]
+        images = [TargetImage(**image) for image in target_set["images"]]
         embedded: list[Tensor] = []
         for start in range(0, len(images), size.asked):
             crops = [self._prepared(where, model, image) for image in images[start : start + size.asked]]
             embedded += embed_images(model, size, crops)
-        found = chosen.numbers(torch.cat(embedded))
-        column = pa.array(list(found), pa.list_(pa.float32(), model.dim))
+        embeddings = chosen.numbers(torch.cat(embedded))
+        column = pa.array(list(embeddings), pa.list_(pa.float32(), model.dim))
         digests = [image.sha256 for image in images]
         output.put_table("prompts.parquet", pa.table({"prompt": digests, "embedding": column}))
         output.counts.update(images=len(images))
@@ -127,7 +127,7 @@ class TargetEmbedder:
         return self._loaded[name]
 
     def _prepared(self, where: str, model: Model, image: TargetImage) -> Any:
-        """An image as fetch would have stored it, upright and without transparency, as the model takes it."""
+        """Returns the model's input for an image, turned upright and composited on white as fetch would store it."""
         data = _read(where, image.path, self.endpoint)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise RecipeError(f"{where}: {image.path} changed during the run; start it again")
@@ -135,7 +135,7 @@ class TargetEmbedder:
         if decoded is None:
             raise RecipeError(f"{where}: {image.path} cannot be decoded; leave it out")
         if decoded.mode.startswith(("I", "F")):
-            # Pillow would cut what is above 255 to white, where fetch scales it.
+            # Pillow would clip values above 255 to white, where fetch scales them.
             raise RecipeError(f"{where}: {image.path} has more than 8 bits a pixel; save it with 8")
         upright = ImageOps.exif_transpose(decoded)
         if upright.has_transparency_data:

@@ -1,14 +1,14 @@
-"""The embed pass: a part's images through every model whose output is missing, each image decoded once.
+"""The embed worker: computes every missing output of a part, and decodes each of its images once.
 
-Batches never mix parts and are always full, so that what is written is a function of the part alone. Where memory
-does not hold a batch, it halves, and the part's marker says so (`batch.py`).
+A batch never mixes parts and is always full (filled up with copies), so the output depends on the part alone. Where
+memory does not hold a batch, the batch size is halved, and the part's marker says so (`batch.py`).
 
-While a GPU computes, the next images are decoded by processes; a CPU does one after the other. As soon as a part has
-been read whole the next one is read (`reading.py`): compressed bytes, of one part, within a bound. Nothing of the next
-part is decoded ahead, so that a file that kills its worker kills it at its own part.
+While a GPU computes, processes decode the next images; on a CPU decoding and computing alternate. Once a part has been
+read, the worker reads the next one ahead (`decode/read_ahead.py`): compressed bytes, of one part, up to a bound.
+Nothing of the next part is decoded ahead, so a file that crashes its worker does so while its own part is computed.
 
-`clip_similarity` is the cosine of the two embeddings in float32, before they are rounded to float16 for
-storage; from the stored ones it comes back within 1e-3.
+`clip_similarity` is the cosine of the two embeddings in float32, before they are rounded to float16 for storage;
+computed from the stored embeddings it differs by at most 1e-3.
 """
 
 import os
@@ -43,15 +43,15 @@ from curate.errors import ModelError
 from curate.store import Inputs, Outputs
 
 _AHEAD = 2
-"""Batches of images that may be decoded before they are asked for."""
+"""Batches of images that are decoded ahead on a GPU."""
 
 _MOST_DECODERS = 16
-"""Processes for a GPU where the recipe says nothing; each holds a quarter of a gigabyte."""
+"""Most decoding processes for a GPU by default; each takes a quarter of a gigabyte."""
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model of the recipe (`recipe.Model`), and the digest of the weights that the run began with."""
+    """The settings of one model of the recipe (`recipe.Model`), and the digest of its weights when the run began."""
 
     name: str
     pretrained: str | None
@@ -63,7 +63,7 @@ class ModelSettings:
     weights_sha256: str | None = None
 
     def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, BatchSize]:
-        """The model, and how many rows go through it at once.
+        """Loads the model; returns it with its batch size.
 
         Raises:
             UsageError: it cannot be loaded.
@@ -77,43 +77,43 @@ class ModelSettings:
         return model, BatchSize(self.name, rows, by_memory=by_memory)
 
     def numbers(self, embedded: Tensor) -> npt.NDArray[np.float32]:
-        """Embeddings [n, dim] of the model, once they were found to be numbers.
+        """Returns embeddings as float32[n, dim], after checking that all values are finite.
 
         Raises:
-            ModelError: they are not.
+            ModelError: some are not.
         """
-        found: npt.NDArray[np.float32] = embedded.cpu().numpy()
-        if not np.isfinite(found).all():
+        array: npt.NDArray[np.float32] = embedded.cpu().numpy()
+        if not np.isfinite(array).all():
             raise ModelError(
-                f"model {self.name} in {self.precision} gives embeddings that are not numbers; try another precision"
+                f"model {self.name} in {self.precision} gives embeddings that are not finite; use another precision"
             )
-        return found
+        return array
 
 
 def open_worker(settings: Mapping[str, Any]) -> "Embedder":
-    """A worker of the embed pass.
+    """Returns a worker of the embed pass.
 
     Args:
         settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
-            `endpoint` (of an S3 server other than AWS, for weights; or None), and optionally `decoders` (processes that
-            decode for a GPU; None: one for each core, 16 at most) and `pixels` (by name of a pixel scorer, what
-            `PixelScorer.settings` says of it).
+            `endpoint` (an S3 server other than AWS, for weights; or None), and optionally `decoders` (processes that
+            decode for a GPU; None: one per core, at most 16) and `pixels` (by name of a pixel scorer, its
+            `PixelScorer.settings`).
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device does not exist here.
     """
     models = {name: ModelSettings(**model) for name, model in settings["models"].items()}
     is_exact = settings["decode"] == "exact"
     device = choose_device(settings["device"])
     if device.type == "cpu":
         keep_freed_blocks()
-    pixels = [opened(name, said) for name, said in settings.get("pixels", {}).items()]
+    pixels = [opened(name, scorer_settings) for name, scorer_settings in settings.get("pixels", {}).items()]
     return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"), pixels)
 
 
 @dataclass
 class Embedder:
-    """Embeds parts; a model is loaded when a part first needs it. Threads live as long as the worker does."""
+    """Embeds parts; loads a model when a part first needs it. Its threads live as long as the worker."""
 
     settings: Mapping[str, ModelSettings]
     device: torch.device
@@ -130,12 +130,12 @@ class Embedder:
 
     def __post_init__(self) -> None:
         if self.device.type == "cpu":
-            # Threads that decode and threads that compute would keep each other waiting at every step: measured,
-            # embedding took 15 % longer than one after the other (benchmarks/score.py).
+            # On a CPU, decoding and computing alternate: run at the same time their threads compete for the cores, and
+            # embedding took 15 % longer (benchmarks/score.py).
             threads = max(settings.threads for settings in self.settings.values())
             self._decoding = Decoding(threads, in_turns=True)
         else:
-            # A GPU wants more images than threads can decode (benchmarks/feed.py).
+            # A GPU takes more images per second than threads of one process can decode (benchmarks/feed.py).
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             self._decoding = Decoding(self.decoders or min(cores, _MOST_DECODERS), in_processes=True)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
@@ -144,14 +144,14 @@ class Embedder:
         """Writes those of `pixels`, `pixels-<scorer>` and `embed-<model>` that are in `outputs`, for one part.
 
         Args:
-            part: which.
+            part: number of the part.
             inputs: `plan` and `fetch`.
-            outputs: what is missing.
-            following: the part that is probably next; it is read ahead.
+            outputs: the missing outputs.
+            following: the part that probably follows; its bytes are read ahead.
 
         Raises:
-            BrokenResult: plan, images and tar do not belong together.
-            ModelError: a model cannot be loaded, its embeddings are not numbers, or memory does not hold it.
+            BrokenResult: plan, images and tar do not match.
+            ModelError: a model cannot be loaded, its embeddings are not finite, or memory does not hold a batch.
             DeviceLost: the GPU failed; this process cannot use it any more.
         """
         reading = self._reading(part, inputs, following)
@@ -162,7 +162,7 @@ class Embedder:
             reading.close()
 
     def _reading(self, part: int, inputs: Inputs, following: int | None) -> Reading[Captions]:
-        """The reading of this part, which may be done already; the following one's begins after it."""
+        """Returns the reading of this part, which may have been read ahead; the following part is read after it."""
         reading = self._coming
         if reading is None or reading.part != part:
             if reading:
@@ -183,7 +183,7 @@ class Embedder:
         batches = 1 if self.device.type == "cpu" else _AHEAD
         ahead = batches * max((run.size.asked for run in runs), default=ON_CPU)
         prepared = self._decoding.prepared(prepare, reading.members(), ahead)
-        # On a GPU the first images decode while the captions are embedded.
+        # On a GPU, the first images are decoded while the captions are embedded.
         for name, run in zip(names, runs, strict=True):
             if captions.distinct:
                 known = captions.tokens.get(name)
@@ -200,8 +200,8 @@ class Embedder:
             if image:
                 for take, crop in zip(takers, image.crops, strict=True):
                     take(row, crop)
-                for by_row, found in zip(measures, image.values, strict=True):
-                    by_row[row] = found
+                for by_row, values_of_image in zip(measures, image.values, strict=True):
+                    by_row[row] = values_of_image
         ids = images["image_id"].combine_chunks()
         if output := outputs.get("pixels"):
             output.put_table("pixels.parquet", pixel_table(ids, measured))
@@ -216,7 +216,7 @@ class Embedder:
             run.write(ids, pairs, captions.of_pair, outputs[f"embed-{name}"])
 
     def _tokenize(self, column: pa.ChunkedArray) -> Captions:
-        """Captions as the models that are loaded take them; for any other it is done when it is there."""
+        """Tokenizes captions for the models that are loaded; for a model that is loaded later, `_embed` does it."""
         captions = Captions.of(column)
         if captions.distinct:
             for name, (model, _) in list(self._loaded.items()):
@@ -224,7 +224,7 @@ class Embedder:
         return captions
 
     def _tokens(self, model: Model, captions: Captions) -> Tensor:
-        # Tokenizers of Hugging Face refuse to work for two threads at once.
+        # Hugging Face's tokenizers raise when two threads use them at once.
         with self._tokenizing:
             return model.tokenize(captions.distinct)
 
@@ -234,7 +234,7 @@ class Embedder:
         return self._loaded[name]
 
     def _score(self, scorer: PixelScorer) -> Score:
-        """What scores the crops of a `PixelModel`, which is loaded when a part first needs it."""
+        """Returns the function that scores crops with a `PixelModel`; loads the model when a part first needs it."""
         assert isinstance(scorer.kind, PixelModel)
         if scorer.name not in self._scores:
             self._scores[scorer.name] = scorer.kind.open(scorer.keys, scorer.learned, self.device, self.endpoint)
@@ -243,13 +243,13 @@ class Embedder:
 
 @dataclass
 class _Run:
-    """One model and one part: batches are gathered, embedded and kept until they are written.
+    """One model and one part: collects images into batches, embeds them, and writes the embeddings at the end.
 
     Attributes:
-        rows: of the images that were added, in the order of their embeddings.
-        waiting: the images of the batch that is not yet full.
+        rows: rows of the images that were added, in the order of their embeddings.
+        waiting: images of the batch that is not yet full.
         embedded: float32[n, dim] of each batch, on the model's device.
-        mirrored: likewise of the mirrored images, where they are asked for.
+        mirrored: likewise of the mirrored images, where the recipe asks for them.
         captions: float32[distinct captions, dim], on the model's device; None where there are none.
     """
 
@@ -263,19 +263,19 @@ class _Run:
     captions: Tensor | None = None
 
     def embed_captions(self, tokens: Tensor) -> None:
-        """Embeds a part's captions, each distinct one once, int64[n, context]."""
+        """Embeds a part's distinct captions; `tokens` is int64[n, context]."""
         torch.set_num_threads(self.settings.threads)
         self.captions = self.size.run(lambda size: self.model.encode_tokens(tokens, size))
 
     def add_image(self, row: int, crop: npt.NDArray[np.uint8]) -> None:
-        """Takes an image; a batch that is full is embedded."""
+        """Adds an image; embeds the batch once it is full."""
         self.rows.append(row)
         self.waiting.append(crop)
         if len(self.waiting) == self.size.asked:
             self._embed_waiting()
 
     def write(self, image_ids: pa.Array, pairs: pa.Table, caption_of: npt.NDArray[np.int64], output: Outputs) -> None:
-        """Writes the tables of this model and part; `caption_of` is each pair's row in `captions`."""
+        """Writes the tables of this model and part; `caption_of`, int64[pairs], is each pair's row in `captions`."""
         if self.waiting:
             self._embed_waiting()
         dim = self.model.dim
@@ -311,14 +311,20 @@ class _Run:
         self.waiting = []
 
     def _numbers(self, batches: list[Tensor]) -> npt.NDArray[np.float32]:
-        """Batches as one array [n, dim]."""
+        """Concatenates batches to float32[n, dim]."""
         return self.settings.numbers(torch.cat(batches) if batches else torch.zeros((0, self.model.dim)))
 
 
 def _cosines(
     images: npt.NDArray[np.float32], image_of: npt.NDArray[np.int64], text: npt.NDArray[np.float32]
 ) -> pa.Array:
-    """Of each pair's embeddings [n, dim], null where it has no image (`image_of` is negative)."""
+    """Returns the cosine of each pair's embeddings, null where the pair has no image (`image_of` is negative).
+
+    Args:
+        images: float32[images, dim], normalised.
+        image_of: int64[pairs], each pair's row in `images`, or -1.
+        text: float32[pairs, dim], normalised.
+    """
     similarity = np.zeros(len(text), np.float32)
     seen = image_of >= 0
     similarity[seen] = np.einsum("ij,ij->i", images[image_of[seen]], text[seen])
@@ -326,7 +332,7 @@ def _cosines(
 
 
 def _embeddings(rows: npt.NDArray[np.float16], mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """Rows [n, dim] as an embedding column, null where `mask` is true."""
+    """Returns float16[n, dim] as an embedding column, null where `mask` is true."""
     dim = rows.shape[1]
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(rows.ravel()), dim, mask=None if mask is None else pa.array(mask)

@@ -47,13 +47,13 @@ def test_prompts_are_embedded_with_the_scale_of_the_weights(precision, tiny, tmp
         (
             "signals.classes.kind",
             ["dog", "A  Cat", "bird", "a cat"],
-            "signals.classes.kind: to the model 'm' 'A  Cat' and 'a cat'",
+            "signals.classes.kind: the model 'm' gives 'A  Cat' and 'a cat'",
         ),
         # What stands behind the last token that a tower takes is not read.
         (
             "signals.concepts.mark",
             ["a dog " * 12, "a dog " * 12 + "on a hill", "x"],
-            "signals.concepts.mark: to the model 'm'",
+            "signals.concepts.mark: the model 'm' gives",
         ),
     ],
 )

@@ -220,7 +220,7 @@ def test_a_set_whose_embeddings_are_not_numbers_stops_the_run(opener, tiny, fold
             clip.visual.proj.fill_(float("nan"))
             clip.text_projection.fill_(float("nan"))
 
-    with pytest.raises(ModelError, match="not numbers; try another precision"):
+    with pytest.raises(ModelError, match="not finite; use another precision"):
         run(opener, tiny("vit"), ask(opener, folder), tmp_path / "out", breaks)
 
 

@@ -1,1 +1,1 @@
-"""Stored images → what the models take: read ahead, decoded in threads or processes, prepared."""
+"""Stored images → the input of the models: reads ahead, decodes in threads or processes, resizes and crops."""

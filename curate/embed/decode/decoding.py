@@ -1,4 +1,4 @@
-"""Images of a part, decoded ahead of whoever takes them: in threads, or in processes behind threads."""
+"""Decodes and prepares a part's images ahead of the models, in threads or in processes."""
 
 import contextlib
 import pickle
@@ -11,37 +11,38 @@ from curate.embed.decode.prepare import Prepare, Prepared
 from curate.embed.decode.process import Decoder
 
 _TOGETHER = 8
-"""Images that are handed over at a time: what is done once for all of them is little beside them."""
+"""Images per task of a thread or process: many enough that the overhead of a task is small."""
 
 Rows = list[tuple[int, Prepared | None]]
 
 
 class Decoding:
-    """Decodes, in as many threads as it is told. They live as long as the worker does.
+    """A pool of threads that decode; they live until `close`.
 
     Args:
-        workers: how many.
-        in_processes: behind each thread stands a process that does the work (`decoder.py` says when that pays).
-        in_turns: the next images are begun only when all of those before have been taken, so that the threads rest
-            while whoever takes them works. Where both want the same cores, they would wait for each other.
+        workers: number of threads.
+        in_processes: each thread has a process do the work (`process.py` says when that is faster).
+        in_turns: the next images are begun only once all images before them have been taken, so the threads are idle
+            while the caller computes. For a caller that computes on the same cores; run at the same time, both would
+            wait for each other.
     """
 
     def __init__(self, workers: int, *, in_processes: bool = False, in_turns: bool = False) -> None:
         self._in_processes = in_processes
         self._in_turns = in_turns
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        # Started now, so that they are there once the model is.
+        # Started now, so that they are ready when the model is loaded.
         self._idle = deque(Decoder() for _ in range(workers if in_processes else 0))
 
     def prepared(
         self, prepare: Prepare, members: Iterator[tuple[int, bytes]], ahead: int
     ) -> Iterator[tuple[int, Prepared | None]]:
-        """Prepares a part's images. The first ones are begun at once, unless it is in turns.
+        """Prepares a part's images. Without `in_turns`, the first ones are begun at once.
 
         Args:
-            prepare: what is done to them.
-            members: rows and bytes.
-            ahead: how many images at most are prepared before they are asked for.
+            prepare: decodes and prepares one image.
+            members: row and bytes of each image.
+            ahead: the most images that are prepared before the caller takes them.
 
         Yields:
             The row and the image, None where it cannot be decoded, in the order of the members.
@@ -54,8 +55,8 @@ class Decoding:
 
         def together(chunk: list[tuple[int, bytes]]) -> Rows:
             rows, images = zip(*chunk, strict=True)
-            found = self._by_process(pickled, images) if pickled else [prepare(image) for image in images]
-            return list(zip(rows, found, strict=True))
+            ready = self._by_process(pickled, images) if pickled else [prepare(image) for image in images]
+            return list(zip(rows, ready, strict=True))
 
         def fill() -> None:
             while len(window) * _TOGETHER < ahead and (chunk := list(islice(members, _TOGETHER))):
@@ -68,10 +69,10 @@ class Decoding:
                         fill()
                     if not window:
                         return
-                    found = window.popleft().result()
+                    chunk = window.popleft().result()
                     if not self._in_turns:
                         fill()
-                    yield from found
+                    yield from chunk
             finally:
                 for future in window:
                     future.cancel()
@@ -90,12 +91,12 @@ class Decoding:
         try:
             decoder = self._idle.pop()
         except IndexError:
-            # Some died, and none stands for this thread.
+            # Some processes have died, so fewer are left than there are threads.
             decoder = Decoder()
         with contextlib.ExitStack() as failing:
-            # Whatever goes wrong, what comes out of its socket next belongs to these images.
+            # After any error, the next bytes from its socket may still belong to these images, so the process is ended.
             failing.callback(decoder.close)
-            found = decoder(prepare, images)
+            prepared = decoder(prepare, images)
             failing.pop_all()
         self._idle.append(decoder)
-        return found
+        return prepared

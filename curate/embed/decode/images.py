@@ -1,4 +1,4 @@
-"""A part's images: read from the tar in order, decoded once."""
+"""Reads a part's images from its tar, in order, and decodes images, reduced where possible."""
 
 import io
 import struct
@@ -16,32 +16,32 @@ from curate.schema import FETCHED
 from curate.store import Folder
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
-"""What Pillow raises at bytes that are no picture (OSError for most, and for a cut one)."""
+"""What Pillow raises at bytes that are not a picture (mostly OSError, also for a truncated picture)."""
 
 
 _JPEG = ("JPEG", "MPO")
 _SCALES = (1, 2, 4, 8)
-"""By which libjpeg can divide a size while it decodes."""
+"""Factors by which libjpeg can reduce a picture while it decodes."""
 
 REDUCED = 448
-"""Pixels that the shorter side of a picture keeps, at least, where it is decoded reduced."""
+"""The least pixels of the shorter side of a picture that is decoded reduced."""
 
 
 def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
-    """The picture, its pixels in memory; None where the bytes cannot be decoded whole, or have too many scans.
+    """Returns the decoded picture, or None where the bytes cannot be decoded to the end or have too many scans.
 
     Args:
         data: a stored image.
-        shorter_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT), the smallest
-            that leaves its shorter side this long. By default at its full size.
+        shorter_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size (libjpeg's scaled inverse DCT), at the smallest that
+            leaves its shorter side at least this many pixels. By default a JPEG is decoded at its full size.
     """
-    found = decode_at(data, [shorter_side])
-    return found[0] if found else None
+    pictures = decode_at(data, [shorter_side])
+    return pictures[0] if pictures else None
 
 
 def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Image] | None:
-    """The picture for each of some `shorter_side`s, decoded once for each size that they come to."""
-    found: dict[int, Image.Image] = {}
+    """Returns `decode`'s picture for each of some `shorter_side`s, decoding once for each distinct size."""
+    by_scale: dict[int, Image.Image] = {}
     pictures = []
     try:
         image = Image.open(io.BytesIO(data))
@@ -50,37 +50,37 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
             return None
         for side in shorter_sides:
             scale = max(scale for scale in _SCALES if scale * side <= shorter or scale == 1) if side and is_jpeg else 1
-            if scale not in found:
-                if found:
+            if scale not in by_scale:
+                if by_scale:
                     image = Image.open(io.BytesIO(data))
                 if scale > 1:
                     image.draft(None, (shorter // scale, shorter // scale))
                 image.load()
-                found[scale] = image
-            pictures.append(found[scale])
+                by_scale[scale] = image
+            pictures.append(by_scale[scale])
     except (*UNDECODABLE, Image.DecompressionBombError):
         return None
     return pictures
 
 
 def fetched_rows(images: pa.Table) -> pa.Array:
-    """The rows of a part's images table that have a member in its tar."""
+    """Returns the rows of a part's images table that have a member in its tar."""
     return pc.indices_nonzero(pc.equal(images["status"], FETCHED).fill_null(fill_value=False))
 
 
 def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[int, bytes]]:
-    """Reads a part's tar from front to end.
+    """Reads a part's tar from start to end.
 
     Args:
         fetch: the folder of the fetch pass.
-        part: which part.
+        part: number of the part.
         images: its table of images, with `status` and `file`.
 
     Yields:
         The row in `images` and the member's bytes, for every fetched image in order.
 
     Raises:
-        BrokenResult: a member is missing, doubled, out of order, torn or unknown.
+        BrokenResult: a member is missing, repeated, out of order, truncated or not in the table.
     """
     name = fetch.file("images.tar", part)
     rows = fetched_rows(images).to_pylist()
@@ -94,7 +94,7 @@ def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[i
                     raise BrokenResult(f"{name}: it holds {member.name!r} where {file!r} should be")
                 content = tar.extractfile(member)
                 if content is None:
-                    raise BrokenResult(f"{name}: {member.name!r} is no file")
+                    raise BrokenResult(f"{name}: {member.name!r} is not a file")
                 yield row, content.read()
     except tarfile.TarError as error:
         raise BrokenResult(f"{name}: {error}") from error

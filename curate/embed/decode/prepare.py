@@ -1,4 +1,4 @@
-"""What is done to a stored image before a model sees it: decoded once, prepared for each model, measured."""
+"""Prepares a stored image: decodes it once, resizes and crops it for each model, measures its pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from curate.embed.pixels.basic import Measures, measure
 from curate.embed.pixels.contract import PixelMeasure, PixelModel, PixelScorer, Value
 
 _ENOUGH = 2
-"""Where images are decoded reduced, their shorter side keeps this many times the model's (benchmarks/decode.py)."""
+"""The shorter side of an image that is decoded reduced is at least this many times the model's (benchmarks/decode.py).
+"""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoded image.
+    """The results for one decoded image.
 
     Attributes:
-        crops: as each model takes it, uint8[3, height, width]; then as each `PixelModel` does.
-        measures: of its pixels, where they were asked for.
-        values: what each `PixelMeasure` gives, in their order.
+        crops: the input of each model, uint8[3, height, width], then that of each `PixelModel`.
+        measures: measures of its pixels, where they are needed.
+        values: the values of each `PixelMeasure`, in their order.
     """
 
     crops: Sequence[npt.NDArray[np.uint8]]
@@ -35,11 +36,12 @@ class Prepare:
     """Prepares an image. Can be pickled.
 
     Attributes:
-        preprocesses: of the models.
-        sides: the longer side of what each model takes.
-        with_measures: whether its pixels are measured, too.
-        is_exact: as open_clip does it, or near it (`preprocess.py`, `images.decode`).
-        scorers: pixel scorers that other packages bring.
+        preprocesses: the preprocessing of each model.
+        sides: the longer side of each model's input, in pixels.
+        with_measures: whether the pixels are measured.
+        is_exact: whether pixels equal those of open_clip's preprocessing, or may differ slightly (`preprocess.py`,
+            `images.decode`).
+        scorers: pixel scorers of other packages.
     """
 
     preprocesses: Sequence[Preprocess]
@@ -49,9 +51,9 @@ class Prepare:
     scorers: Sequence[PixelScorer] = ()
 
     def __call__(self, data: bytes) -> Prepared | None:
-        """The image, or None where the bytes cannot be decoded."""
-        # A model's picture depends on that model alone, and the measures' on none: each is the same, whatever
-        # else is computed with it.
+        """Returns the results for an image, or None where the bytes cannot be decoded."""
+        # The size at which an image is decoded for a model depends on that model alone, and the size for measures on no
+        # model: each result is the same, whatever else is computed in the same call.
         sides = [None if self.is_exact else max(REDUCED, _ENOUGH * side) for side in self.sides]
         further = [scorer.kind.side for scorer in self.scorers]
         pictures = decode_at(data, [*sides, *([REDUCED] if self.with_measures else []), *further])

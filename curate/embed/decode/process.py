@@ -1,10 +1,10 @@
-"""A process that prepares images for another one, over a socket.
+"""A process that prepares images for its parent process, over a socket.
 
-Decoding and resizing let go of Python's lock, but what lies between them does not: measured with 512-pixel JPEGs, a
-fifth of a thread's time is spent under it, so that no number of threads prepares more than some 1,000 images a second
-(2,500 without pixel columns). A GPU wants more. Processes have a lock each.
+Decoding and resizing release Python's global lock, but the code between them does not. Measured with 512-pixel JPEGs, a
+thread holds the lock for a fifth of its time, so that no number of threads prepares more than some 1,000 images a
+second (2,500 without pixel columns). A GPU takes more. Each process has a lock of its own.
 
-Compressed bytes go one way, crops the other. The process ends when the other end of its socket does.
+The parent sends compressed bytes and receives crops. The process ends when the parent closes the socket.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ _Bytes = npt.NDArray[np.uint8]
 
 
 class Decoder:
-    """The process, as the one that started it sees it. One call at a time."""
+    """Starts the process and calls it; one call at a time."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             code = f"from curate.embed.decode.process import serve; serve({theirs.fileno()})"
-            # Where a worker finds its modules need not be where a new interpreter looks for them.
+            # A worker may find modules where a new interpreter does not look, so its sys.path is passed on.
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-            # Not multiprocessing: workers of a local run are its daemons, and those may have no children.
+            # Not multiprocessing: the workers of a local run are daemon processes, which may not have children.
             self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=env)
 
     def __call__(self, prepare: bytes, images: Sequence[bytes]) -> list[Prepared | None]:
@@ -47,7 +47,10 @@ class Decoder:
 
         Args:
             prepare: a pickled `Prepare`.
-            images: bytes, as stored.
+            images: the bytes of stored images.
+
+        Returns:
+            The result for each image, None where it cannot be decoded.
 
         Raises:
             RuntimeError: the process died.
@@ -58,53 +61,54 @@ class Decoder:
         except (EOFError, ConnectionError) as error:
             code = self._process.wait()
             raise RuntimeError(f"a process that decodes images died with exit code {code}") from error
-        found: list[Prepared | None] = []
+        prepared: list[Prepared | None] = []
         decoded = 0
         for measures, of_scorers in zip(measured, values, strict=True):
             if measures is None:
-                found.append(None)
+                prepared.append(None)
             else:
                 kept = Measures(thumbnails[decoded], *measures) if measures else None
-                found.append(Prepared([stack[decoded] for stack in stacks], kept, of_scorers))
+                prepared.append(Prepared([stack[decoded] for stack in stacks], kept, of_scorers))
                 decoded += 1
-        return found
+        return prepared
 
     def close(self) -> None:
-        """Ends the process, whatever it is at: it has nothing to lose."""
+        """Kills the process, also during a call: it holds no state that could be lost."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
 
 
 def serve(descriptor: int) -> None:
-    """What the process does: prepares what comes until nothing does."""
-    # A Ctrl-C is for the worker to heed; sixteen tracebacks would hide what it says.
+    """Runs in the process: prepares the images that it receives, until the socket is closed."""
+    # The worker handles Ctrl-C; sixteen tracebacks of these processes would hide its message.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Each of these processes has one core.
+    # Each of these processes uses one core.
     torch.set_num_threads(1)
-    # The other end may go at any moment, with an answer on its way.
+    # The parent may close the socket at any time, also while an answer is being sent.
     with contextlib.suppress(EOFError, ConnectionError), socket.socket(fileno=descriptor) as end:
         known, prepare = b"", None
         while True:
-            _, (asked, *images) = _receive(end)
-            if prepare is None or asked.tobytes() != known:
-                known = asked.tobytes()
+            _, (pickled, *images) = _receive(end)
+            if prepare is None or pickled.tobytes() != known:
+                known = pickled.tobytes()
                 prepare = pickle.loads(known)  # noqa: S301 - made by the process that started this one
             _answer(end, prepare, images)
 
 
 def _answer(end: socket.socket, prepare: Prepare, images: Sequence[_Bytes]) -> None:
-    """Sends each image's measures (none: []; null: it cannot be decoded) and scorers' values, thumbnails, and crops.
+    """Sends, for each image, measures ([] where not needed, null where it cannot be decoded), values and crops.
 
-    No pickle goes this way: an image that took this process over must not take over the other one.
+    The answer is JSON and arrays, never a pickle: an image that takes over this process, through a fault of a decoder,
+    must not be able to take over the parent.
     """
-    found = [prepare(image.tobytes()) for image in images]
-    decoded = [image for image in found if image]
+    prepared = [prepare(image.tobytes()) for image in images]
+    decoded = [image for image in prepared if image]
     measures = [image.measures for image in decoded if image.measures]
     thumbnails = np.stack([one.thumbnail for one in measures]) if measures else np.zeros(0, np.uint8)
     stacks = [np.stack(crops) for crops in zip(*(image.crops for image in decoded), strict=True)]
-    numbers = [None if image is None else _numbers(image.measures) for image in found]
-    values = [None if image is None else image.values for image in found]
+    numbers = [None if image is None else _numbers(image.measures) for image in prepared]
+    values = [None if image is None else image.values for image in prepared]
     _send(end, [numbers, values], [thumbnails, *stacks])
 
 
@@ -114,10 +118,10 @@ def _numbers(measures: Measures | None) -> list[float]:
     return [measures.brightness, measures.contrast, measures.colorfulness, measures.sharpness]
 
 
-def _send(end: socket.socket, said: Any, buffers: Sequence[bytes | _Bytes]) -> None:
-    """Sends something that JSON can say, and buffers: each as it lies in memory."""
+def _send(end: socket.socket, value: Any, buffers: Sequence[bytes | _Bytes]) -> None:
+    """Sends a JSON value and the raw bytes of some buffers."""
     shapes = [[len(buffer)] if isinstance(buffer, bytes) else buffer.shape for buffer in buffers]
-    header = json.dumps([said, shapes]).encode()
+    header = json.dumps([value, shapes]).encode()
     end.sendall(_LENGTH.pack(len(header)) + header)
     for buffer in buffers:
         end.sendall(buffer if isinstance(buffer, bytes) else buffer.reshape(-1).data)
@@ -125,17 +129,17 @@ def _send(end: socket.socket, said: Any, buffers: Sequence[bytes | _Bytes]) -> N
 
 def _receive(end: socket.socket) -> tuple[Any, list[_Bytes]]:
     (length,) = _LENGTH.unpack(_read(end, [_LENGTH.size]).tobytes())
-    said, shapes = json.loads(_read(end, [length]).tobytes())
-    return said, [_read(end, shape) for shape in shapes]
+    value, shapes = json.loads(_read(end, [length]).tobytes())
+    return value, [_read(end, shape) for shape in shapes]
 
 
 def _read(end: socket.socket, shape: Sequence[int]) -> _Bytes:
-    """Raises EOFError where the other end is gone."""
-    found = np.empty(shape, np.uint8)
-    rest = found.reshape(-1).data
+    """Receives uint8[shape]. Raises EOFError where the other end is closed."""
+    array = np.empty(shape, np.uint8)
+    rest = array.reshape(-1).data
     while rest:
         count = end.recv_into(rest)
         if not count:
             raise EOFError
         rest = rest[count:]
-    return found
+    return array

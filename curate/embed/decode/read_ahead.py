@@ -1,4 +1,4 @@
-"""A part on its way from the store: tables, captions and tar, read by a thread before they are asked for."""
+"""Reads a part's tables, captions and tar in a thread, ahead of the worker."""
 
 import threading
 from collections import deque
@@ -15,20 +15,20 @@ from curate.store import Inputs
 
 _CHUNK = 8 << 20
 _CHUNKS = 16
-"""Bytes that are handed over at a time, and how often that may be done before anybody asks: 128 MB for a part."""
+"""Bytes of a chunk of members, and chunks that are read ahead: 128 MB of a part."""
 
 _Members = list[tuple[int, bytes]]
 T = TypeVar("T")
 
 
 class Reading(Generic[T]):
-    """One part being read. Images stay as they were stored: nothing is decoded here.
+    """The reading of one part. Images are read as stored bytes; nothing is decoded here.
 
     Args:
-        part: which.
-        inputs: with `plan` and `fetch`.
-        reader: does the reading, one thing at a time.
-        tokenize: what is done to its captions by the reader, too.
+        part: number of the part.
+        inputs: the folders `plan` and `fetch`.
+        reader: an executor with one thread, which does the reading.
+        tokenize: tokenizes the part's captions, in the reader's thread.
     """
 
     def __init__(self, part: int, inputs: Inputs, reader: Executor, tokenize: Callable[[pa.ChunkedArray], T]) -> None:
@@ -44,10 +44,10 @@ class Reading(Generic[T]):
         self._following: Reading[T] | None = None
 
     def begin(self, following: "Reading[T] | None" = None) -> None:
-        """Begins, unless it did already.
+        """Begins to read, unless that was done before.
 
         Args:
-            following: what is begun as soon as this one has been read to its end.
+            following: the reading that begins once this one has reached its end.
         """
         with self._lock:
             self._following = following
@@ -57,29 +57,29 @@ class Reading(Generic[T]):
             self._chunks.extend(self._reader.submit(self._read_chunk) for _ in range(_CHUNKS))
 
     def tables(self) -> tuple[pa.Table, pa.Table, T]:
-        """The part's images, its pairs without the repeated ones, and these pairs' captions, tokenized.
+        """Returns the part's images, its pairs without the repeated ones, and these pairs' captions, tokenized.
 
         Raises:
-            BrokenResult: they do not belong together.
+            BrokenResult: images and pairs do not match.
         """
         assert self._tables, "begin comes first"
         return self._tables.result()
 
     def members(self) -> Iterator[tuple[int, bytes]]:
-        """As `images.read_members`."""
+        """Yields row and bytes of every fetched image, as `images.read_members` does."""
         while chunk := self._chunks.popleft().result():
             self._chunks.append(self._reader.submit(self._read_chunk))
             yield from chunk
 
     def close(self) -> None:
-        """Drops what was read and reads no more."""
+        """Discards the bytes that were read, and stops reading."""
         with self._lock:
             self._is_closed = True
             self._following = None
         for chunk in self._chunks:
             chunk.cancel()
         self._chunks.clear()
-        # By its own thread, which may be at it.
+        # In the reader's thread, which may be using the iterator.
         self._reader.submit(self._stop)
 
     def _read_tables(self) -> tuple[pa.Table, pa.Table, T]:
@@ -94,7 +94,7 @@ class Reading(Generic[T]):
         return images, pairs, self._tokenize(pairs["caption"])
 
     def _read_chunk(self) -> _Members:
-        """Some members; none at the end."""
+        """Returns the next chunk of members; empty at the end."""
         chunk: _Members = []
         size = 0
         for member in self._members:

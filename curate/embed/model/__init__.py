@@ -1,1 +1,1 @@
-"""An open_clip model: its files, what it is, its loading, and its two towers."""
+"""open_clip models: finds their files, checks them, loads them, and computes with their two towers."""

@@ -1,8 +1,9 @@
-"""The keys that a model's config may hold: those that describe a model, none that runs code or picks what is fetched.
+"""Checks the keys of a model's config: accepts those that describe a model, refuses those that could run code.
 
-A config is other people's file, and open_clip hands parts of it on as they stand: `text_cfg.tokenizer_kwargs` to
-`AutoTokenizer.from_pretrained`, where `trust_remote_code` runs a program that lies beside the tokenizer. So each key is
-accepted by name, at every depth, and everything else is refused, also what a later open_clip will know.
+A config is an untrusted file, and open_clip passes parts of it on unchecked: `text_cfg.tokenizer_kwargs` goes to
+`AutoTokenizer.from_pretrained`, where `trust_remote_code` runs a program beside the tokenizer. So each key is accepted
+by name, at every depth, and every other key is refused, including those that a later open_clip may add or that choose
+what is downloaded.
 """
 
 import re
@@ -38,8 +39,8 @@ _DECODER = {
 _TOKENIZER = {
     # open_clip's own.
     **dict.fromkeys(("clean", "strip_sep_token", "language")),
-    # Of transformers' tokenizers: which tokens there are, and where they are put. Not `reduction_mask`, which downloads
-    # models of NLTK; not what names files or revisions.
+    # Of transformers' tokenizers: the special tokens, and where they are inserted. Not `reduction_mask`, which
+    # downloads models of NLTK, and no keys that name files or revisions.
     **dict.fromkeys(("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")),
     **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "legacy", "use_fast")),
     **dict.fromkeys(("model_max_length", "padding_side", "truncation_side", "src_lang")),
@@ -58,20 +59,21 @@ _CONFIG: dict[str, Any] = {
     "text_cfg": _TEXT,
     "multimodal_cfg": {**_DECODER, **dict.fromkeys(("dim_head", "n_queries", "attn_pooler_heads"))},
 }
-"""Every key that is accepted: None where its value is plain, else the keys of the object that it holds."""
+"""Every accepted key, with None where it holds a plain value or a list of these, else the accepted keys of its object.
+"""
 
 _HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TIMM_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 def check_keys(config: Mapping[str, Any], path: str, *, is_local: bool) -> None:
-    """Refuses a config that holds more than the description of a model.
+    """Raises ModelError where a config has a key that is not accepted.
 
     Args:
         config: the architecture, as in open_clip's config files.
-        path: of its file, for messages.
-        is_local: whether the file lies on this machine, put there by whoever names it: then it may name folders of this
-            machine. A config from the hub or a bucket names what lies on the hub.
+        path: path of its file, for messages.
+        is_local: whether the user put the file on this machine. Then it may name folders of this machine; a config from
+            the hub or a bucket may only name tokenizers and text towers on the hub.
 
     Raises:
         ModelError: the first key that is not accepted.
@@ -79,14 +81,14 @@ def check_keys(config: Mapping[str, Any], path: str, *, is_local: bool) -> None:
     _check(config, _CONFIG, "", path)
     timm_name = config.get("vision_cfg", {}).get("timm_model_name")
     if timm_name is not None and not _TIMM_NAME.fullmatch(str(timm_name)):
-        # timm would take the architecture and its arguments from a folder or from the hub.
-        raise ModelError(f"model config {path}: vision_cfg.timm_model_name {timm_name!r} is no name of timm's own")
+        # For a name of another form, timm would read the architecture and its arguments from a folder or the hub.
+        raise ModelError(f"model config {path}: vision_cfg.timm_model_name {timm_name!r} is not a name of timm's own")
     for key in ("hf_tokenizer_name", "hf_model_name"):
         name = config.get("text_cfg", {}).get(key)
         if name and not is_local and not _HUB_NAME.fullmatch(str(name)):
             raise ModelError(
-                f"model config {path}: text_cfg.{key} {name!r} is no name on the hub (owner/name); "
-                "only a config file on this machine names folders"
+                f"model config {path}: text_cfg.{key} {name!r} is not a name on the hub (owner/name); "
+                "only a config file on this machine may name folders"
             )
 
 
@@ -102,7 +104,7 @@ def _check(config: Mapping[str, Any], accepted: Mapping[str, Any], within: str, 
             _check(value, inner, f"{within}{key}.", path)
         elif not (_is_plain(value) or (inner is None and isinstance(value, list) and all(map(_is_plain, value)))):
             kind = "a value or a list of values" if inner is None else "an object"
-            raise ModelError(f"model config {path}: {within}{key} is not accepted as it stands: it is {kind}")
+            raise ModelError(f"model config {path}: {within}{key} is not accepted: its value has to be {kind}")
 
 
 def _is_plain(value: Any) -> bool:

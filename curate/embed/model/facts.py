@@ -1,4 +1,4 @@
-"""What a model is, without running it: for the driver, which needs its digests and that it will load."""
+"""Describes a model without running it: digests and sizes for the driver, and a check that its weights will load."""
 
 import copy
 import hashlib
@@ -20,18 +20,18 @@ from curate.errors import ModelError
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model without running it. JSON-able: `dataclasses.asdict`.
+    """The facts of a model that are known without running it. JSON-able: `dataclasses.asdict`.
 
     Attributes:
-        weights_sha256: of the file of weights.
-        config_sha256: of the architecture and the preprocessing, as canonical JSON.
+        weights_sha256: digest of the file of weights.
+        config_sha256: digest of the architecture and the preprocessing, as canonical JSON.
         embed_dim: length of an embedding.
-        context_length: tokens of a caption.
-        image_size: height and width that the vision tower takes.
-        logit_scale: what cosines are multiplied by before a softmax or sigmoid (already exponentiated).
-        logit_bias: what SigLIP-type models then add; None for the others.
+        context_length: most tokens of a caption.
+        image_size: height and width of the vision tower's input, in pixels.
+        logit_scale: factor for cosines before a softmax or sigmoid (already exponentiated).
+        logit_bias: term that SigLIP-type models then add; None for other models.
         preprocess: open_clip's preprocessing settings (size, mean, std, interpolation, resize_mode, fill_color).
-        tokenizer_sha256: of a Hugging Face tokenizer, vocabulary, rules and all; None for open_clip's own.
+        tokenizer_sha256: digest of a Hugging Face tokenizer with its vocabulary and rules; None for open_clip's own.
     """
 
     weights_sha256: str
@@ -48,31 +48,31 @@ class ModelFacts:
 def describe(
     name: str, pretrained: str | None, endpoint: str | None = None, key: str = weights.MODEL_KEY
 ) -> ModelFacts:
-    """Says what a model is and makes sure that it will load, without a forward pass.
+    """Returns the facts of a model, and checks that it will load, without a forward pass.
 
-    The weights are checked against a model without storage (torch's meta device), through open_clip's own
-    loader and its conversions.
+    The weights are loaded into a model without storage (torch's meta device), by open_clip's own loader with its
+    conversions.
 
     Args:
         name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag (downloaded here, if need be), or the path or URL of weights or of a folder.
-        endpoint: of an S3 server other than AWS.
-        key: where the recipe names the model, for messages.
+        pretrained: an open_clip tag (downloaded here where needed), or the path or URL of weights or of a folder.
+        endpoint: an S3 server other than AWS.
+        key: the key of the model in the recipe, for messages.
 
     Raises:
-        ModelError: an unknown model or tag; weights that cannot be read or do not fit; a tokenizer that cannot
-            be had. One line.
+        ModelError: the model or tag is unknown, the weights cannot be read or do not fit, or the tokenizer cannot be
+            loaded. One line.
     """
     origin = weights.find(name, pretrained, endpoint, key)
     with building(origin):
-        # First, as it is the cheapest to find missing: some need a further package.
+        # The tokenizer first, as its check is the cheapest: some tokenizers need a further package.
         tokenizer = open_tokenizer(origin)
         check_text_tower(origin)
     file = origin.weights_file()
     with building(origin):
         clip = open_clip.create_model(
             origin.name,
-            # A tag brings its own preprocessing.
+            # A tag has its own preprocessing.
             origin.pretrained if origin.is_tag else None,
             load_weights=False,
             pretrained_text=False,
@@ -83,7 +83,7 @@ def describe(
     tokens = getattr(tokenizer, "vocab_size", 0) if inner is None else len(inner)
     if tokens > clip.vocab_size:
         raise ModelError(f"model {origin.label}: its tokenizer has {tokens} tokens, its text tower {clip.vocab_size}")
-    # These two get storage, so that loading leaves their values there.
+    # These two parameters get storage, so that their values can be read after loading.
     clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
     if clip.logit_bias is not None:
         clip.logit_bias = nn.Parameter(torch.zeros(clip.logit_bias.shape))
@@ -96,7 +96,7 @@ def describe(
     height, width = height_and_width(preprocess["size"])
     config = copy.deepcopy(origin.config)
     if origin.tokenizer:
-        # What it is stands in its digest; where it lies is no part of a model.
+        # The tokenizer's content is in its digest; its path is not part of the model's identity.
         del config["text_cfg"]["hf_tokenizer_name"]
     canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
     return ModelFacts(
@@ -113,8 +113,8 @@ def describe(
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """Of all that decides how a Hugging Face tokenizer splits a text."""
+    """Returns a digest of everything that decides how a Hugging Face tokenizer splits a text."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    says = fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     special = json.dumps({name: str(token) for name, token in tokenizer.special_tokens_map.items()}, sort_keys=True)
-    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{says}".encode()).hexdigest()
+    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{content}".encode()).hexdigest()

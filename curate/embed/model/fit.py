@@ -1,4 +1,4 @@
-"""Whether weights fit their model, and one line for all that open_clip, timm and torch raise where they do not."""
+"""Checks that weights fit their model, and turns the errors of open_clip, timm and torch into one line."""
 
 import contextlib
 import logging
@@ -28,16 +28,17 @@ _BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What open_clip, timm and torch raise at a config that makes no model."""
+"""The exceptions of open_clip, timm and torch for a config from which no model can be built."""
 _FILE_ERRORS = (*_BUILD_ERRORS, EOFError, StopIteration, SafetensorError, pickle.UnpicklingError, struct.error)
-"""… and at a file that holds no weights."""
+"""The exceptions for a file that does not hold weights."""
 
 
 def check_fit(origin: weights.Origin, file: Path, clip: Any) -> None:
-    """Refuses what open_clip makes fit by itself, or fails at without saying why.
+    """Raises ModelError where open_clip would adapt weights without a message, or fail without a reason.
 
-    It stretches positional embeddings of another length than the model's (weights for images of another size, or for
-    longer captions), and says nothing: such scores are of neither model. What belongs to a tag is open_clip's to say.
+    open_clip interpolates positional embeddings of another length than the model's (weights for images of another size,
+    or for longer captions) without a message; the scores would be those of neither model. Weights of an open_clip tag
+    are not checked: they belong to their model.
 
     Raises:
         ModelError: the weights do not fit.
@@ -50,19 +51,19 @@ def check_fit(origin: weights.Origin, file: Path, clip: Any) -> None:
         wrong = [
             f"{key} is {list(state[key].shape)}, not {list(wanted.shape)}"
             for key in ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
-            # Weights with the text tower inside the model fit one that has it apart.
+            # open_clip loads weights whose text tower is part of the model into a model with a separate text tower.
             for wanted in [own.get(key, own.get(f"text.{key}"))]
             if wanted is not None and key in state and state[key].shape != wanted.shape
         ]
     if "logit_bias" in state and clip.logit_bias is None:
-        wrong.append("unknown is logit_bias (a model trained with a sigmoid; its config has init_logit_bias)")
+        wrong.append("the model lacks logit_bias (they were trained with a sigmoid; such a config has init_logit_bias)")
     if wrong:
         raise ModelError(f"weights {file} do not fit model {origin.label}: {'; '.join(wrong)}")
 
 
 @contextlib.contextmanager
 def building(origin: weights.Origin) -> Iterator[None]:
-    """Around what builds a model of its config. Raises ModelError, one line."""
+    """Turns the errors of building a model from its config, inside the block, into ModelErrors of one line."""
     try:
         with _quiet():
             yield
@@ -77,27 +78,27 @@ def building(origin: weights.Origin) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opening(origin: weights.Origin, file: Path) -> Iterator[None]:
-    """Around what reads its weights. Raises ModelError, one line."""
+    """Turns the errors of reading a file of weights, inside the block, into ModelErrors of one line."""
     try:
         with _quiet():
             yield
     except torch.AcceleratorError:
-        # Says nothing of the file: the GPU that the model was to lie on failed.
+        # Not an error of the file: the GPU failed while the model was moved to it.
         raise
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"model {origin.label}: the GPU's memory does not hold it; take a device with more, or fewer workers on it"
+            f"model {origin.label}: the GPU's memory does not hold it; use one with more, or fewer workers per GPU"
         ) from error
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):
-            raise ModelError(f"weights {file} are none; is it a web page, or Git's pointer to a file?") from error
-        raise ModelError(f"weights {file} are refused: a pickle that holds more than weights") from error
+            raise ModelError(f"{file} is not a file of weights; is it a web page, or a Git LFS pointer?") from error
+        raise ModelError(f"weights {file} are refused: a pickle with more than weights may run code") from error
     except _FILE_ERRORS as error:
         text = str(error)
         if "TorchScript" in text:
-            # As OpenAI published its models.
+            # The format in which OpenAI published its models.
             raise ModelError(
-                f"weights {file} are a program (TorchScript); save its state_dict, or name a tag"
+                f"weights {file} are a program (TorchScript); save its state_dict, or use a tag"
             ) from error
         if "loading state_dict" in text:
             raise ModelError(f"weights {file} do not fit model {origin.label}: {_misfit(text)}") from error
@@ -105,16 +106,16 @@ def opening(origin: weights.Origin, file: Path) -> Iterator[None]:
 
 
 def _misfit(text: str) -> str:
-    """What torch says of keys and shapes that do not fit, cut to the first ones."""
-    said = []
-    for start, means in (("Missing key(s)", "they lack"), ("Unexpected key(s)", "unknown are")):
+    """Returns torch's message about keys and shapes that do not fit, cut to the first ones."""
+    parts = []
+    for start, means in (("Missing key(s)", "they lack"), ("Unexpected key(s)", "the model lacks")):
         if found := re.search(re.escape(start) + r"[^:]*: (.*)", text):
             keys = re.findall(r'"([^"]+)"', found[1])
-            said.append(f"{means} {_first(keys)}")
+            parts.append(f"{means} {_first(keys)}")
     shape = r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)"
     if sizes := re.findall(shape, text):
-        said.append(_first([f"{key} is {found}, not {wanted}" for key, found, wanted in sizes]))
-    return "; ".join(said) or " ".join(text.split())[:300]
+        parts.append(_first([f"{key} is {found}, not {wanted}" for key, found, wanted in sizes]))
+    return "; ".join(parts) or " ".join(text.split())[:300]
 
 
 def _first(words: list[str]) -> str:
@@ -124,7 +125,7 @@ def _first(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without remarks on a model that is meant to be without weights, and on what is refused anyway."""
+    """Silences warnings about a model without weights, which is intended, and about files that are refused anyway."""
     root = logging.getLogger()
 
     def is_wanted(record: logging.LogRecord) -> bool:

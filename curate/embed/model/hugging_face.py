@@ -1,8 +1,8 @@
-"""What open_clip takes from transformers, tokenizers and text towers: loaded without running a program of theirs.
+"""Loads tokenizers and checks text towers of Hugging Face without running the Python files that they bring.
 
-A tokenizer or a text tower, on the hub or in a folder, may bring Python files; its `auto_map` says which class is in
-them. Where transformers has no class of its own for it, transformers asks in the terminal whether to run them. Curate
-never runs them.
+A tokenizer or a text tower, on the hub or in a folder, may contain Python files; its `auto_map` names the classes in
+them. Where transformers has no class of its own for it, transformers asks in the terminal whether to run these files.
+Curate never runs them.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from curate.embed.model import weights
 from curate.errors import ModelError
 
 _ATTENTION = ("eager", "sdpa")
-"""The implementations of attention that are torch's own; the others are compiled code, fetched from the hub."""
+"""The implementations of attention in torch; others are compiled code that transformers downloads from the hub."""
 
 
 def open_tokenizer(origin: weights.Origin) -> Any:
-    """A model's tokenizer, by open_clip's `get_tokenizer`.
+    """Loads a model's tokenizer by open_clip's `get_tokenizer`.
 
     Raises:
-        ModelError: it needs a program of its own.
+        ModelError: the tokenizer needs Python code of its own.
     """
     name = origin.config["text_cfg"].get("hf_tokenizer_name")
     if not name:
@@ -32,25 +32,25 @@ def open_tokenizer(origin: weights.Origin) -> Any:
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"model {origin.label}: its tokenizer {name} needs a program of its own (auto_map), and none is run"
+                f"model {origin.label}: its tokenizer {name} needs code of its own (auto_map), and Curate runs none"
             ) from error
         raise
 
 
 def check_text_tower(origin: weights.Origin) -> None:
-    """Makes sure that a model's text tower, where it is one of transformers', is built by code of transformers.
+    """Checks that a Hugging Face text tower is built by the code of transformers; other text towers pass.
 
     Raises:
-        ModelError: its config is of a type that open_clip does not know, or names compiled code.
+        ModelError: its config has a type that open_clip does not support, or names compiled code.
     """
     name = origin.config["text_cfg"].get("hf_model_name")
     if not name:
         return
     config, _ = PretrainedConfig.get_config_dict(name)
-    said = f"model {origin.label}: its text tower {name}"
+    tower = f"model {origin.label}: its text tower {name}"
     if config.get("model_type") not in arch_dict:
         known = ", ".join(sorted(arch_dict))
-        raise ModelError(f"{said} is of type {config.get('model_type')!r}; open_clip knows {known}")
+        raise ModelError(f"{tower} is of type {config.get('model_type')!r}; open_clip supports {known}")
     for key, value in config.items():
         if key in ("attn_implementation", "_attn_implementation") and value not in (None, *_ATTENTION):
-            raise ModelError(f"{said}: {key} {value!r} is not accepted; known: {', '.join(_ATTENTION)}")
+            raise ModelError(f"{tower}: {key} {value!r} is not accepted; known: {', '.join(_ATTENTION)}")

@@ -1,8 +1,9 @@
-"""The last block of a transformer, computed for the one place of each row that is read.
+"""Runs a transformer with its last block computed for one position of each row.
 
-A tower that is read at one place (the class token of an image, the end token of a caption) throws away what its last
-block says of all other places. Of that block only keys and values need every place; queries, the output projection,
-and the feed-forward layers, five sixths of its arithmetic, need one. The embedding is the same but for rounding.
+A tower whose output is taken from one position (the class token of an image, the end token of a caption) discards what
+its last block computes for all others. In that block, only keys and values are needed for every position; queries, the
+output projection and the feed-forward layers, five sixths of its arithmetic, are needed for one. The embedding differs
+by rounding only.
 """
 
 from typing import Any
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 
 def can_be_read_at(transformer: Any) -> bool:
-    """Whether a transformer's blocks are of the one kind that `read_at` knows: open_clip's default block.
+    """Returns whether all blocks of a transformer are open_clip's default block, the one kind that `read_at` supports.
 
-    The exact types: a subclass, or a block of the same name with parts put in, may do otherwise in its forward pass.
+    Types are compared exactly: a subclass, or a default block with other modules inside, may compute something else.
     """
     return (
         type(transformer) is Transformer
@@ -26,13 +27,13 @@ def can_be_read_at(transformer: Any) -> bool:
 
 
 def read_at(transformer: Any, x: Tensor, places: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """What the transformer gives at one place of each row.
+    """Returns the transformer's output at one position of each row.
 
     Args:
-        transformer: one that `can_be_read_at`.
+        transformer: a transformer for which `can_be_read_at` is true.
         x: float[n, length, width].
-        places: int64[n], which place of each row.
-        attn_mask: float[length, length], added to the attention; -inf where a place must not be looked at.
+        places: int64[n], the position in each row.
+        attn_mask: float[length, length], added to the attention weights; -inf where a position is masked.
 
     Returns:
         float[n, width].
@@ -44,10 +45,10 @@ def read_at(transformer: Any, x: Tensor, places: Tensor, attn_mask: Tensor | Non
     normed = last.ln_1(x)
     mask = None
     if attn_mask is not None:
-        # By row and head, for the one place that asks.
+        # float[n × heads, 1, length]: the mask of each row's one query, repeated for the heads.
         mask = attn_mask[places].to(x.dtype).repeat_interleave(last.attn.num_heads, dim=0).unsqueeze(1)
-    asking = normed[rows, places].unsqueeze(1)
-    heard = last.attn(asking, normed, normed, need_weights=False, attn_mask=mask)[0].squeeze(1)
-    read = x[rows, places] + last.ls_1(heard)
-    found: Tensor = read + last.ls_2(last.mlp(last.ln_2(read)))
-    return found
+    query = normed[rows, places].unsqueeze(1)
+    attended = last.attn(query, normed, normed, need_weights=False, attn_mask=mask)[0].squeeze(1)
+    read = x[rows, places] + last.ls_1(attended)
+    output: Tensor = read + last.ls_2(last.mlp(last.ln_2(read)))
+    return output

@@ -1,6 +1,6 @@
-"""A model from its weights, through open_clip's own `create_model`, `get_tokenizer` and preprocessing.
+"""Loads a model by open_clip's own `create_model`, `get_tokenizer` and preprocessing, and compiles it if requested.
 
-So any model that open_clip can load is loaded here in the same way.
+So every model that open_clip can load is loaded as by open_clip itself.
 """
 
 import dataclasses
@@ -35,39 +35,39 @@ def load(
 ) -> Model:
     """Loads a model for embedding.
 
-    As with open_clip itself, a named model with weights from a file is given the preprocessing of OpenAI's CLIP;
-    where that is wrong (SigLIP), name a config json that holds `model_cfg` and `preprocess_cfg`, or the folder that
-    has such a file beside the weights.
+    As with open_clip itself, a named model with weights from a file gets the preprocessing of OpenAI's CLIP. Where that
+    is wrong (SigLIP), use a config json with `model_cfg` and `preprocess_cfg`, or a folder that has such a file beside
+    the weights.
 
     Args:
         name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights or of a folder.
-        precision: fp32, bf16 or fp16: open_clip's own, which keeps layer norms in float32; where it cannot lower a
-            model's weights, they stay and torch's autocast lowers what is computed with them.
-        device: where it goes.
-        endpoint: of an S3 server other than AWS.
-        weights_sha256: what `describe` said of the weights, where that was said.
+        precision: fp32, bf16 or fp16, as in open_clip, which keeps layer norms in float32. Where open_clip cannot
+            convert a model's weights, they stay float32 and torch's autocast computes in the lower precision.
+        device: the device of the model.
+        endpoint: an S3 server other than AWS.
+        weights_sha256: the digest of the weights that `describe` returned, if it was called.
 
     Raises:
-        ModelError: as `describe`; or the weights are others by now, or on this machine.
+        ModelError: as `describe`; or the weights have changed since, or differ on this machine.
     """
     origin = weights.find(name, pretrained, endpoint)
     file = origin.weights_file()
     if weights_sha256 and weights.digest(file) != weights_sha256:
         raise ModelError(
-            f"weights {file} are not those that the run began with: they changed, or are others on this machine; "
-            "start it again"
+            f"weights {file} are not those that the run began with: they changed, or differ on this machine; "
+            "start the run again"
         )
     lower = get_input_dtype(precision)
     autocast = lower if lower and not _can_be_lowered(origin.config) else None
     with building(origin):
-        # Again, though the driver asked for it: this may be another machine, whose hub says something else.
+        # Checked again, although the driver has done so: on another machine, the hub's cache may hold another version.
         check_text_tower(origin)
     without_tf32()
     with opening(origin, file):
         clip = open_clip.create_model(
             origin.name,
-            # A tag brings its own preprocessing; open_clip finds the file that was just downloaded.
+            # A tag has its own preprocessing; open_clip finds the file that `weights_file` has downloaded.
             origin.pretrained if origin.is_tag else str(file),
             precision="fp32" if autocast else precision,
             device=device,
@@ -75,7 +75,7 @@ def load(
         ).eval()
         tokenizer = open_tokenizer(origin)
     if not weights_sha256:
-        # Else they are those that `describe` found to fit.
+        # Otherwise they are the weights that `describe` has checked.
         check_fit(origin, file, clip)
     clip.requires_grad_(requires_grad=False)
     classed, causal = ClassTokenTower.of(clip.visual), CausalTower.of(clip)
@@ -95,10 +95,10 @@ def load(
 
 
 def _can_be_lowered(config: Mapping[str, Any]) -> bool:
-    """Whether open_clip's conversion reaches all weights of a model that have to be of one precision.
+    """Returns whether open_clip's conversion to a lower precision covers all weights that it has to cover.
 
-    It leaves those of Hugging Face's text towers, of attention poolers (CoCa's) and of projections with a bias, which
-    then meet others in one product; towers of timm are converted in another way, as a whole.
+    It skips the weights of Hugging Face's text towers, of attention poolers (CoCa's) and of projections with a bias,
+    which are then multiplied with converted ones, and torch raises. Towers of timm are converted as a whole.
     """
     text, vision = config["text_cfg"], config["vision_cfg"]
     if "hf_model_name" in text or "multimodal_cfg" in config:
@@ -107,7 +107,7 @@ def _can_be_lowered(config: Mapping[str, Any]) -> bool:
 
 
 def _under(dtype: torch.dtype, device: torch.device, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A tower under torch's autocast."""
+    """Wraps a tower such that it runs under torch's autocast."""
 
     def encode_lower(x: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype):
@@ -117,18 +117,18 @@ def _under(dtype: torch.dtype, device: torch.device, encode: Callable[[Tensor], 
 
 
 def compiled(model: Model, name: str, rows: int) -> Model:
-    """The model with both towers compiled, and run once, so that what is missing here is found now.
+    """Returns the model with both towers compiled and run once, so that a missing compiler is found now.
 
-    The text tower is compiled for lengths that vary, as captions are cut to the longest of their batch; the vision
-    tower for batches of one size, which all are.
+    The text tower is compiled for varying lengths, as captions are cut to the longest of their batch; the vision tower
+    for one batch size, as all batches have the same.
 
     Args:
-        model: as it was loaded.
-        name: what messages call it.
-        rows: of a batch.
+        model: the loaded model.
+        name: name of the model, for messages.
+        rows: the batch size.
 
     Raises:
-        ModelError: it cannot be compiled here.
+        ModelError: the model cannot be compiled on this machine.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -138,15 +138,15 @@ def compiled(model: Model, name: str, rows: int) -> Model:
         model.encode_images([np.zeros((3, *model.image_size), np.uint8)], rows)
         model.encode_captions(["a photo", "a photo of two cats on a hill"], 2)
     except torch.OutOfMemoryError:
-        # The first batch will find out how many rows memory holds.
+        # `BatchSize.run` finds out at the first batch how many rows memory holds.
         pass
     except torch.AcceleratorError:
-        # A GPU that failed, not a compiler that is missing.
+        # The GPU failed; no compiler is missing.
         raise
-    # A missing compiler is told in several ways, all of which are RuntimeErrors.
+    # torch reports a missing compiler in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
-        said = weights.one_line(error)
+        reason = weights.one_line(error)
         raise ModelError(
-            f"model {name} cannot be compiled here, set compile: false or install a compiler: {said}"
+            f"model {name} cannot be compiled here, set compile: false or install a compiler: {reason}"
         ) from error
     return model

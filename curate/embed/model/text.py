@@ -1,9 +1,9 @@
-"""Captions to embeddings, without work on padding.
+"""Embeds captions, without computing on padding.
 
-A causal text tower that is read at its end token gives the same embedding whatever stands behind that token:
-captions are sorted by length and each batch is cut to its longest, and the last block is computed for the end tokens
-alone (`last_block.py`). Whether a tower is of that kind is read from its attributes; every other tower (SigLIP's reads
-the last place, CoCa appends a token of its own, those of Hugging Face bring their own masks) gets the full length.
+In a causal text tower whose output is taken at the end token, tokens after the end token do not change the embedding.
+So captions are sorted by length, each batch is cut to its longest, and the last block is computed for the end tokens
+alone (`last_block.py`). The tower's attributes tell whether it is of this kind. Every other tower gets captions at full
+length: SigLIP's output is taken at the last position, CoCa appends a token, and Hugging Face's have masks of their own.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from curate.embed.model.last_block import can_be_read_at, read_at
 
 @dataclass(frozen=True)
 class Captions:
-    """A part's captions, each distinct one once; a null is ''.
+    """A part's distinct captions; a null is ''.
 
     Attributes:
         distinct: the captions.
-        of_pair: for each pair, its caption's place among them.
-        tokens: int64[distinct, context] by model, of those that were loaded in time.
+        of_pair: int64[pairs], the index of each pair's caption in `distinct`.
+        tokens: int64[distinct, context] by model, for the models that were loaded when captions were read.
     """
 
     distinct: list[str]
@@ -37,19 +37,19 @@ class Captions:
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> "Captions":
-        """Of the pairs' column."""
+        """Returns the captions of the pairs' caption column, not tokenized yet."""
         encoded = column.fill_null("").combine_chunks().dictionary_encode()
         return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64), {})
 
 
 @dataclass(frozen=True)
 class CausalTower:
-    """The parts of a text tower that may be cut.
+    """A causal text tower whose captions may be cut after the end token.
 
     Attributes:
-        parts: the module that holds them: the CLIP model itself, or its separate text tower.
-        pool: how the end token is found: `argmax` (it has the highest number) or `eos`.
-        eos: the end token's number, for `eos`.
+        parts: the module with the tower's layers: the CLIP model itself, or its separate text tower.
+        pool: how the end token is found: `argmax` (it has the highest id) or `eos` (by its id).
+        eos: the end token's id, for `eos`.
     """
 
     parts: Any
@@ -58,8 +58,8 @@ class CausalTower:
 
     @classmethod
     def of(cls, clip: Any) -> "CausalTower | None":
-        """The tower of a model, or None where its captions must keep their full length."""
-        # The exact types: a subclass may do otherwise in its forward pass.
+        """Returns the tower of a model, or None where its captions must keep their full length."""
+        # Types are compared exactly: a subclass may compute something else in its forward pass.
         if type(clip) is CLIP:
             parts, pool, eos = clip, clip.text_pool_type, clip.text_eos_id
         elif type(clip) is CustomTextCLIP and type(clip.text) is TextTransformer:
@@ -75,12 +75,12 @@ class CausalTower:
         return cls(parts, pool, eos) if torch.equal(mask, causal) else None
 
     def lengths(self, tokens: Tensor) -> Tensor:
-        """How many tokens of each row matter: those up to and with its end token. [n, context] → [n]."""
+        """Returns the number of tokens of each row up to and including its end token. [n, context] → [n]."""
         ends = (tokens == self.eos).int() if self.pool == "eos" else tokens
         return ends.argmax(dim=-1) + 1
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Embeddings of rows that were cut to any common length: open_clip's `encode_text`, part by part."""
+        """Returns embeddings, float[n, dim], of rows cut to a common length; the steps are those of `encode_text`."""
         parts = self.parts
         length = tokens.shape[1]
         dtype = parts.transformer.get_cast_dtype()
@@ -90,7 +90,7 @@ class CausalTower:
             read = read_at(parts.transformer, embedded, self.lengths(tokens) - 1, mask)
         else:
             read = text_global_pool(parts.transformer(embedded, mask), tokens, self.pool, eos_token_id=self.eos)
-        # The layer norm works on each place by itself: it need not be done for the places that are not read.
+        # The layer norm treats each position by itself, so it is computed for the end tokens only.
         x: Tensor = parts.ln_final(read)
         if isinstance(parts.text_projection, nn.Linear):
             x = parts.text_projection(x)
@@ -102,15 +102,15 @@ class CausalTower:
 def encode_captions(
     encode: Callable[[Tensor], Tensor], lengths: Tensor, tokens: Tensor, batch_size: int, device: torch.device
 ) -> Tensor:
-    """Encodes captions in batches that are a function of the captions alone.
+    """Embeds captions in batches that depend on the captions alone.
 
     Args:
         encode: int64[batch_size, length] → float[batch_size, dim], not normalised.
-        lengths: how many tokens of each caption it is to see, int64[n].
-        tokens: int64[n, context]; give each caption once.
-        batch_size: rows of every forward pass, the last one's too: it is filled up with copies of a row, since
-            kernels round differently for other shapes.
-        device: where the model is.
+        lengths: int64[n], the number of tokens of each caption that `encode` has to get.
+        tokens: int64[n, context]; distinct captions.
+        batch_size: rows of every forward pass. The last one is filled up with copies of a row, as kernels round
+            differently for other shapes.
+        device: the model's device.
 
     Returns:
         float32[n, dim] on the device, L2-normalised, in the order of `tokens`.

@@ -1,4 +1,4 @@
-"""An open_clip model ready to embed: images and captions in, unit vectors out."""
+"""A loaded open_clip model: embeds images and captions as L2-normalised vectors."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from curate.embed.model.text import CausalTower, encode_captions
 
 @dataclass(frozen=True)
 class Model:
-    """A model ready to embed.
+    """A loaded model.
 
     Attributes:
         clip: the open_clip model, in eval mode, on its device.
-        see: float[n, 3, height, width] → float[n, dim]: the vision tower, as far as it is read.
+        see: float[n, 3, height, width] → float[n, dim]: the vision tower, without work that does not affect the result.
         read: int64[n, length] → float[n, dim]: the text tower, likewise.
-        cut: the text tower where its captions may be cut; None where it takes them at their full length.
+        cut: the text tower, where its captions may be cut; None where it needs them at full length.
         tokenize: captions → int64[n, context].
-        preprocess: makes of a picture what `encode_images` takes.
-        device: where the model is.
-        dtype: of the images that it takes.
+        preprocess: turns a decoded picture into the input of `encode_images`.
+        device: the device of the model.
+        dtype: type of the images that the vision tower takes.
         dim: length of an embedding.
     """
 
@@ -42,12 +42,12 @@ class Model:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of what the vision tower takes, in pixels."""
+        """Height and width of the vision tower's input, in pixels."""
         return height_and_width(self.clip.visual.preprocess_cfg["size"])
 
     @property
     def image_side(self) -> int:
-        """The longer one of the two."""
+        """The longer side of the vision tower's input, in pixels."""
         return max(self.image_size)
 
     def encode_images(
@@ -56,15 +56,15 @@ class Model:
         """Embeds up to `batch_size` prepared images; the batch is filled up to that size with black ones.
 
         Args:
-            prepared: as `preprocess` gives them.
+            prepared: uint8[3, height, width] each, as `preprocess` returns them.
             batch_size: rows of the forward pass.
-            mirrored: embed what is seen in a mirror: left and right change places.
+            mirrored: whether to embed the images flipped left to right.
 
         Returns:
-            float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
+            float32[n, dim] on the device, L2-normalised. On CUDA it may not be computed yet.
         """
         on_gpu = self.device.type == "cuda"
-        # Pinned, it is sent while the device is still at the batch before.
+        # From pinned memory, the batch is copied while the device still computes the batch before.
         pixels = torch.empty((batch_size, *prepared[0].shape), dtype=torch.uint8, pin_memory=on_gpu)
         np.stack(prepared, out=pixels.numpy()[: len(prepared)])
         pixels[len(prepared) :] = 0
@@ -78,7 +78,7 @@ class Model:
             return nn.functional.normalize(features[: len(prepared)].float(), dim=-1)
 
     def encode_captions(self, captions: list[str], batch_size: int) -> npt.NDArray[np.float32]:
-        """Embeds captions; give each one once.
+        """Embeds distinct captions.
 
         Returns:
             float32[n, dim], L2-normalised.
@@ -86,10 +86,10 @@ class Model:
         return self.encode_tokens(self.tokenize(captions), batch_size).cpu().numpy()
 
     def encode_tokens(self, tokens: Tensor, batch_size: int) -> Tensor:
-        """Embeds captions that were tokenized, int64[n, context]; give each one once.
+        """Embeds distinct captions that are tokenized, int64[n, context].
 
         Returns:
-            float32[n, dim] on the device, L2-normalised. On CUDA it may still be under way.
+            float32[n, dim] on the device, L2-normalised. On CUDA it may not be computed yet.
         """
         if not len(tokens):
             return torch.zeros((0, self.dim), device=self.device)
@@ -103,5 +103,5 @@ class Model:
 
 @functools.cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A value by channel; sent once, for each sending waits for the device to be done with what it is at."""
+    """Returns values by channel on the device; cached, as each copy waits until the device has finished its work."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

@@ -1,9 +1,9 @@
-"""Where a model's config and weights lie: a name, a local path or a URL becomes local files.
+"""Resolves a model's name, path or URL to local files of its config and weights.
 
-Three kinds of names are told apart by their form alone: `pocket` is built in; what ends in `.json` is an
-open_clip config file; every other name is open_clip's own. Weights are one of open_clip's tags, a file if they end
-like one, else a folder laid out as the hub's snapshots are. Where there are safetensors and a pickle, safetensors are
-taken: open_clip does so for a tag, `_snapshot` for a folder.
+A name has one of three forms: `pocket` is built in; a name that ends in `.json` is an open_clip config file; every
+other name is one of open_clip's. Weights are an open_clip tag, a file if they end in a file's extension, else a folder
+with the layout of the hub's snapshots. Where safetensors and a pickle exist, safetensors are used: open_clip does so
+for a tag, `_snapshot` for a folder.
 """
 
 import contextlib
@@ -30,32 +30,32 @@ from curate.errors import ModelError, nearest
 from curate.store import Store, access_errors
 
 POCKET = Path(__file__).parents[2] / "models" / "pocket"
-"""The built-in model: an open_clip config and safetensors, loaded as any other path is."""
+"""The built-in model: an open_clip config and safetensors, loaded as from any other path."""
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
 
 MODEL_KEY = "models.<name>"
-"""Where a recipe names a model, as long as nobody says which one it is."""
+"""The key of a model in a recipe, for messages of callers that do not give one."""
 
 HUB = "hf-hub:"
-"""Begins open_clip's names of models that lie on the Hugging Face hub, config and weights in one folder."""
+"""Prefix of open_clip's names of models on the Hugging Face hub, which have config and weights in one folder."""
 
 _REGISTERED: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that open_clip can build, and where its weights come from.
+    """A model that open_clip can build, and the source of its weights.
 
     Attributes:
-        label: what the user wrote, for messages.
-        name: the name under which open_clip knows the architecture.
+        label: the name that the user wrote, for messages.
+        name: the name of the architecture in open_clip.
         config: the architecture, as in open_clip's config files.
-        preprocess: settings of the preprocessing that a config file gave, beside the architecture or the weights.
-        tokenizer: the folder of a tokenizer that lies beside the config file or where it says, or None.
-        pretrained: a tag of open_clip's, or the path of a local file.
-        is_tag: which of the two.
-        key: where the recipe names the model, for messages.
+        preprocess: preprocessing settings of a config file, with the architecture or with the weights.
+        tokenizer: the local folder of a tokenizer that the config file names, or None.
+        pretrained: an open_clip tag, or the path of a local file.
+        is_tag: whether `pretrained` is a tag.
+        key: the key of the model in the recipe, for messages.
     """
 
     label: str
@@ -68,21 +68,21 @@ class Origin:
     key: str = MODEL_KEY
 
     def weights_file(self) -> Path:
-        """The local file of the weights; a tag's is downloaded by open_clip, once.
+        """Returns the local file of the weights; open_clip downloads a tag's weights once.
 
         Raises:
-            ModelError: it cannot be downloaded.
+            ModelError: they cannot be downloaded.
         """
         if not self.is_tag:
             return Path(self.pretrained)
         tag = open_clip.get_pretrained_cfg(self.name, self.pretrained)
-        # The hub's client has a lock of its own. What open_clip downloads itself it writes in place, so that another
-        # process would take half a file.
+        # Downloads of the hub's client have a lock. open_clip's own downloads are written in place, so that another
+        # process could read half a file.
         turn = contextlib.nullcontext() if tag.get("hf_hub") else _turn(str(tag.get("url")))
         try:
             with turn, quiet_hub():
                 return Path(open_clip.download_pretrained(tag))
-        # What the hub's client raises derives from these; so does urllib's error.
+        # The errors of the hub's client and of urllib derive from these.
         except (OSError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"{self.key}.pretrained: {self.pretrained!r} of {self.name} cannot be downloaded: "
@@ -91,17 +91,17 @@ class Origin:
 
 
 def find(name: str, pretrained: str | None, endpoint: str | None = None, key: str = MODEL_KEY) -> Origin:
-    """Finds out what a name and its weights mean.
+    """Returns the model that a name and its weights stand for; checks that both exist.
 
     Args:
         name: an open_clip model, one on the hub (`hf-hub:owner/model`), the path or URL of a config json, or `pocket`.
         pretrained: an open_clip tag, or the path or URL of weights or of a folder of them; None with `pocket` or a
             model on the hub, which have their own.
-        endpoint: of an S3 server other than AWS.
-        key: where the recipe names the model, for messages.
+        endpoint: an S3 server other than AWS.
+        key: the key of the model in the recipe, for messages.
 
     Raises:
-        ModelError: an unknown model or tag, or a file that is not there or is no config.
+        ModelError: the model or tag is unknown, or a file does not exist or is not a config.
     """
     label = f"{name} ({pretrained})" if pretrained else name
     preprocess: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
         raise ModelError(f"model {name}: pretrained is missing: an open_clip tag or a path to weights")
     if tag := open_clip.get_pretrained_cfg(known, pretrained):
         if tag.get("quick_gelu") and not config.get("quick_gelu"):
-            # open_clip warns and computes on, with an activation that these weights were not trained with.
+            # open_clip only warns, and then computes with an activation that these weights were not trained with.
             raise ModelError(f"model {name}: {pretrained} was trained with QuickGELU; name the model {known}-quickgelu")
         return Origin(label, known, config, preprocess, pretrained, is_tag=True, tokenizer=tokenizer, key=key)
     if not pretrained.endswith(WEIGHT_FILES):
@@ -146,36 +146,36 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
 
 
 def is_tag(name: str, pretrained: str) -> bool:
-    """Whether open_clip has weights of that tag for that model."""
+    """Returns whether open_clip has weights of that tag for that model."""
     return bool(open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained))
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, in hex digits."""
+    """Returns the SHA-256 of a file, in hex digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def one_line(error: BaseException) -> str:
-    """The text of a library's error, as one short line."""
+    """Returns the text of a library's error as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "…"
 
 
 def unreachable(error: BaseException) -> str:
-    """What kept a library from its server, where that is what happened; else empty."""
-    found = ""
+    """Returns the reason why a library could not reach its server; '' where the error has another cause."""
+    reason = ""
     at: BaseException | None = error
     while at is not None:
         if isinstance(at, ConnectionError | TimeoutError | socket.gaierror):
-            found = f"no connection ({one_line(at)})"
+            reason = f"no connection ({one_line(at)})"
         at = at.__cause__ or at.__context__
-    return found
+    return reason
 
 
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Without what the hub's client logs of each of its tries; when it gives up, its error says why."""
+    """Silences what the hub's client logs of each retry; its final error states the cause."""
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -188,15 +188,15 @@ def quiet_hub() -> Iterator[None]:
 def _read_config(
     path: str, endpoint: str | None, *, is_local: bool | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An architecture and preprocessing from a config file: open_clip's own form, or the Hugging Face hub's.
+    """Reads architecture and preprocessing from a config file in open_clip's form or in the Hugging Face hub's.
 
     Args:
-        path: its path or URL.
-        endpoint: of an S3 server other than AWS.
-        is_local: whether it was put on this machine by whoever names it; by default, whether it has a path.
+        path: path or URL of the file.
+        endpoint: an S3 server other than AWS.
+        is_local: whether the user put it on this machine; by default, whether it has a local path.
 
     Raises:
-        ModelError: there is no such file, it is no config, or it holds keys that are not accepted (`config_keys`).
+        ModelError: the file does not exist, is not a config, or has keys that are not accepted (`config_keys`).
     """
     folder, _, file = path.rpartition("/")
     try:
@@ -211,27 +211,27 @@ def _read_config(
     preprocess = content.get("preprocess_cfg", {})
     lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if lacking:
-        raise ModelError(f"{path} is no open_clip model config: it lacks {', '.join(lacking)}")
+        raise ModelError(f"{path} is not an open_clip model config: it lacks {', '.join(lacking)}")
     for key, value in (*config.items(), ("preprocess_cfg", preprocess)):
         if key.endswith("_cfg") and not isinstance(value, dict):
-            raise ModelError(f"{path} is no open_clip model config: its {key} is no object")
+            raise ModelError(f"{path} is not an open_clip model config: its {key} is not an object")
     check_keys(config, path, is_local="://" not in path if is_local is None else is_local)
-    # The size that counts is that of the vision tower.
+    # The size of the vision tower takes precedence over that of the preprocessing.
     return config, {key: value for key, value in preprocess.items() if key != "size"}
 
 
 def _from_hub(name: str, file: str | None, key: str) -> str:
-    """The local path of a file of a model on the hub, by default of its weights; the hub's client downloads it once."""
+    """Returns the local path of a file of a model on the hub, by default its weights; it is downloaded once."""
     try:
         with quiet_hub():
             return str(download_pretrained_from_hf(name.removeprefix(HUB), filename=file))
     except (OSError, RuntimeError, ValueError) as error:
-        said = unreachable(error) or one_line(error)
-        raise ModelError(f"{key}.name: {name!r} cannot be downloaded: {said}") from error
+        reason = unreachable(error) or one_line(error)
+        raise ModelError(f"{key}.name: {name!r} cannot be downloaded: {reason}") from error
 
 
 def _files(folder: str, endpoint: str | None) -> list[str]:
-    """The names of the files in a folder; none where it is no folder."""
+    """Returns the names of the files in a folder; empty where it is not a folder."""
     if "://" not in folder and not Path(folder).is_dir():
         return []
     try:
@@ -241,33 +241,34 @@ def _files(folder: str, endpoint: str | None) -> list[str]:
 
 
 def _snapshot(folder: str, files: Sequence[str]) -> str:
-    """The file of weights in a folder as the hub's client leaves them: safetensors before a pickle."""
+    """Returns the file of weights in a folder with the layout of the hub's snapshots: safetensors before a pickle."""
     for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
         if file in files:
             return f"{folder.rstrip('/')}/{file}"
-    raise ModelError(f"weights {folder}: a folder of weights holds {HF_SAFE_WEIGHTS_NAME} or {HF_WEIGHTS_NAME}")
+    raise ModelError(f"weights {folder}: the folder has neither {HF_SAFE_WEIGHTS_NAME} nor {HF_WEIGHTS_NAME}")
 
 
 def _preprocess_beside(
     folder: str, name: str, config: Mapping[str, Any], tokenizer: Path | None, endpoint: str | None
 ) -> dict[str, Any]:
-    """The preprocessing that a folder of weights brings in its config, as a tag brings its own.
+    """Returns the preprocessing in the config of a folder of weights, and checks that its architecture is the model's.
 
-    Weights may fit an architecture that differs in what has no weights (quick_gelu), and score without a word.
+    Weights may load into an architecture that differs in something without weights (quick_gelu); its scores would be
+    wrong without an error.
     """
     path = f"{folder.rstrip('/')}/{HF_CONFIG_NAME}"
     theirs, preprocess = _read_config(path, endpoint)
     if tokenizer:
-        # The model's own lies where its config file says.
+        # The model's own tokenizer is the one that its config file names.
         theirs["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
     if theirs != config:
         differs = ", ".join(key for key in sorted({*theirs, *config}) if theirs.get(key) != config.get(key))
-        raise ModelError(f"model {name} is another one than {path} says ({differs}); name that file as the model")
+        raise ModelError(f"model {name} differs from that of {path} ({differs}); name that file as the model")
     return preprocess
 
 
 def _beside(path: str, config: Mapping[str, Any]) -> Path | None:
-    """The tokenizer's folder that a config file names, seen from where the file lies; None where there is no such."""
+    """Returns the local tokenizer folder that a config file names, relative to the file, or None where none exists."""
     named = config["text_cfg"].get("hf_tokenizer_name")
     if not named or "://" in path:
         return None
@@ -276,9 +277,9 @@ def _beside(path: str, config: Mapping[str, Any]) -> Path | None:
 
 
 def _register(path: str, stem: str, config: dict[str, Any]) -> str:
-    """Makes a config file a named architecture of open_clip's, so that it goes the way of all the others.
+    """Registers a config file as an architecture in open_clip, which then loads it as any other; returns its name.
 
-    The name carries the content's digest: two files that are both called config.json do not meet.
+    The name contains a digest of the content, so two files that are both called config.json get different names.
     """
     text = json.dumps(config, sort_keys=True)
     name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -288,13 +289,13 @@ def _register(path: str, stem: str, config: dict[str, Any]) -> str:
             file.write_text(text)
             open_clip.add_model_config(file)
         if open_clip.get_model_config(name) is None:
-            raise ModelError(f"{path} is not accepted by open_clip as a model config")
+            raise ModelError(f"open_clip does not accept {path} as a model config")
         _REGISTERED.add(name)
     return name
 
 
 def _local(path: str, endpoint: str | None) -> Path:
-    """A local file with the content of a path or URL. A remote file is copied once per machine and version."""
+    """Returns a local file with the content of a path or URL; a remote file is copied once per machine and version."""
     folder, _, file = path.rpartition("/")
     store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
     try:
@@ -302,12 +303,12 @@ def _local(path: str, endpoint: str | None) -> Path:
             if not (root / file).is_file():
                 raise FileNotFoundError
             return root / file
-        # The version is what the server says of the object: its ETag, size and date.
+        # The version is the server's metadata of the object: its ETag, size and date.
         version = f"{store.path(file)} {store.fs.ukey(store.path(file))}"
         cached = _cache() / f"{hashlib.sha256(version.encode()).hexdigest()[:32]}{Path(file).suffix}"
         if not cached.is_file():
             with _turn(cached.name):
-                # Whoever had the turn before left it there.
+                # The process that held the lock before has copied it.
                 if not cached.is_file():
                     _copy(store, file, cached)
     except FileNotFoundError as error:
@@ -329,14 +330,15 @@ def _copy(store: Store, file: str, target: Path) -> None:
 
 @contextlib.contextmanager
 def _turn(what: str) -> Iterator[None]:
-    """One process of this machine at a time gets a thing of that name; a process that dies has had its turn."""
+    """Holds a lock by name, so that one process of this machine at a time downloads a file; freed if it dies."""
     locks = _cache().with_name("locks")
     with contextlib.ExitStack() as held:
-        # Where no lock can be had (a cache that is not ours to write, a file system without locks), each process gets
-        # the thing for itself.
+        # Where no lock can be taken (the cache cannot be written, or the file system has no locks), each process
+        # downloads the file by itself.
         with contextlib.suppress(OSError):
             locks.mkdir(parents=True, exist_ok=True)
-            # Never deleted: who waits at a deleted file and who comes later would hold two locks.
+            # The lock file is never deleted: a process that waits for a deleted file and one that creates it anew would
+            # hold two different locks.
             lock = held.enter_context((locks / hashlib.sha256(what.encode()).hexdigest()[:32]).open("wb"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

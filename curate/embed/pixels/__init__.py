@@ -1,1 +1,1 @@
-"""Columns measured of the pictures themselves: ours (`basic.py`), and those that other packages bring."""
+"""Columns measured on the pictures' pixels: built-in ones (`basic.py`), and scorers of other packages."""

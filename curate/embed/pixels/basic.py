@@ -1,4 +1,4 @@
-"""What is measured of an image without a model: the columns of `schema.PIXELS`."""
+"""The built-in pixel measures, which need no model: the columns of `schema.PIXELS`."""
 
 import math
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ _COLOUR_SIDE = 128
 
 @dataclass(frozen=True)
 class Measures:
-    """One image's measures.
+    """The measures of one image.
 
     Attributes:
-        thumbnail: luma at 32 × 32, uint8, of which the hash is made.
+        thumbnail: luma at 32 × 32 pixels, uint8, from which the hash is computed.
         brightness: mean of luma, 0 to 255.
-        contrast: its standard deviation.
+        contrast: standard deviation of luma.
         colorfulness: M3 of Hasler and Süsstrunk, Measuring colourfulness in natural images (2003), of the picture
             shrunk by a whole factor to a shorter side of 128 pixels or a little more: JPEG stores colours coarser
             than luma.
@@ -43,9 +43,9 @@ class Measures:
 def measure(image: Image.Image) -> Measures:
     """Measures a decoded image.
 
-    What is measured is the picture as `images.decode` gives it at a shorter side of `images.REDUCED`, shrunk
-    further by a whole factor where that is still longer than twice as much (a large PNG): a function of the
-    stored image alone, at a bounded size.
+    `image` is the picture that `images.decode` returns for a shorter side of `images.REDUCED`. Where its shorter side
+    is at least twice as long (a large PNG), it is shrunk further by a whole factor. So the measures depend on the
+    stored image alone, and the work is bounded.
     """
     rgb = _shrunk(image if image.mode == "RGB" else image.convert("RGB"), REDUCED)
     luma = rgb.convert("L")
@@ -61,49 +61,49 @@ def measure(image: Image.Image) -> Measures:
 
 
 def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> list[str]:
-    """64-bit DCT hashes, as `imagehash.phash` makes them.
+    """Computes 64-bit DCT hashes, equal to those of `imagehash.phash`.
 
-    Each of the 8 × 8 lowest frequencies gives one bit: whether it lies above their median.
+    Each of the 8 × 8 lowest frequencies gives one bit: whether it is above their median.
 
     Args:
         thumbnails: uint8[n, 32, 32], luma.
 
     Returns:
-        n times 16 hex digits.
+        n strings of 16 hex digits.
     """
     place, frequency = np.arange(_HASH_SIDE), np.arange(8)
     basis = 2 * np.cos(np.pi * np.outer(frequency, 2 * place + 1) / (2 * _HASH_SIDE))
     low = basis @ thumbnails.astype(np.float64) @ basis.T
-    # The thumbnails are whole numbers; what lies below this is rounding, which must not decide bits.
+    # Thumbnails hold whole numbers, so digits beyond the sixth are rounding errors, which must not decide bits.
     low = np.round(low, 6).reshape(len(thumbnails), 64)
     bits = low > np.median(low, axis=1, keepdims=True)
     return [packed.tobytes().hex() for packed in np.packbits(bits, axis=1)]
 
 
 def pixel_table(image_ids: pa.Array, measured: Mapping[int, Measures | None]) -> pa.Table:
-    """The part's `pixels.parquet`.
+    """Returns the table `pixels.parquet` of a part.
 
     Args:
-        image_ids: of all the part's images.
-        measured: by row, for the fetched images: the measures, or None where the image did not decode.
+        image_ids: the ids of all the part's images.
+        measured: by row, for the fetched images: the measures, or None where the image could not be decoded.
     """
     rows = [row for row, measures in measured.items() if measures is not None]
-    found = [measures for measures in measured.values() if measures is not None]
+    present = [measures for measures in measured.values() if measures is not None]
     decoded = np.full(len(image_ids), None, object)
     decoded[list(measured)] = [measures is not None for measures in measured.values()]
-    # Where each image's measures stand in `found`; null where it has none.
+    # The position of each image's measures in `present`; null where it has none.
     at = np.full(len(image_ids), -1)
     at[rows] = np.arange(len(rows))
     index = pa.array(at, mask=at < 0)
-    thumbnails = [measures.thumbnail for measures in found]
-    hashes = perceptual_hashes(np.stack(thumbnails)) if found else []
+    thumbnails = [measures.thumbnail for measures in present]
+    hashes = perceptual_hashes(np.stack(thumbnails)) if present else []
     columns = {
         "image_id": image_ids,
         "decoded": pa.array(decoded, pa.bool_()),
         "phash": pa.array(hashes, pa.string()).take(index),
     }
     for name in ("brightness", "contrast", "colorfulness", "sharpness"):
-        columns[name] = pa.array([getattr(measures, name) for measures in found], pa.float32()).take(index)
+        columns[name] = pa.array([getattr(measures, name) for measures in present], pa.float32()).take(index)
     return pa.table(columns, schema=PIXELS)
 
 
@@ -113,7 +113,7 @@ def _moments(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) ->
 
 
 def _shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
-    """The image with boxes of pixels averaged, its shorter side still at least that long where it was."""
+    """Averages boxes of pixels by the largest whole factor that leaves the shorter side at least this long."""
     factor = min(image.size) // shorter_side
     return image.reduce(factor) if factor > 1 else image
 
@@ -121,7 +121,7 @@ def _shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
 def _colorfulness(rgb: Image.Image) -> float:
     red, green, blue = (np.asarray(band).ravel() for band in rgb.split())
     red_green = np.subtract(red, green, dtype=np.int16)
-    # Twice the paper's (R + G) / 2 - B, so that it stays a whole number.
+    # Twice the paper's (R + G) / 2 - B, so that it is a whole number.
     yellow_blue = np.add(red, green, dtype=np.int16) - np.add(blue, blue, dtype=np.int16)
     (rg_mean, rg_deviation), (yb_mean, yb_deviation) = _spread(red_green), _spread(yellow_blue)
     return float(np.hypot(rg_deviation, yb_deviation / 2) + 0.3 * np.hypot(rg_mean, yb_mean / 2))
@@ -135,7 +135,7 @@ def _sharpness(luma: Image.Image) -> float:
 
 
 def _spread(values: npt.NDArray[np.int16]) -> tuple[float, float]:
-    """Mean and standard deviation, from whole sums, which are exact."""
+    """Returns mean and standard deviation, computed from sums of whole numbers, which are exact."""
     exact = values.astype(np.float64)
     n, total, squares = len(exact), float(exact.sum()), float(np.einsum("i,i", exact, exact))
     return total / n, math.sqrt(max(0.0, n * squares - total * total)) / n

@@ -1,11 +1,11 @@
-"""What a kind of pixel scorer is: columns by image, computed of decoded pictures while a part is embedded.
+"""The interface of a kind of pixel scorer: it computes columns by image from decoded pictures, in the embed pass.
 
-A package brings one by an entry point in the group `curate.pixels`; a recipe asks for it under its name:
-`pixels: {<kind>: {<name>: <keys>}}`. Each such scorer has a folder of its own, `pixels-<name>`, so a new one decodes
-the pictures again and computes nothing else.
+A package provides a kind by an entry point in the group `curate.pixels`; a recipe uses it under its name:
+`pixels: {<kind>: {<name>: <keys>}}`. Each such scorer has a folder of its own, `pixels-<name>`, so for a new scorer the
+pictures are decoded again and nothing else is computed.
 
-Two forms: a `PixelMeasure` takes one picture at a time, where pictures are decoded (in threads, or in processes without
-a GPU); a `PixelModel` takes batches of crops, where the models are.
+There are two forms. A `PixelMeasure` takes one picture at a time and runs where pictures are decoded (in threads, or in
+processes without a GPU). A `PixelModel` takes batches of crops and runs on the models' device.
 """
 
 from abc import ABC, abstractmethod
@@ -29,20 +29,20 @@ Crop = npt.NDArray[np.uint8]
 Columns = Mapping[str, pa.DataType]
 
 BATCH = 64
-"""Crops that a `PixelModel` is given at once, always: a part's last batch is filled with its last crop, so that no
-value depends on how many images a part has."""
+"""Crops in every call of a `PixelModel`. A part's last batch is filled up with copies of its last crop, so that no
+value depends on the number of images in a part."""
 
 
 class PixelKind(ABC):
-    """What both forms share.
+    """The common base of both forms.
 
     Attributes:
         name: the key under `pixels` that holds its entries.
-        prefix: what the name of a scorer, and so of its columns, begins with.
-        version: raised whenever it would give other values; part of the fingerprint.
+        prefix: prefix of the names of its scorers, and so of their columns.
+        version: to be raised whenever its values change; part of the fingerprint.
         about: one sentence for the recipe's documentation.
         keys: the pydantic model (a `curate.keys.Keys`) of an entry's keys.
-        side: pictures may be decoded reduced, as long as the shorter side keeps so many pixels; None: never reduced.
+        side: pictures may be decoded reduced, to a shorter side of at least this many pixels; None: never reduced.
     """
 
     name: str
@@ -53,36 +53,36 @@ class PixelKind(ABC):
     side: int | None = REDUCED
 
     def columns(self, scorer: str) -> Columns:
-        """The columns of a scorer; by default one float32 with the scorer's name."""
+        """Returns the columns of a scorer with their types; by default one float32 column with the scorer's name."""
         return {scorer: pa.float32()}
 
     def learn(self, where: str, keys: Any, endpoint: str | None) -> Json:  # noqa: ARG002
-        """Looks at what the keys name (a file of weights), once, before the run; part of the fingerprint.
+        """Reads what the keys refer to (such as a file of weights), once, before the run; part of the fingerprint.
 
         Raises:
-            RecipeError: something is wrong, in one line that begins with `where`.
+            RecipeError: a key is wrong; one line that begins with `where`.
         """
         return {}
 
     def depends(self, keys: Any) -> Json:  # noqa: ARG002
-        """Of the keys, what the values depend on and `learn` does not cover; places left out."""
+        """Returns the keys that the values depend on, without those that `learn` covers and without paths."""
         return {}
 
 
 class PixelMeasure(PixelKind):
-    """Takes one picture at a time."""
+    """A kind that takes one picture at a time."""
 
     @abstractmethod
     def measure(self, picture: Image.Image, keys: Any) -> Sequence[Value]:
-        """The values of a picture, in the order of the columns. Must not keep state between pictures."""
+        """Returns the values of a picture, in the order of the columns. Must not keep state between pictures."""
 
 
 class PixelModel(PixelKind):
-    """Takes batches of crops."""
+    """A kind that takes batches of crops."""
 
     @abstractmethod
     def crop(self, picture: Image.Image, keys: Any) -> Crop:
-        """What the model takes of a picture, uint8 of a fixed shape."""
+        """Returns the model's input for a picture, uint8 of a fixed shape."""
 
     @abstractmethod
     def open(
@@ -91,7 +91,7 @@ class PixelModel(PixelKind):
         """Loads the model, once per worker; returns a function from crops [BATCH, …] to a row of values for each.
 
         Raises:
-            UsageError: it cannot be loaded, or is another one than `learn` saw.
+            UsageError: it cannot be loaded, or is not the one that `learn` read.
         """
 
 
@@ -101,11 +101,11 @@ class PixelScorer:
 
     Attributes:
         name: `nsfw_strict`; the folder of its columns is `pixels-<name>`.
-        where: its place in the recipe: `pixels.nsfw.strict`.
+        where: its key in the recipe: `pixels.nsfw.strict`.
         kind: its kind.
-        keys: what the recipe says of it.
-        package: the package that brings the kind.
-        learned: what `PixelKind.learn` returned; empty before.
+        keys: the keys of its entry in the recipe.
+        package: the package that provides the kind; None where it is built in.
+        learned: the result of `PixelKind.learn`; empty before that is called.
     """
 
     name: str
@@ -117,15 +117,15 @@ class PixelScorer:
 
     @property
     def columns(self) -> Columns:
-        """Its columns."""
+        """Its columns with their types."""
         return self.kind.columns(self.name)
 
     @property
     def depends(self) -> Json:
-        """What its columns depend on, besides the pictures."""
+        """What its columns depend on besides the pictures, for the fingerprint."""
         package = {"package": self.package} if self.package else {}
         return {**self.kind.depends(self.keys), **self.learned, **package}
 
     def settings(self) -> Json:
-        """All that a worker needs, JSON-able."""
+        """Returns what a worker needs to open it (`registry.opened`), JSON-able."""
         return {"kind": self.kind.name, "keys": self.keys.model_dump(mode="json"), "learned": dict(self.learned)}

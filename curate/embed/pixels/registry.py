@@ -1,4 +1,4 @@
-"""The kinds of pixel scorers that there are, and the scorers that a recipe asks for."""
+"""The known kinds of pixel scorers, and the scorers of a recipe."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ KINDS: Registry[PixelKind] = Registry(
 
 
 def scorers(pixels: Any) -> Iterator[PixelScorer]:
-    """Every scorer that a recipe's section `pixels` asks for: a field for each kind, from names to keys."""
+    """Yields every scorer of a recipe's section `pixels`, which has a mapping from names to keys for each kind."""
     for kind in KINDS.values():
         for name, keys in getattr(pixels, kind.name).items():
             where = f"pixels.{kind.name}.{name}"
@@ -22,10 +22,10 @@ def scorers(pixels: Any) -> Iterator[PixelScorer]:
 
 
 def opened(name: str, settings: Mapping[str, Any]) -> PixelScorer:
-    """A scorer in a worker, from its `settings`.
+    """Returns a scorer in a worker, from its `settings`.
 
     Raises:
-        RecipeError: there is no kind of that name; the package that brings it is not installed here.
+        RecipeError: no kind has that name, or the package that provides it is not installed here.
     """
     kind = KINDS.find(settings["kind"])
     keys = kind.keys.model_validate(settings["keys"])

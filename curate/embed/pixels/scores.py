@@ -1,4 +1,4 @@
-"""The values of pixel scorers over a part, and the table that is written of them."""
+"""Collects the values of pixel scorers over a part, and makes their table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ Score = Callable[[Crop], Sequence[Sequence[Value]]]
 
 @dataclass
 class Batches:
-    """Crops of one `PixelModel` and one part, scored as soon as a batch is full.
+    """Collects the crops of one `PixelModel` and one part, and scores each batch once it is full.
 
     Attributes:
         score: the opened model.
-        rows: of the images, in the order in which they came.
-        waiting: crops of the batch that is not full yet.
+        rows: rows of the images, in the order in which they were added.
+        waiting: crops of the batch that is not yet full.
         values: a row of values for each image that was scored.
     """
 
@@ -29,14 +29,14 @@ class Batches:
     values: list[Sequence[Value]] = field(default_factory=list)
 
     def add(self, row: int, crop: Crop) -> None:
-        """Takes an image's crop."""
+        """Adds the crop of an image; scores the batch once it is full."""
         self.rows.append(row)
         self.waiting.append(crop)
         if len(self.waiting) == BATCH:
             self._run()
 
     def by_row(self) -> dict[int, Sequence[Value]]:
-        """All values by the image's row; scores what waits."""
+        """Scores the remaining crops and returns all values by the image's row."""
         if self.waiting:
             self._run()
         return dict(zip(self.rows, self.values, strict=True))
@@ -49,25 +49,25 @@ class Batches:
 
 
 def table(scorer: PixelScorer, image_ids: pa.Array, values: Mapping[int, Sequence[Value]]) -> pa.Table:
-    """The table `pixels.parquet` of a scorer: image_id and its columns, null for images without values.
+    """Returns the table `pixels.parquet` of a scorer: image_id and its columns, null for images without values.
 
     Args:
-        scorer: whose.
-        image_ids: of all the part's images.
-        values: by row, of the decoded images.
+        scorer: the scorer.
+        image_ids: the ids of all the part's images.
+        values: by row, the values of the decoded images.
 
     Raises:
-        BrokenResult: a kind gives another number of values than it has columns, or values of other types.
+        BrokenResult: the scorer returned more or fewer values than it has columns, or values of other types.
     """
     declared = scorer.columns
     columns: dict[str, pa.Array] = {"image_id": image_ids}
-    if wrong := next((found for found in values.values() if len(found) != len(declared)), None):
+    if wrong := next((given for given in values.values() if len(given) != len(declared)), None):
         raise BrokenResult(f"{scorer.where} gave {len(wrong)} values for its columns {list(declared)}")
     for number, (name, kind) in enumerate(declared.items()):
         by_row = [values[row][number] if row in values else None for row in range(len(image_ids))]
         try:
             columns[name] = pa.array(by_row, kind)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            said = " ".join(str(error).split())
-            raise BrokenResult(f"{scorer.where} gave values of {name} that are no {kind}: {said}") from error
+            reason = " ".join(str(error).split())
+            raise BrokenResult(f"{scorer.where} gave values of {name} that are not {kind}: {reason}") from error
     return pa.table(columns)

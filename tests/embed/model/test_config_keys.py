@@ -101,7 +101,7 @@ def test_no_program_of_a_tokenizer_is_run(ask, text, files, armed, witness, tiny
 
 def test_a_tokenizer_that_needs_its_program_is_refused_with_its_folder(armed, tiny):
     config = armed()
-    with pytest.raises(ModelError, match=r"tokenizer.* needs a program of its own \(auto_map\), and none is run"):
+    with pytest.raises(ModelError, match=r"tokenizer.* needs code of its own \(auto_map\), and Curate runs none"):
         describe(str(config), tiny("vit").weights)
 
 
@@ -116,7 +116,7 @@ def test_a_text_tower_that_needs_its_program_is_refused(armed, witness, tiny, tm
     written = tmp_path / "model.json"
     written.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION, "text_cfg": text}))
     for ask in (describe, lambda name, weights: load(name, weights, "fp32", CPU)):
-        with pytest.raises(ModelError, match=r"text tower .* is of type 'theirs'; open_clip knows .*xlm-roberta"):
+        with pytest.raises(ModelError, match=r"text tower .* is of type 'theirs'; open_clip supports .*xlm-roberta"):
             ask(str(written), tiny("vit").weights)
         assert not witness.exists()
 
@@ -176,7 +176,7 @@ def test_a_config_from_elsewhere_names_no_folder_of_this_machine(name, key, tmp_
     path = f"memory://{tmp_path.name}/model.json"
     config = {**FAMILIES["vit"], "text_cfg": {**TEXT, key: name}}
     fsspec.filesystem("memory").pipe_file(path, json.dumps(config).encode())
-    with pytest.raises(ModelError, match=rf"model config {path}: text_cfg\.{key} '.*' is no name on the hub"):
+    with pytest.raises(ModelError, match=rf"model config {path}: text_cfg\.{key} '.*' is not a name on the hub"):
         describe(path, str(tmp_path / "weights.safetensors"))
 
 

@@ -239,7 +239,7 @@ def changed(made, path, change):
     ("change", "said"),
     [
         (lambda state: state.pop("visual.proj"), r"they lack visual\.proj$"),
-        (lambda state: state.update(more=torch.zeros(1)), "unknown are more$"),
+        (lambda state: state.update(more=torch.zeros(1)), "the model lacks more$"),
         (
             lambda state: state.update({"visual.proj": torch.zeros(3, 2)}),
             r"visual\.proj is \[3, 2\], not \[64, 32\]$",
@@ -284,7 +284,7 @@ def test_weights_of_a_text_tower_inside_the_model_fit_one_that_has_it_apart(tiny
 
 def test_weights_with_a_bias_that_the_model_lacks(tiny, tmp_path):
     path = changed(tiny("vit"), tmp_path / "w.safetensors", lambda s: s.update(logit_bias=torch.tensor(-10.0)))
-    with pytest.raises(ModelError, match=r"unknown is logit_bias .* init_logit_bias\)$"):
+    with pytest.raises(ModelError, match=r"the model lacks logit_bias .* init_logit_bias\)$"):
         describe(tiny("vit").config, path)
 
 
@@ -296,7 +296,7 @@ def test_a_tag_that_wants_another_activation_is_refused():
 def test_a_program_is_not_taken_for_weights(tiny, tmp_path):
     """As OpenAI published its models."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(ModelError, match=r"are a program \(TorchScript\); save its state_dict, or name a tag$"):
+    with pytest.raises(ModelError, match=r"are a program \(TorchScript\); save its state_dict, or use a tag$"):
         describe(tiny("vit").config, str(tmp_path / "ViT-B-32.pt"))
 
 
@@ -310,7 +310,7 @@ class Evil:
 def test_files_that_hold_no_weights(content, suffix, tiny, tmp_path):
     path = tmp_path / f"weights.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights \S+ (cannot be loaded|are none; is it a web page)") as raised:
+    with pytest.raises(ModelError, match=r"cannot be loaded|is not a file of weights; is it a web page") as raised:
         describe(tiny("vit").config, str(path))
     assert "\n" not in str(raised.value)
 
@@ -338,8 +338,8 @@ def test_a_torn_file_of_weights(tiny, tmp_path):
         ("{", "cannot be read"),
         ("[]", "lacks embed_dim, vision_cfg, text_cfg"),
         ('{"model_cfg": null}', "lacks embed_dim, vision_cfg, text_cfg"),
-        (json.dumps({**FAMILIES["vit"], "text_cfg": []}), "its text_cfg is no object"),
-        (json.dumps({"model_cfg": FAMILIES["vit"], "preprocess_cfg": [1]}), "its preprocess_cfg is no object"),
+        (json.dumps({**FAMILIES["vit"], "text_cfg": []}), "its text_cfg is not an object"),
+        (json.dumps({"model_cfg": FAMILIES["vit"], "preprocess_cfg": [1]}), "its preprocess_cfg is not an object"),
         ('{"embed_dim": 8, "vision_cfg": {}}', "lacks text_cfg"),
         (json.dumps({**FAMILIES["vit"], "vision_cfg": {"no_such_key": 1}}), r"vision_cfg\.no_such_key is not accepted"),
         (
