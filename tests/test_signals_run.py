@@ -59,7 +59,7 @@ def test_all_signals_through_a_run(recipe, tmp_path, capsys):
     assert verify(store, deep=True) == []
     manifest = store.read_json("manifest.json")
     # Stored for every pair, kept or not.
-    stored = Folder(store, *manifest["folders"]["signals-target_good"].rsplit("-", 1))
+    stored = Folder.at(store, manifest["folders"]["signals-target_good"])
     nearness = [stored.table("pairs.parquet", part)["target_good"] for part in sorted(stored.units())]
     assert (sum(map(len, nearness)), sum(column.null_count for column in nearness)) == (8, 0)
     (shard,) = (tmp_path / "run" / manifest["pack"] / "shards").glob("*.parquet")

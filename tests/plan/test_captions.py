@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -124,7 +125,7 @@ def test_a_uid_names_one_pair(tmp_path: Path):
 
 
 def test_several_captions_of_a_sample(tmp_path: Path):
-    jsons = {
+    jsons: dict[str, dict[str, Any]] = {
         "a": {"caption": ["a cat", "a tabby"], "uid": "0" * 32, "n": 1},
         "b": {"caption": ["a dog"], "uid": "1" * 32, "n": 2},
         "c": {"n": 3},
