@@ -1,1 +1,1 @@
-"""Where units are run: in processes of this machine (`local`) or on Ray (`ray`)."""
+"""The engines that run units: in processes of this machine (`local`) or on Ray (`ray`)."""

@@ -13,7 +13,7 @@ from curate.engine.queue import Queue
 from curate.runs.units import UnitRunner
 from curate.runs.work import UnitResult, Work
 
-# Spawned, not forked: torch, Arrow and img2dataset all run threads in the driver or in a worker.
+# Spawned, not forked: torch, Arrow and img2dataset run threads in the driver and in workers, and fork copies none.
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -33,22 +33,25 @@ class _Pool:
 
 
 class LocalEngine:
-    """One process per worker, one unit at a time in each, so that a death has one unit to answer for it."""
+    """Runs units in processes of this machine.
+
+    A worker is one process and runs one unit at a time, so a crash is attributed to exactly one unit.
+    """
 
     def __init__(self) -> None:
         self._pools: dict[str, _Pool] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; processes start with their first unit. See `curate.runs.work.Engine`."""
+        """Registers the work; its processes start with their first unit. See `curate.runs.work.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Queues the unit; workers are given theirs when results are waited for, as all that waits is known then."""
+        """Queues the unit; `wait` assigns queued units to workers, as all ready units are queued by then."""
         self._pools[name].queue.put(unit, start)
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
-        """Results that have arrived; a worker that died has failed its unit."""
+        """Returns the results that have arrived within `seconds`; a worker that died gives a failed result."""
         for pool in self._pools.values():
             _assign(pool)
         owners = {worker.pipe: (pool, worker) for pool in self._pools.values() for worker in pool.workers}
@@ -72,7 +75,7 @@ class LocalEngine:
         return results
 
     def finish(self, name: str) -> None:
-        """Lets the workers of a work go."""
+        """Ends the workers of a work, which are idle."""
         workers = self._pools.pop(name).workers
         for worker in workers:
             worker.pipe.close()
@@ -82,7 +85,7 @@ class LocalEngine:
                 worker.process.kill()
 
     def close(self) -> None:
-        """Kills all workers; their units are begun again by the next run."""
+        """Kills all workers; the next run starts their units again."""
         for pool in self._pools.values():
             for worker in pool.workers:
                 worker.process.kill()
@@ -91,7 +94,7 @@ class LocalEngine:
 
 
 def _assign(pool: _Pool) -> None:
-    """Hands waiting units to idle workers, or to new ones."""
+    """Gives queued units to idle workers, or to new ones up to the work's number of processes."""
     while pool.queue:
         worker = next((worker for worker in pool.workers if worker.unit is None), None)
         if worker is None:
@@ -107,8 +110,9 @@ def _spawn(pool: _Pool) -> _Worker:
     ours, theirs = _CONTEXT.Pipe()
     name = f"curate-{pool.work.name}"
     process = _CONTEXT.Process(target=_serve, args=(theirs, pool.work, pool.session), name=name, daemon=True)
-    # Ctrl-C goes to every process of a terminal, and a worker would answer with a traceback. The driver alone takes it,
-    # and ends the workers; they inherit the mask. (The tracker is begun before, for its beginning lifts the mask.)
+    # A terminal sends Ctrl-C to all of its processes, and a worker would print a traceback. So SIGINT is blocked while
+    # the worker is started, which inherits the mask: only the driver handles it, and ends the workers. The resource
+    # tracker is started before, as its start unblocks SIGINT.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -122,10 +126,10 @@ def _spawn(pool: _Pool) -> _Worker:
 
 
 def _serve(pipe: Connection, work: Work, session: str) -> None:
-    """A worker process: does units until the driver closes the pipe or dies."""
-    # Locks that libraries make of the default context (tqdm's, img2dataset's pool of threads) are named semaphores in
-    # a spawned process: its kill leaves them behind, and Python complains of it. Those of fork lose their name at once.
-    # Nothing is forked: a daemon may have no children.
+    """Runs in a worker process: runs units until the driver closes the pipe or dies."""
+    # In a spawned process, locks that libraries create with the default context (tqdm's, img2dataset's pool of threads)
+    # are named semaphores. Killing the process leaves them behind, and Python prints a warning. With the start method
+    # fork, semaphores have no name. Nothing is forked: a daemon process may not have children.
     multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     runner = UnitRunner(work, session)

@@ -1,47 +1,47 @@
-"""Units that wait for a worker, and which of them each worker was told will be its next."""
+"""The queue of units that wait for a worker, with the unit that each worker was told to read ahead."""
 
 from collections.abc import Hashable
 
 
 class Queue:
-    """Waiting units of one work, first come, first served, but for what workers were told.
+    """The queued units of one work, first in, first out, except for units that a worker reads ahead.
 
-    A worker that is given a unit is told which one it will probably be given next, so that it can read that one
-    ahead. Nobody else takes that unit while another one is waiting; it does no harm when somebody must.
+    With a unit, a worker is told which unit it will probably get next, so that it can read that one ahead. Another
+    worker gets this unit only if no other is queued; then the bytes that were read ahead are of no use.
     """
 
     def __init__(self) -> None:
         self._starts: dict[int, int] = {}
-        self._told: dict[Hashable, int] = {}
+        self._announced: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def put(self, unit: int, start: int) -> None:
-        """Lets a unit wait, with the number of its start."""
+        """Queues a unit, with the number of its start."""
         self._starts[unit] = start
 
     def take(self, worker: Hashable) -> tuple[int, int, int | None]:
-        """A unit for a worker that is free; there must be one.
+        """Takes a unit for an idle worker; the queue must not be empty.
 
         Returns:
-            the unit, its start, and the unit that will probably be this worker's next, or None.
+            the unit, the number of its start, and the unit that this worker will probably get next, or None.
         """
-        told = self._told.pop(worker, None)
-        unit = told if told in self._starts else self._untold()
+        announced = self._announced.pop(worker, None)
+        unit = announced if announced in self._starts else self._first_unannounced()
         if unit is None:
             unit = next(iter(self._starts))
         start = self._starts.pop(unit)
-        following = self._untold()
+        following = self._first_unannounced()
         if following is not None:
-            self._told[worker] = following
+            self._announced[worker] = following
         return unit, start, following
 
     def forget(self, worker: Hashable) -> None:
-        """A worker is gone: what it was told is anybody's."""
-        self._told.pop(worker, None)
+        """Removes a worker that ended; the unit that it was told to read ahead may go to any worker."""
+        self._announced.pop(worker, None)
 
-    def _untold(self) -> int | None:
-        """The first unit that no worker was told of."""
-        told = set(self._told.values())
-        return next((unit for unit in self._starts if unit not in told), None)
+    def _first_unannounced(self) -> int | None:
+        """Returns the first queued unit that no worker was told to read ahead, or None."""
+        announced = set(self._announced.values())
+        return next((unit for unit in self._starts if unit not in announced), None)

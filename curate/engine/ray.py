@@ -1,7 +1,7 @@
 """Runs units in Ray actors, on this machine or on a cluster. The only module that imports ray.
 
-Plain actors, not Ray Data: a unit is a number, its bytes never enter the object store, and what follows a
-failure (count it, start anew, set aside) is decided in one place, `curate.runs.driver.drive`. See
+Plain actors, not Ray Data: an actor is given the number of a unit, image bytes never enter the object store, and
+`curate.runs.driver.drive` alone decides what follows a failure (count it, start the unit again, set it aside). See
 docs/decisions/0001-plain-actors.md.
 """
 
@@ -33,28 +33,28 @@ class _Pool:
 
 
 class RayEngine:
-    """One actor per worker, one unit at a time in each.
+    """Runs units in Ray actors: one actor per worker, one unit at a time in each.
 
-    A unit is given to an actor that is up, never to one that waits for room: chained works that together want
-    more than the cluster has go on with what they have, instead of waiting for each other.
+    A unit is given only to an actor that is running, never to one that waits for resources. So chained works that
+    together ask for more than the cluster has continue with the actors that run, instead of waiting for each other.
 
     Args:
-        address: a cluster's address, or None for a Ray of our own on this machine.
-        cpus: CPUs of a Ray of our own; by default all.
+        address: the address of a cluster; None starts Ray on this machine.
+        cpus: number of CPUs of a Ray started here; by default all.
 
     Raises:
         StoreError: no cluster answers at the address.
     """
 
     def __init__(self, address: str | None = None, cpus: int | None = None) -> None:
-        # Asks Ray for its coming behaviour now; it warns on every start otherwise.
+        # Selects Ray's future behaviour now; otherwise Ray prints a warning at every start.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # A batch job reports to nobody, unless its owner says so.
+        # No usage statistics are sent, unless the user has set this variable.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address:
             _check_answers(address)
         try:
-            # Ray's own lines and the workers' prints would tear the progress display.
+            # Output of Ray and of the workers would break the progress display.
             ray.init(
                 address=address or "local",
                 num_cpus=cpus,
@@ -64,23 +64,23 @@ class RayEngine:
                 namespace="curate",
             )
         except ConnectionError as error:
-            hint = "where it has a token, set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN"
+            hint = "if the cluster uses a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             raise StoreError(f"no Ray cluster answers at {address}; {hint} ({error})") from error
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[Any, tuple[_Pool, Any]] = {}
         self._flying: dict[Any, tuple[_Pool, Any, int]] = {}
 
     def start(self, work: Work, session: str) -> int:
-        """Remembers the work; actors start with their first unit. See `curate.runs.work.Engine`."""
+        """Registers the work; its actors start with their first unit. See `curate.runs.work.Engine`."""
         self._pools[work.name] = _Pool(work, session)
         return work.slots
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Queues the unit; actors are given theirs when results are waited for, as all that waits is known then."""
+        """Queues the unit; `wait` assigns queued units to actors, as all ready units are queued by then."""
         self._pools[name].queue.put(unit, start)
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
-        """Results that have arrived; an actor that died has failed its unit."""
+        """Returns the results that have arrived within `seconds`; an actor that died gives a failed result."""
         for pool in self._pools.values():
             self._assign(pool)
         ready, _ = ray.wait([*self._flying, *self._starting], num_returns=1, timeout=seconds)
@@ -102,40 +102,41 @@ class RayEngine:
         return results
 
     def finish(self, name: str) -> None:
-        """Lets the actors of a work go."""
+        """Ends the actors of a work."""
         pool = self._pools.pop(name)
         self._starting = {reference: entry for reference, entry in self._starting.items() if entry[0] is not pool}
         for actor in pool.actors:
             ray.kill(actor)
 
     def close(self) -> None:
-        """Ends all actors, and the local Ray where we started it."""
+        """Ends all actors, and Ray itself where it was started here."""
         ray.shutdown()
 
     def _assign(self, pool: _Pool) -> None:
-        """Hands waiting units to idle actors, and starts actors for those that none will be free for."""
+        """Gives queued units to idle actors, and starts actors for the remaining units, up to `work.processes`."""
         while pool.queue and pool.idle:
             actor = pool.idle.pop()
             unit, start, following = pool.queue.take(actor)
             self._flying[actor.run.remote(unit, start, following)] = (pool, actor, unit)
-        starting = sum(waited_for is pool for waited_for, _ in self._starting.values())
+        starting = sum(owner is pool for owner, _ in self._starting.values())
         for _ in range(min(len(pool.queue) - starting, pool.work.processes - len(pool.actors))):
             self._add_actor(pool)
 
     def _add_actor(self, pool: _Pool) -> None:
         work = pool.work
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        # A cluster may say which nodes a work belongs on, by a custom resource such as `curate_fetch`.
+        # A cluster may bind a work to some of its nodes by a custom resource such as `curate_fetch`.
         label = f"curate_{work.name.partition('-')[0]}"
         actor: Any = (
             ray.remote(UnitRunner)
             .options(
-                # On a small machine the chained works share the CPUs; they mostly wait for each other.
+                # At most a quarter of the CPUs, so that on a small machine actors of chained works fit side by side;
+                # these mostly wait for each other.
                 num_cpus=min(work.cpus, resources.get("CPU", 1) / 4),
                 num_gpus=1 if work.wants_gpu and resources.get("GPU") else 0,
                 resources={label: 0.001} if label in resources else None,
                 scheduling_strategy="SPREAD",
-                # A dead actor is a result, which `drive` counts; Ray must not try again behind its back.
+                # `drive` counts a dead actor as a failed start of its unit, so Ray must not restart it.
                 max_restarts=0,
                 max_task_retries=0,
             )
@@ -149,16 +150,16 @@ def _result(reference: Any, unit: int) -> UnitResult:
     try:
         result: UnitResult = ray.get(reference)
     except (RayActorError, RayTaskError) as error:
-        # What follows is Ray's list of common causes, the same for every death.
-        said = " ".join(str(error).partition("Some common causes")[0].split())
-        # A node that went away, as spot machines do, says nothing about the part that it was at.
-        lost = isinstance(error, ActorDiedError) and (error.preempted or "node has died" in said)
-        return UnitResult(unit, "lost" if lost else "died", said)
+        # The message ends with Ray's list of common causes, which is the same for every dead actor.
+        message = " ".join(str(error).partition("Some common causes")[0].split())
+        # Where its node was removed, as spot machines are, the unit did not cause the failure.
+        lost = isinstance(error, ActorDiedError) and (error.preempted or "node has died" in message)
+        return UnitResult(unit, "lost" if lost else "died", message)
     return result
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself asks an address that nobody answers at for ten minutes, and says nothing meanwhile."""
+    """Raises StoreError where no server answers at the address; Ray itself would retry silently for ten minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
