@@ -1,1 +1,1 @@
-"""A small web of drawn pairs whose truth is known, served on loopback addresses."""
+"""The demo: a small generated web of image-caption pairs with known ground truth, served on loopback addresses."""

@@ -1,6 +1,6 @@
-"""What the demo's web answers to a path: a picture, or one of the failures of the open web.
+"""The responses of the demo's web server: a picture, or one of the failures of the open web.
 
-A path is known by the index in it; the picture is drawn when it is asked for and forgotten afterwards.
+A path contains the index of its row. Its picture is drawn at each request and not stored.
 """
 
 import random
@@ -16,13 +16,14 @@ from curate.demo.encode import ENCODINGS, bomb, low_quality, truncated
 from curate.demo.scenes import draw_scene, draw_text_image, with_watermark
 
 Manner = Literal["whole", "silent", "trickle", "endless"]
-"""How a body is sent: at once; never, nor a status line; a byte every half second; without an end."""
+"""How a response is sent: `whole` at once, `silent` not at all (no status line either), `trickle` one byte every half
+second, `endless` without an end."""
 
 MOVED = "/moved"
-"""Where rows of kind `redirect` have gone: this prefix and the path from which they are redirected."""
+"""Rows of kind `redirect` are redirected to this prefix plus their own path."""
 
 PRIVATE_TARGETS = ("http://169.254.169.254/latest/meta-data", "http://10.0.0.1/admin.jpg", "http://[fe80::1]/a.jpg")
-"""Where rows of kind `redirect_private` lead; nothing of the sort may ever be connected to."""
+"""The target of rows of kind `redirect_private`: a private address, which fetch must never connect to."""
 
 _OPT_OUTS = (
     ("X-Robots-Tag", "noai"),
@@ -40,14 +41,14 @@ _INDEX = re.compile(r"-(\d{1,12})\.[a-z]+$")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer; the server adds Content-Length where the body has an end.
+    """One HTTP response; the server adds Content-Length unless the body is endless.
 
     Attributes:
         status: The HTTP status.
-        content_type: Of the body.
+        content_type: The Content-Type of the body.
         body: The body; of an endless one, its beginning.
         headers: Further headers.
-        manner: How the body is sent.
+        manner: How the response is sent.
     """
 
     status: int
@@ -58,10 +59,10 @@ class Answer:
 
 
 def answer(corpus: Corpus, path: str) -> Answer:
-    """The answer to a request for `path`; a path that no row names is a 404."""
+    """Returns the response to a request for `path`; a path of no row gives a 404."""
     moved = path.startswith(f"{MOVED}/")
-    asked = path.removeprefix(MOVED) if moved else path
-    row = _row_at(corpus, asked)
+    original_path = path.removeprefix(MOVED) if moved else path
+    row = _row_at(corpus, original_path)
     if row is None or (moved and row.kind != "redirect"):
         return _page(404)
     rng = corpus.rng("answer", row.index)
@@ -72,7 +73,7 @@ def answer(corpus: Corpus, path: str) -> Answer:
     if row.kind == "web_page":
         return _page(200)
     if row.kind == "redirect" and not moved:
-        return _redirect(rng.choice((301, 302, 307, 308)), f"{_origin(row.url)}{MOVED}{asked}")
+        return _redirect(rng.choice((301, 302, 307, 308)), f"{_origin(row.url)}{MOVED}{original_path}")
     if row.kind == "redirect_private":
         return _redirect(302, PRIVATE_TARGETS[row.index % len(PRIVATE_TARGETS)])
     if row.kind == "redirect_loop":
@@ -92,7 +93,7 @@ def answer(corpus: Corpus, path: str) -> Answer:
 
 
 def picture(corpus: Corpus, row: Row) -> Image.Image:
-    """The row's picture before it is encoded: upright RGB of `row.size`."""
+    """Returns the row's picture before it is encoded: upright RGB of `row.size`."""
     rng = corpus.rng("picture", row.index)
     if row.kind == "blank":
         return Image.new("RGB", row.size, (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
@@ -129,11 +130,11 @@ def _nearly(corpus: Corpus, row: Row, rng: random.Random) -> Image.Image:
 
 
 def _row_at(corpus: Corpus, path: str) -> Row | None:
-    found = _INDEX.search(path)
-    if found is None or int(found[1]) >= corpus.pairs:
+    match = _INDEX.search(path)
+    if match is None or int(match[1]) >= corpus.pairs:
         return None
-    row = corpus.row(int(found[1]))
-    # Rows that stand under another's URL have no path of their own.
+    row = corpus.row(int(match[1]))
+    # Rows with the URL of another row have no path of their own.
     return row if urlsplit(row.url).path == path else None
 
 

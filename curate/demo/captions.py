@@ -1,7 +1,7 @@
-"""Captions for the demo's pictures, and captions that are wrong, half wrong or no captions at all.
+"""Generates captions for the demo's pictures: true ones, wrong ones, half-wrong ones, and text that is no caption.
 
-A caption is made in two steps, so that its truth is known exactly: `facts_of` chooses what of a scene is named,
-`say` puts it into words, one of many ways. `is_true_of` compares facts with any scene.
+A caption is generated in two steps, so that it is known exactly whether it is true: `facts_of` chooses what to name of
+a scene, `say` puts these facts into words in one of many ways. `is_true_of` compares facts with any scene.
 
     facts = facts_of(scene, rng)
     say(facts, rng)                    # "three red stars and a fish on a white background"
@@ -46,7 +46,7 @@ _UNCOUNTED = ("", "some", "several", "a few")
 
 @dataclass(frozen=True)
 class Named:
-    """What a caption says of one group: None is left unsaid; an unsaid count means more than one."""
+    """What a caption states about one group; None is not stated, and without a count the group has more than one."""
 
     shape: str
     colour: str | None
@@ -56,29 +56,29 @@ class Named:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption says."""
+    """The facts that a caption states."""
 
     groups: tuple[Named, ...]
     background: str | None = None
     pattern: str | None = None
     grey: bool = False
-    """True: said to be black and white. False: nothing is said."""
+    """Whether the caption states that the picture is black and white."""
     watermark: bool = False
-    """True: said to have a watermark. False: nothing is said."""
+    """Whether the caption states that the picture has a watermark."""
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Return a true caption which names some of what is seen."""
+    """Return a true caption that names some of what the scene shows."""
     return say(facts_of(scene, rng), rng)
 
 
 def half_wrong_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a false caption: the right objects, one of them in a wrong colour or number."""
+    """Return a false caption: the scene's objects, one of them in a wrong colour or number."""
     return say(half_wrong_facts(scene, rng), rng)
 
 
 def wrong_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a caption which is true of another scene and of which this scene shows no object."""
+    """Return a caption that is true of another scene and names no object of this one."""
     return say(wrong_facts(scene, rng), rng)
 
 
@@ -122,7 +122,7 @@ def wrong_facts(scene: Scene, rng: random.Random) -> Facts:
 
 
 def is_true_of(facts: Facts, scene: Scene) -> bool:
-    """Tell whether everything that the facts say is seen in the scene."""
+    """Return whether the scene shows everything that the facts state."""
     if facts.grey and not scene.grey:
         return False
     if facts.watermark and not scene.watermark:
@@ -189,7 +189,7 @@ def say(facts: Facts, rng: random.Random) -> str:
 
 
 def _at_length(text: str) -> str:
-    """Make three words at least of it: curators take shorter captions for no captions at all."""
+    """Return the text with at least three words, as curators drop shorter captions."""
     return text if len(text.split()) > 2 else f"picture of {text}"
 
 
@@ -262,13 +262,13 @@ def text_caption(text: str, rng: random.Random) -> str:
 
 
 def watermark_caption(rng: random.Random) -> str:
-    """Return a caption which says of a picture only that it has a watermark."""
+    """Return a caption that states only that a picture has a watermark."""
     kind = rng.choice(("picture", "picture", "image", "drawing"))
     return rng.choice((f"{_article(kind)} with a watermark", f"a watermarked {kind}", f"{kind} under a watermark"))
 
 
 def plain_caption(rng: random.Random) -> str:
-    """Return a caption which is true of every scene without a watermark."""
+    """Return a caption that is true of every scene without a watermark."""
     return rng.choice(("a picture", "an image", "a picture of shapes", "a drawing of shapes", "shapes"))
 
 
@@ -290,7 +290,7 @@ _STEMS = ("IMG", "DSC", "image", "scan", "photo", "Screenshot", "final_v")
 
 
 def junk_caption(kind: JunkKind, rng: random.Random) -> str:
-    """Return a caption that says nothing of any picture."""
+    """Return a caption that describes no picture."""
     if kind == "boilerplate":
         return rng.choice(_BOILERPLATE)
     name = f"{rng.choice(_STEMS)}_{rng.randint(1, 9999):04d}.{rng.choice(('jpg', 'JPG', 'png', 'jpeg'))}"

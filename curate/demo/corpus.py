@@ -1,6 +1,6 @@
-"""The demo's list: which pictures it names, under which URLs and captions, and what is true of each row.
+"""Generates the demo's list: its pictures with URLs and captions, and the ground truth of each row.
 
-Everything is a function of (seed, index): nothing is stored, a row is made again whenever it is asked for.
+Everything depends on (seed, index) alone: nothing is stored, and a row is computed again whenever it is needed.
 
     corpus = Corpus(seed=0, pairs=2000)
     written = corpus.write(Path("demo"))        # demo/urls/*.parquet and demo/truth.parquet
@@ -26,9 +26,9 @@ from curate.schema import ID, pair_id
 from curate.store import Store, parquet_bytes
 
 SERVED_HOSTS = tuple(f"127.0.0.{n}" for n in range(2, 18))
-"""Addresses on which the server listens: as many hosts, to a fetcher that caps its connections per host."""
+"""Addresses on which the server listens; each counts as a host in limits per host."""
 REFUSED_HOST = "127.0.0.250"
-"""An address on which nobody listens."""
+"""An address on which no server listens."""
 DEFAULT_PORT = 8123
 
 LIST_SCHEMA = pa.schema(
@@ -41,7 +41,7 @@ LIST_SCHEMA = pa.schema(
         ("LICENSE", pa.string()),
     ]
 )
-"""As LAION's lists. `similarity` is made up and says nothing; TEXT is null in some rows without a caption."""
+"""The columns of LAION's lists. `similarity` is random; TEXT is null in some rows without a caption."""
 
 TRUTH_SCHEMA = pa.schema(
     [
@@ -56,10 +56,9 @@ TRUTH_SCHEMA = pa.schema(
         ("copy_group", pa.int64()),
     ]
 )
-"""One row per row of the list, in its order (`row` counts from 0, over all files of the list). `truth` is
-keep, drop or may. Exactly one row of a `copy_group` must stay, any one (of a group of kind `two_captions`: at
-least one); `copy_of` is null in the original and its URL in the others. `pair_id` repeats in rows of kind
-`repeated`."""
+"""One row per row of the list, in its order (`row` counts from 0, over all files of the list). `truth` is keep, drop
+or may. Of a `copy_group`, exactly one row, whichever, must be kept; of a group of kind `two_captions`, at least one.
+`copy_of` is null in the original and the original's URL in the copies. `pair_id` repeats in rows of kind `repeated`."""
 
 _ROWS_PER_FILE = 50_000
 _FOLDERS = ("photos", "img", "media/2023", "uploads/2024/05", "wp-content/2022")
@@ -71,9 +70,9 @@ _JUNK: dict[KindName, captions.JunkKind] = {
     "url_caption": "url",
     "empty_caption": "empty",
 }
-# Encodings that leave the whole picture as it is, edge to edge.
+# Encodings that keep all of the picture, up to its edges.
 _COPY_ENCODINGS = ("jpeg", "jpeg_progressive", "webp")
-# Rows whose picture may end in the result, and make an equal scene elsewhere a duplicate.
+# Kinds whose pictures may be in the result, where they make a row with an equal scene a duplicate.
 _CAN_STAY = frozenset(name for name, kind in KINDS.items() if kind.truth != "drop")
 
 
@@ -82,12 +81,12 @@ class Row:
     """One row of the list.
 
     Attributes:
-        index: Its place in the list, from 0.
-        kind: What is the matter with it.
-        source: The row whose picture this one shows; itself, but for copies and repeats.
-        url: Where the picture is said to be.
-        caption: What is said of it.
-        size: Width and height of the picture, upright, in pixels.
+        index: Its 0-based position in the list.
+        kind: The fault that is planted in it, or `clean`.
+        source: Index of the row whose picture this one shows; its own, except for copies and repeats.
+        url: The URL in the list.
+        caption: The caption in the list.
+        size: Width and height of the upright picture, in pixels.
         encoding: A name in `curate.demo.encode.ENCODINGS`.
     """
 
@@ -102,7 +101,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where `Corpus.write` put the list and the truth table."""
+    """The paths of the list and the truth table that `Corpus.write` has written."""
 
     urls: tuple[Path, ...]
     truth: Path
@@ -117,15 +116,15 @@ class _Layout:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A list of pairs and the little web behind it.
+    """A list of pairs, and the content of the web server that its URLs refer to.
 
     Args:
-        seed: Another seed is another web.
+        seed: Seed of all random choices.
         pairs: Rows of the list, at least 1. From 300 on every kind occurs.
-        port: On which the web is served; it is part of the URLs, and thus of the ids.
+        port: Port of the web server; part of the URLs, and so of the ids.
 
     Raises:
-        UsageError: fewer than one pair, or no such port.
+        UsageError: fewer than one pair, or a port that does not exist.
     """
 
     seed: int
@@ -134,28 +133,28 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
-            raise UsageError(f"a demo of {self.pairs} pairs: ask for at least 1")
+            raise UsageError(f"a demo of {self.pairs} pairs is not possible: choose at least 1")
         if not 0 < self.port < 65536:
             raise UsageError(f"port {self.port}: choose one from 1 to 65535")
 
     def addresses(self) -> list[str]:
-        """The address:port pairs that `fetch.allow` has to open; on the last one nobody listens."""
+        """Returns the `address:port` entries that `fetch.allow` needs; on the last one no server listens."""
         return [f"{host}:{self.port}" for host in (*SERVED_HOSTS, REFUSED_HOST)]
 
     def rng(self, purpose: str, index: int) -> random.Random:
-        """The generator for one purpose of one row, the same in every process."""
+        """Returns the random generator for one purpose of one row, the same in every process."""
         return _rng(self.seed, purpose, index)
 
     def scene(self, row: Row) -> Scene:
-        """What the row's picture shows; of kinds that show no scene, what it would have shown."""
+        """Returns the scene of the row's picture; for kinds whose picture shows none, the scene that it replaces."""
         return _scene(self.seed, row.source)
 
     def text(self, index: int) -> str:
-        """The words on the picture of a row of kind `only_text`."""
+        """Returns the words on the picture of a row of kind `only_text`."""
         return captions.sample_text(self.rng("text", index))
 
     def row(self, index: int) -> Row:
-        """The row at a place in the list, 0 to `pairs` - 1."""
+        """Returns the row at a position of the list, 0 to `pairs` - 1."""
         kind = self._layout.kinds[index]
         source = self._layout.sources.get(index, index)
         scene = _scene(self.seed, source)
@@ -169,14 +168,14 @@ class Corpus:
         return Row(index, kind, source, url, caption, size, encoding)
 
     def rows(self) -> Iterator[Row]:
-        """All rows in the order of the list."""
+        """Yields all rows in the order of the list."""
         return map(self.row, range(self.pairs))
 
     def write(self, folder: Path) -> Written:
-        """Writes the list (`urls/*.parquet`) and `truth.parquet`; of 100,000 pairs in about half a minute.
+        """Writes the list (`urls/*.parquet`) and `truth.parquet`; 100,000 pairs take about half a minute.
 
-        A file whose content would not change is not touched, so that its size and time identify it; lists
-        that an earlier call left beside these are removed.
+        A file whose content would not change is not written, so that its size and time identify its content. List files
+        of an earlier call with more pairs are removed.
         """
         listed, truth = self.tables()
         parts = {
@@ -194,7 +193,7 @@ class Corpus:
         return Written(tuple(folder / name for name in parts), folder / "truth.parquet")
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """The list (`LIST_SCHEMA`) and the truth (`TRUTH_SCHEMA`)."""
+        """Returns the list (`LIST_SCHEMA`) and the truth table (`TRUTH_SCHEMA`)."""
         rows: list[Row] = []
         keys: dict[int, Hashable] = {}
         for row in self.rows():
@@ -223,7 +222,7 @@ class Corpus:
         truth: Truth = kind.truth
         group = self._layout.groups.get(row.index)
         if row.source in alike:
-            # Another row shows the same things: either may make the other, or a whole group, superfluous.
+            # Another row has an equal scene: it, or the whole group of copies, may be dropped as its duplicate.
             truth, group = ("drop" if truth == "drop" else "may"), None
         elif group is not None:
             truth = "may"
@@ -266,7 +265,7 @@ class Corpus:
         return _Layout(kinds, sources, groups)
 
     def _look(self, source: int, scene: Scene) -> tuple[tuple[int, int], str]:
-        """Size and encoding of a picture of its own."""
+        """Returns size and encoding of a picture that is not a copy."""
         kind = self._layout.kinds[source]
         rng = self.rng("look", source)
         if kind == "bomb":
@@ -275,7 +274,7 @@ class Corpus:
             return (rng.randint(8, 40), rng.randint(8, 40)), sample_encoding(rng, grey=scene.grey)
         size = _sample_size(rng)
         if max(size) > 800:
-            # A large PNG takes longer to write than all the rest of the picture's way.
+            # Encoding a large PNG would take longer than everything else that is done with the picture.
             return size, "jpeg"
         return size, sample_encoding(rng, grey=scene.grey)
 
@@ -286,7 +285,7 @@ class Corpus:
         if kind == "refused":
             host = REFUSED_HOST
         elif kind == "unknown_host":
-            # Few names, as a resolver may take seconds to say that it does not know one.
+            # Few different names, as a resolver may take seconds to answer that a name does not exist.
             host = rng.choice(_DEAD_HOSTS)
         path = f"{rng.choice(_FOLDERS)}/{rng.choice(_STEMS)}-{index}{ENCODINGS[encoding].extension}"
         return f"http://{host}:{self.port}/{path}"
@@ -301,7 +300,7 @@ class Corpus:
         if kind == "half_wrong_caption":
             return captions.half_wrong_caption(scene, rng)
         if kind == "only_text":
-            # The caption is the text, describes it, or is of what was promised instead.
+            # The caption is the text, a description of it, or a caption of the scene that it replaces.
             text = self.text(index)
             return rng.choice((text, captions.text_caption(text, rng), captions.caption(scene, rng)))
         return captions.caption(scene, rng)
@@ -311,15 +310,15 @@ def _rng(seed: int, purpose: str, index: int) -> random.Random:
     return random.Random(f"{seed}/{purpose}/{index}")
 
 
-# A row is made, and its picture drawn, from the same scene within a moment.
+# Cached, as a row and its picture are computed from the same scene shortly after each other.
 @lru_cache(maxsize=64)
 def _scene(seed: int, source: int) -> Scene:
     return sample_scene(_rng(seed, "scene", source))
 
 
 def _sample_size(rng: random.Random) -> tuple[int, int]:
-    """Width and height, 68 to 2,000 pixels: mostly small, so that drawing and decoding them is fast."""
-    # 68, that a copy cropped by 5 % still has 64.
+    """Returns width and height, 68 to 2,000 pixels: mostly small, so that drawing and decoding them is fast."""
+    # At least 68, so that a copy cropped by 5 % still has 64.
     low, high = rng.choices(((91, 320), (320, 640), (640, 1200), (1200, 2000)), (86, 11, 2.4, 0.6))[0]
     long = low * (high / low) ** rng.random()
     short = long * rng.uniform(0.75, 1.0)
@@ -332,7 +331,7 @@ def _copied_size(kind: KindName, size: tuple[int, int], rng: random.Random) -> t
     if kind == "near_cropped":
         return round(width * 0.95), round(height * 0.95)
     if kind == "near_resized":
-        # Never below 64 pixels, which would make it a thumbnail.
+        # At least 64 pixels, as a smaller picture counts as a thumbnail.
         factor = rng.uniform(0.5, 0.8) if min(size) >= 128 else rng.uniform(1.3, 1.8)
         return round(width * factor), round(height * factor)
     return size

@@ -1,7 +1,7 @@
-"""Pictures as files: the formats of the web, the odd ones among them, and files made to do harm.
+"""Encodes pictures as files: formats of the web, unusual variants of them, and files made to do harm.
 
-Each encoding makes a fetcher's decoder do something: apply an orientation, put alpha on white, scale 16 bits,
-convert CMYK, expand a palette, take the first frame.
+Each encoding exercises one feature of the fetcher's decoding: apply an orientation, composite alpha on white, scale 16
+bits, convert CMYK, expand a palette, take the first frame.
 """
 
 import functools
@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 BOMB_SIDE = 30_000
-"""Pixels on each side of the decompression bomb."""
+"""Width and height of the decompression bomb, in pixels."""
 
 _ORIENTATION = 0x0112
-# What has to be done to an upright picture so that a reader who obeys the tag sees it upright again.
+# The transformation of an upright picture such that a decoder that applies the tag shows it upright.
 _STORED_AS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,13 +33,13 @@ _STORED_AS = {
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A way to store a picture.
+    """A file format with its options.
 
     Attributes:
-        extension: With the dot.
-        content_type: As the server declares it.
+        extension: The file extension, with the dot.
+        content_type: The Content-Type that the server sends.
         share: Weight among the encodings of its group (colour or grey).
-        encode: From an upright RGB picture and a generator to the file's bytes.
+        encode: Turns an upright RGB picture, with a random generator, into the file's bytes.
     """
 
     extension: str
@@ -90,7 +90,7 @@ def _png_palette(image: Image.Image, _: random.Random) -> bytes:
 
 
 def _png_alpha(image: Image.Image, _: random.Random) -> bytes:
-    # The border is transparent, and black underneath: a reader who forgets the alpha sees a black frame.
+    # The border is transparent, and black beneath: a decoder that ignores alpha shows a black frame.
     width, height = image.size
     border = max(1, min(width, height) // 64)
     inside = (border, border, width - border - 1, height - border - 1)
@@ -119,7 +119,7 @@ def _gif(image: Image.Image, _: random.Random) -> bytes:
 
 
 def _gif_animated(image: Image.Image, _: random.Random) -> bytes:
-    # The second frame shows nothing that a caption says: only the first one counts.
+    # The second frame shows nothing of the caption: the caption is true of the first frame only.
     second = Image.new("RGB", image.size, (128, 128, 128))
     rest = [_palette(second)]
     return _saved(_palette(image), "GIF", save_all=True, append_images=rest, duration=500, loop=0)
@@ -141,30 +141,30 @@ GREY_ENCODINGS: dict[str, Encoding] = {
     "jpeg_grey": Encoding(".jpg", "image/jpeg", 70, _jpeg_grey),
     "png_grey_16bit": Encoding(".png", "image/png", 30, _png_grey_16bit),
 }
-"""For pictures that hold no colour anyhow, so that no caption becomes wrong by the encoding."""
+"""Encodings for pictures without colour only, so that no caption becomes wrong by the encoding."""
 
 ENCODINGS: dict[str, Encoding] = {**COLOUR_ENCODINGS, **GREY_ENCODINGS}
 
 
 def sample_encoding(rng: random.Random, *, grey: bool) -> str:
-    """The name of an encoding, by the shares of its group."""
+    """Returns the name of a random encoding, weighted by the shares of its group."""
     group = GREY_ENCODINGS if grey else COLOUR_ENCODINGS
     return rng.choices(tuple(group), [encoding.share for encoding in group.values()])[0]
 
 
 def low_quality(image: Image.Image, rng: random.Random) -> bytes:
-    """A JPEG that shows its compression."""
+    """Returns the picture as a JPEG with visible compression artefacts."""
     return _saved(image, "JPEG", quality=rng.randint(35, 55))
 
 
 def truncated(data: bytes, rng: random.Random) -> bytes:
-    """The first 40 to 60 % of a file: its header can be read, its picture cannot be decoded whole."""
+    """Returns the first 40 to 60 % of a file: its header can be read, its picture cannot be decoded to the end."""
     return data[: int(len(data) * rng.uniform(0.4, 0.6))]
 
 
 @functools.cache
 def bomb() -> bytes:
-    """A valid PNG of about 110 KB whose picture is black and has 900 megapixels (takes half a second)."""
+    """Returns a valid PNG of about 110 KB whose picture is black and has 900 megapixels; takes half a second."""
     row = bytes(1 + BOMB_SIDE // 8)
     return _png((BOMB_SIDE, BOMB_SIDE), 1, 0, (row * 1000 for _ in range(BOMB_SIDE // 1000)), level=9)
 
@@ -176,7 +176,7 @@ def _deep_rows(pixels: np.ndarray) -> Iterator[bytes]:
 
 
 def _png(size: tuple[int, int], depth: int, colour: int, rows: Iterator[bytes], level: int = 3) -> bytes:
-    """Pillow writes neither 16-bit RGB nor a picture that it must not hold in memory."""
+    """Returns a PNG; Pillow can write neither 16-bit RGB nor a picture row by row, without holding it in memory."""
     deflate = zlib.compressobj(level)
     packed = b"".join(deflate.compress(chunk) for chunk in rows) + deflate.flush()
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)

@@ -1,8 +1,8 @@
-"""The kinds of rows in the demo's list: how common each is and what ought to become of it.
+"""The kinds of rows in the demo's list: the share of each, and whether it should be kept or dropped.
 
-A kind is what is the matter with a row. Its truth has three values: `keep` (a curator must keep it),
-`drop` (must drop it) and `may` (either is right). `expected` names the family of the reason for which it
-should go; `fetch:<error_class>` are the classes of `curate.schema.ERROR_CLASSES`.
+A kind is the fault that is planted in a row. Its truth has three values: `keep` (a curator must keep it), `drop` (must
+drop it) and `may` (both are right). `expected` names the family of the reason for which it should be dropped;
+`fetch:<error_class>` are the classes of `curate.schema.ERROR_CLASSES`.
 """
 
 from dataclasses import dataclass
@@ -51,10 +51,10 @@ class Kind:
     """One kind of row.
 
     Attributes:
-        share: Of all rows, 0 to 1; 0 for `clean`, which takes what the others leave.
-        truth: What ought to become of the row, before copies and chance look-alikes are considered.
+        share: Share of all rows, 0 to 1; 0 for `clean`, which gets the remaining rows.
+        truth: The right decision on the row, before copies and accidental look-alikes are considered.
         expected: Family of the reason for which it should be dropped; None for a row to keep.
-        means: What is planted, for reports.
+        means: Description of the fault, for reports.
     """
 
     share: float
@@ -98,25 +98,26 @@ KINDS: dict[KindName, Kind] = {
     "endless": Kind(0.003, "drop", "fetch:too_large", "a body without an end"),
     "bomb": Kind(0.002, "drop", "fetch:too_large", "110 KB that decode to 900 megapixels"),
 }
-"""In the order of reports. For copies the truth table's `copy_group` refines `may`: one of each must stay."""
+"""The kinds in the order of reports. For copies the truth table's `copy_group` refines `may`: one of each group must be
+kept."""
 
 COPIES: frozenset[KindName] = frozenset(
     ("exact_copy", "near_reencoded", "near_resized", "near_cropped", "near_brightened")
 )
-"""Kinds that show another row's picture under a URL of their own."""
+"""Kinds whose rows show the picture of another row under a URL of their own."""
 
 SHARES_URL: frozenset[KindName] = frozenset(("two_captions", "repeated"))
-"""Kinds that stand under another row's URL."""
+"""Kinds whose rows have the URL of another row."""
 
 assert set(KINDS) == set(get_args(KindName))
 EVERY_KIND_FROM = 300
-"""A list of at least this many rows holds every kind; a shorter one may lack the rare kinds."""
+"""A list with at least this many rows has every kind; a shorter one may lack the rare kinds."""
 
 
 def counts(pairs: int) -> dict[KindName, int]:
-    """How many rows of each kind a list of `pairs` rows is given; they sum to `pairs`.
+    """Returns the number of rows of each kind in a list of `pairs` rows; the sum is `pairs`.
 
-    For `two_captions` it is the number of second captions; the rows that they join are taken from `clean`.
+    For `two_captions` it is the number of second captions; the rows with the first captions are taken from `clean`.
     """
     least = 1 if pairs >= EVERY_KIND_FROM else 0
     planted = {name: max(least, int(pairs * kind.share)) for name, kind in KINDS.items() if kind.share}

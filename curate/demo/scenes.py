@@ -1,8 +1,8 @@
-"""What the demo's pictures show, and how they are drawn.
+"""Generates the scenes of the demo's pictures, and draws them.
 
-A `Scene` is the truth about one picture: groups of alike objects on a background. It is drawn by Pillow alone,
-at any size and any aspect ratio between 3:4 and 4:3, and looks the same at each: all lengths are fractions of
-the picture's short side. Every object lies inside the central square, so a centre crop loses none.
+A `Scene` is the ground truth of one picture: groups of equal objects on a background. It is drawn with Pillow alone, at
+any size and any aspect ratio between 3:4 and 4:3, and looks the same at each: all lengths are fractions of the shorter
+side. Every object lies inside the central square, so a centre crop loses none.
 
     rng = random.Random(0)
     scene = sample_scene(rng)
@@ -46,14 +46,13 @@ TEXTURES = ("plain", "striped", "spotted")
 PATTERNS = ("plain", "fading", "striped", "checked")
 MAX_COUNT = 4
 
-# An object and the ground it stands on are at least this far apart, so that every object can be seen, in grey
-# too.
+# The least contrast between an object and the background, so that every object can be seen, in greyscale too.
 _MIN_CONTRAST = 46.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one object is: its centre in the central square (0 to 1) and its turn in degrees."""
+    """The place of one object: its centre in the central square (0 to 1) and its rotation in degrees."""
 
     x: float
     y: float
@@ -62,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Alike objects: as many as there are places."""
+    """Equal objects, one for each place."""
 
     shape: str
     colour: str
@@ -74,13 +73,13 @@ class Group:
 
     @property
     def count(self) -> int:
-        """How many objects the group has."""
+        """The number of objects."""
         return len(self.places)
 
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the objects."""
+    """The background of a scene."""
 
     colour: str
     pattern: str
@@ -89,7 +88,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that one picture shows. The groups differ in shape."""
+    """The content of one picture. The groups differ in shape."""
 
     groups: tuple[Group, ...]
     background: Background
@@ -98,9 +97,9 @@ class Scene:
 
 
 def scene_key(scene: Scene) -> Hashable:
-    """What can be told of a scene: equal keys are scenes that no caption tells apart.
+    """Returns what captions can name of a scene: no caption tells two scenes with equal keys apart.
 
-    Places, sizes and shades are left out, and so is the watermark.
+    Places, sizes, shades and the watermark are left out.
     """
     groups = sorted((g.shape, "" if scene.grey else g.colour, g.count, g.texture) for g in scene.groups)
     ground = "" if scene.grey else scene.background.colour
@@ -108,7 +107,7 @@ def scene_key(scene: Scene) -> Hashable:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draw a scene by lot: one to three groups of one to four objects."""
+    """Return a random scene: one to three groups of one to four objects."""
     colour = rng.choice(tuple(BACKGROUNDS))
     pattern = rng.choices(PATTERNS, (46, 18, 18, 18))[0]
     ground = Background(colour, pattern, _shade(BACKGROUNDS[colour], rng, 8))
@@ -131,7 +130,7 @@ def sample_scene(rng: random.Random) -> Scene:
 
 
 def sample_colour(ground: Background, rng: random.Random, *, other_than: str = "") -> tuple[str, Rgb]:
-    """Return a colour, and a shade of it, which can be seen on the background."""
+    """Return a random colour, and a shade of it, that can be seen on the background."""
     behind = BACKGROUNDS[ground.colour]
     seen = [c for c, rgb in COLOURS.items() if c != other_than and _contrast(rgb, behind) > _MIN_CONTRAST]
     colour = rng.choice(seen)
@@ -141,7 +140,7 @@ def sample_colour(ground: Background, rng: random.Random, *, other_than: str = "
 def draw_scene(scene: Scene, size: tuple[int, int]) -> Image.Image:
     """Draw a scene as an RGB picture of `size` (width, height)."""
     width, height = size
-    # Pillow's polygons have hard edges: draw larger and reduce, the less so the larger the picture is.
+    # Pillow's polygons have hard edges, so a scene is drawn larger and then reduced, by less for larger pictures.
     factor = 3 if max(size) <= 160 else 2 if max(size) <= 1200 else 1
     canvas = _draw_background(scene.background, (width * factor, height * factor))
     side = min(canvas.size)
@@ -165,12 +164,12 @@ WATERMARKS = ("SAMPLE", "PREVIEW", "© STOCK", "PICSTOCK", "COPYRIGHT", "DEMO ON
 
 
 def with_watermark(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Return the picture with a see-through text across it."""
+    """Return the picture with a translucent text across it."""
     return _stamp(image, rng.choice(WATERMARKS), rng)
 
 
 def draw_text_image(text: str, size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """Draw a picture which holds nothing but text, as large as it fits, on a plain ground."""
+    """Draw a picture with nothing but text, as large as it fits, on a plain background."""
     ground = _shade(BACKGROUNDS[rng.choice(tuple(BACKGROUNDS))], rng, 8)
     inks = [rgb for rgb in COLOURS.values() if _contrast(rgb, ground) > 2 * _MIN_CONTRAST]
     image = Image.new("RGB", size, ground)
@@ -184,7 +183,7 @@ def draw_text_image(text: str, size: tuple[int, int], rng: random.Random) -> Ima
     while True:
         font, spacing = _font(points), 0.3 * points
         box = draw.multiline_textbbox((0, 0), body, font=font, spacing=spacing, align=align)
-        # Not at once: the extent of small text is not quite proportional to its size.
+        # In several steps, as the extent of small text is not quite proportional to its size.
         excess = max((box[2] - box[0]) / (0.92 * side), (box[3] - box[1]) / (0.88 * side))
         if excess <= 1 or points <= 1:
             break
@@ -261,7 +260,7 @@ def _fill_textured(canvas: Image.Image, group: Group, centre: Point, radius: flo
     draw = ImageDraw.Draw(cloth)
     light = _towards(group.rgb, 0.6)
     if group.texture == "striped":
-        # A stripe is a seventh of the object: thinner ones would vanish in a 64 px picture.
+        # A stripe is a seventh of the object wide: thinner ones would not be visible in a 64-pixel picture.
         step = box / 7
         for i in range(1, 7, 2):
             draw.rectangle((round(i * step), 0, round((i + 1) * step), box), fill=light)
@@ -281,7 +280,7 @@ def _font(points: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _stamp(image: Image.Image, text: str, rng: random.Random) -> Image.Image:
     side = min(image.size)
-    # Twice the picture, so that it still covers the corners once turned.
+    # Twice the size of the picture, so that it covers the corners when rotated.
     sheet = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(sheet)
     probe = draw.textlength(text, font=_font(100))
@@ -336,7 +335,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
     return [(x + px * rx, y + py * ry) for px, py in _regular(32)]
 
 
-# Polygons inside the unit circle, y downwards; a shape is the union of its polygons.
+# Polygons inside the unit circle, with y downwards; a shape is the union of its polygons.
 SHAPES: dict[str, tuple[list[Point], ...]] = {
     "circle": (_regular(40),),
     "square": ([(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)],),

@@ -5,7 +5,7 @@
 
     python -m curate.demo.server --seed 0 --pairs 2000 --port 8123      # by hand, until Ctrl-C
 
-Connections are kept open and cost no thread each; pictures are drawn by one.
+Connections are kept open and need no thread each; one thread draws the pictures.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def serve(corpus: Corpus) -> Iterator[int]:
 
     Raises:
         UsageError: the port is taken, or the loopback addresses are missing; the text names what to change.
-        CurateError: the process ended for another cause, which it printed.
+        CurateError: the process ended for another reason, which it has printed.
     """
     command = [sys.executable, "-m", "curate.demo.server", "--parent", str(os.getpid())]
     command += ["--seed", str(corpus.seed), "--pairs", str(corpus.pairs), "--port", str(corpus.port)]
@@ -56,7 +56,7 @@ def serve(corpus: Corpus) -> Iterator[int]:
         stdin=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
-        # Ctrl-C is for the run, which may want its web until it has come to rest.
+        # The server ignores Ctrl-C: the run handles it, and may still need the server until it has stopped.
         start_new_session=True,
     )
     with process:
@@ -72,10 +72,10 @@ def serve(corpus: Corpus) -> Iterator[int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status (2: the addresses cannot be had)."""
+    """Serves until SIGTERM or SIGINT; returns the exit status (2: the addresses cannot be used)."""
     about = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m curate.demo.server", description=about)
-    parser.add_argument("--seed", type=int, default=0, help="another seed is another web (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated web (default 0)")
     parser.add_argument("--pairs", type=int, default=2000, help="rows of the list (default 2000)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}")
     parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         listeners = _listen(corpus.port)
         asyncio.run(_serve(corpus, listeners, args.parent))
     except UsageError as error:
-        # A parent reads the first line to learn whether the server stands.
+        # The parent reads the first line to learn whether the server has started.
         print(error, file=sys.stderr if args.parent is None else sys.stdout)
         return _USAGE
     return 0
@@ -93,12 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    said = process.stdout.readline().strip()
-    if said == _READY:
+    line = process.stdout.readline().strip()
+    if line == _READY:
         return
     if process.wait() == _USAGE:
-        raise UsageError(said)
-    raise CurateError(f"the demo's server did not start: exit status {process.returncode}, see its words above")
+        raise UsageError(line)
+    raise CurateError(f"the demo's server did not start: exit status {process.returncode}; its output is above")
 
 
 def _listen(port: int) -> list[socket.socket]:
@@ -115,11 +115,11 @@ def _listen(port: int) -> list[socket.socket]:
 
 def _advice(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken: end what listens there (another demo?) or choose another port"
+        return f"port {port} of {host} is in use: end the program that uses it (another demo?), or choose another port"
     if error.errno == errno.EADDRNOTAVAIL:
         return (
-            f"the demo needs the loopback addresses {SERVED_HOSTS[0]} to {SERVED_HOSTS[-1]} and {host} is not "
-            f"set up: on macOS, run `sudo ifconfig lo0 alias {host}`, and so on for each"
+            f"the demo needs the loopback addresses {SERVED_HOSTS[0]} to {SERVED_HOSTS[-1]}, and {host} is not "
+            f"set up: on macOS, run `sudo ifconfig lo0 alias {host}`, and likewise for each"
         )
     return f"cannot listen on {host}, port {port} ({error.strerror}): choose another port"
 
@@ -128,8 +128,8 @@ async def _serve(corpus: Corpus, listeners: list[socket.socket], parent: int | N
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # Drawing holds the interpreter's lock most of the time. A second thread made a tenth more pictures a
-    # second and cost a third more CPU time, which a run on the same machine has better uses for.
+    # One thread, as drawing holds the interpreter's lock most of the time. A second thread drew a tenth more pictures a
+    # second and took a third more CPU time, which the run on the same machine needs.
     with ThreadPoolExecutor(1) as painters:
         site = _Site(corpus, painters)
         servers = [await asyncio.start_server(site.talk, sock=listener) for listener in listeners]
@@ -144,7 +144,7 @@ async def _serve(corpus: Corpus, listeners: list[socket.socket], parent: int | N
 
 
 async def _watch(parent: int | None, stop: asyncio.Event) -> None:
-    """Stops the server once its parent is gone, which a killed parent cannot ask for."""
+    """Stops the server once its parent has ended; a parent that is killed cannot stop it."""
     while parent is not None and os.getppid() == parent:
         await asyncio.sleep(_WATCH_SECONDS)
     if parent is not None:
@@ -171,17 +171,17 @@ class _Site:
             while await self._exchange(reader, writer):
                 pass
         except _GONE:
-            # The client has gone: after its last request, or having had enough of an endless body.
+            # The client has closed the connection: after its last request, or during an endless body.
             pass
         except asyncio.CancelledError:
-            # Hung up: the task's end, but asyncio 3.11 prints a traceback of every such task that ends as cancelled.
+            # Cancelled by `hang_up`. Not raised again, as asyncio 3.11 prints a traceback of a task that is cancelled.
             pass
         finally:
             self._talks.discard(task)
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answers one request; says whether the connection stays open for another."""
+        """Answers one request; returns whether the connection stays open for another."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         request, *headers = head.lower().split("\r\n")
         method, _, path = head.partition("\r\n")[0].partition(" ")
@@ -191,22 +191,22 @@ class _Site:
             await writer.drain()
             return False
         loop = asyncio.get_running_loop()
-        said = await loop.run_in_executor(self._painters, answer, self._corpus, path)
+        response = await loop.run_in_executor(self._painters, answer, self._corpus, path)
         stays = request.endswith("http/1.1") and "connection: close" not in headers
-        stays = stays and said.manner != "endless"
-        if said.manner == "silent":
+        stays = stays and response.manner != "endless"
+        if response.manner == "silent":
             await _until_gone(reader)
             return False
-        writer.write(_head(said, stays=stays))
+        writer.write(_head(response, stays=stays))
         if method == "HEAD":
             await writer.drain()
             return stays
-        if said.manner == "trickle":
-            await _trickle(said.body, writer)
+        if response.manner == "trickle":
+            await _trickle(response.body, writer)
         else:
-            writer.write(said.body)
+            writer.write(response.body)
         await writer.drain()
-        while said.manner == "endless":
+        while response.manner == "endless":
             writer.write(_BLOCK)
             await writer.drain()
         return stays
@@ -224,12 +224,12 @@ async def _trickle(body: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(_TRICKLE_SECONDS)
 
 
-def _head(said: Answer, *, stays: bool) -> bytes:
-    phrase = HTTPStatus(said.status).phrase
-    lines = [f"HTTP/1.1 {said.status} {phrase}", f"Content-Type: {said.content_type}"]
-    if said.manner != "endless":
-        lines.append(f"Content-Length: {len(said.body)}")
-    lines += [f"{name}: {value}" for name, value in said.headers]
+def _head(response: Answer, *, stays: bool) -> bytes:
+    phrase = HTTPStatus(response.status).phrase
+    lines = [f"HTTP/1.1 {response.status} {phrase}", f"Content-Type: {response.content_type}"]
+    if response.manner != "endless":
+        lines.append(f"Content-Length: {len(response.body)}")
+    lines += [f"{name}: {value}" for name, value in response.headers]
     lines += [f"Connection: {'keep-alive' if stays else 'close'}", "", ""]
     return "\r\n".join(lines).encode("latin-1")
 

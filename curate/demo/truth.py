@@ -1,6 +1,6 @@
-"""How often a run's decisions were right, held against the demo's truth table.
+"""Evaluates a run's decisions against the demo's truth table: recall, and right and wrong drops by step.
 
-How it is used:
+Usage:
 
     score = evaluate(decisions, pq.read_table("demo/truth.parquet"))
     score.must_keep_recall, score.must_drop_recall, score.kept_clean_share
@@ -25,14 +25,14 @@ Verdict = Literal["right", "wrong", "may"]
 
 @dataclass
 class StepScore:
-    """What one reason dropped, in rows: `dropped` = `right` + `wrong` + `may`.
+    """The rows that were dropped for one reason: `dropped` = `right` + `wrong` + `may`.
 
     Attributes:
-        dropped: All rows that went for this reason.
-        right: Of these, rows that had to go, or copies of a row that stays.
-        wrong: Rows that had to stay, or the last of a group of copies.
-        may: Rows that may go or stay.
-        by_kind: `dropped` by what was planted (`curate.demo.kinds`).
+        dropped: All rows dropped for this reason.
+        right: Rows that had to be dropped, or copies of a row that is kept.
+        wrong: Rows that had to be kept, or the last of a group of copies.
+        may: Rows that may be dropped or kept.
+        by_kind: `dropped` by kind (`curate.demo.kinds`).
     """
 
     dropped: int = 0
@@ -44,24 +44,25 @@ class StepScore:
 
 @dataclass
 class Evaluation:
-    """A run's decisions, judged. All counts are rows; each decided row is in exactly one of the must and may.
+    """The evaluation of a run's decisions, in rows.
 
-    A group of copies counts as one row that must stay and, for the others, rows that must go.
+    Each row with a decision had to be kept (`must_keep`), had to be dropped (`must_drop`), or may be either. In a group
+    of copies one row had to be kept, and the others had to be dropped.
 
     Attributes:
-        rows: Rows decided upon.
-        undecided: Rows of the list on which there is no decision, as their part is missing.
+        rows: Rows with a decision.
+        undecided: Rows of the list without a decision, as their part is missing.
         kept: `kept_right` + `kept_wrong` + `kept_may`.
-        kept_right: Kept rows that had to stay.
-        kept_wrong: Kept rows that had to go: the sum of `missed`.
-        kept_may: Kept rows that may stay or go.
-        must_keep: Rows that had to stay.
-        must_drop: Rows that had to go.
-        missed: `kept_wrong` by what was planted.
-        groups: Groups of copies of which every row was decided upon.
-        groups_without: Groups of which none is kept.
-        groups_with_several: Groups of which more than one is kept.
-        steps: By reason, in no order that means anything.
+        kept_right: Kept rows that had to be kept.
+        kept_wrong: Kept rows that had to be dropped: the sum of `missed`.
+        kept_may: Kept rows that may be kept or dropped.
+        must_keep: Rows that had to be kept.
+        must_drop: Rows that had to be dropped.
+        missed: `kept_wrong` by kind.
+        groups: Groups of copies in which every row has a decision.
+        groups_without: Groups of which no row is kept.
+        groups_with_several: Groups of which more than one row is kept.
+        steps: Scores by reason, in no particular order.
     """
 
     rows: int = 0
@@ -84,27 +85,27 @@ class Evaluation:
 
     @property
     def must_keep_recall(self) -> float:
-        """Share of the rows that had to stay which did, 0 to 1; 1 where there are none."""
+        """Share of the rows that had to be kept which were kept, 0 to 1; 1 where there are none."""
         return self.kept_right / self.must_keep if self.must_keep else 1.0
 
     @property
     def must_drop_recall(self) -> float:
-        """Share of the rows that had to go which did, 0 to 1; 1 where there are none."""
+        """Share of the rows that had to be dropped which were dropped, 0 to 1; 1 where there are none."""
         return 1.0 - self.kept_wrong / self.must_drop if self.must_drop else 1.0
 
     @property
     def kept_clean_share(self) -> float:
-        """Share of the kept rows that did not have to go, 0 to 1; 1 where nothing is kept."""
+        """Share of the kept rows that did not have to be dropped, 0 to 1; 1 where nothing is kept."""
         return 1.0 - self.kept_wrong / self.kept if self.kept else 1.0
 
     @property
     def listed_clean_share(self) -> float:
-        """The same share of the list as it came, to compare with."""
+        """The same share of all rows of the list, for comparison."""
         return 1.0 - self.must_drop / self.rows if self.rows else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """The counts, for the report; shares are made of them there."""
-        # asdict would rebuild each Counter from its items, and count those.
+        """Returns the counts for the report, which computes the shares from them."""
+        # dataclasses.asdict would call Counter on the items of each Counter, and so count the items.
         counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
         steps = {reason: {**vars(step), "by_kind": dict(step.by_kind)} for reason, step in self.steps.items()}
         return {**counts, "steps": steps}
@@ -112,7 +113,7 @@ class Evaluation:
 
 @dataclass(slots=True)
 class _Judged:
-    """A row of the truth table and what was decided on it."""
+    """A row of the truth table with its decision."""
 
     kind: str
     truth: str
@@ -125,14 +126,14 @@ class _Judged:
 
 
 def evaluate(decisions: Iterable[Decision], truth: pa.Table) -> Evaluation:
-    """Holds decisions against the truth.
+    """Compares decisions with the truth table.
 
     Args:
-        decisions: In any order, one per row of the list; a list with missing parts may lack some.
-        truth: The table that `Corpus.write` left (`curate.demo.corpus.TRUTH_SCHEMA`).
+        decisions: In any order, one per row of the list; rows of missing parts may have none.
+        truth: The table that `Corpus.write` has written (`curate.demo.corpus.TRUTH_SCHEMA`).
 
     Raises:
-        UsageError: a decision is on a pair that the truth table does not hold, or on one more than it holds.
+        UsageError: a pair with a decision is not in the truth table, or has more decisions than rows in it.
     """
     rows = _decided(decisions, truth)
     score = Evaluation(undecided=sum(not row.decided for row in rows))
@@ -155,7 +156,7 @@ def _decided(decisions: Iterable[Decision], truth: pa.Table) -> list[_Judged]:
     by_pair: defaultdict[bytes, list[_Judged]] = defaultdict(list)
     for pair, row in zip(truth["pair_id"].to_pylist(), rows, strict=True):
         by_pair[pair].append(row)
-    # Two rows of one pair are alike: whichever was kept stands for the first, the other for its repeat.
+    # Rows of one pair cannot be told apart: the kept one counts as the original, the others as its repeats.
     for same in by_pair.values():
         same.sort(key=lambda row: row.kind == REPEATED)
     for pair, kept, reason in sorted(decisions, key=lambda one: not one[1]):
@@ -167,7 +168,7 @@ def _decided(decisions: Iterable[Decision], truth: pa.Table) -> list[_Judged]:
 
 
 def _alone(row: _Judged) -> Verdict:
-    """The verdict on a row outside all groups: of its being kept, or of its being dropped."""
+    """Returns the verdict on the decision about a row that is in no group of copies."""
     if row.truth == "may":
         return "may"
     return "right" if row.kept == (row.truth == "keep") else "wrong"
@@ -176,10 +177,10 @@ def _alone(row: _Judged) -> Verdict:
 def _judge_group(score: Evaluation, members: list[_Judged]) -> Iterator[tuple[_Judged, Verdict]]:
     decided = [row for row in members if row.decided]
     if len(decided) < len(members):
-        # Whether one stayed cannot be told.
+        # Without all decisions it is not known whether one row of the group is kept.
         yield from ((row, "may") for row in decided)
         return
-    # Two captions of one image may both stay.
+    # Two captions of one image may both be kept.
     extra_is_wrong = all(row.kind != "two_captions" for row in members)
     kept = [row for row in members if row.kept]
     score.groups += 1
@@ -196,7 +197,7 @@ def _judge_group(score: Evaluation, members: list[_Judged]) -> Iterator[tuple[_J
 
 
 def _lost(members: list[_Judged]) -> _Judged:
-    """Of a group that is gone, the row to blame: the first that did not go as somebody's copy."""
+    """Returns the row that counts as wrong in a group without a kept row: the first not dropped as a copy."""
     as_copies = {row.expected for row in members}
     return next((row for row in members if row.reason not in as_copies), members[0])
 
