@@ -1,4 +1,4 @@
-"""Which columns a pair has, with types, and their values row for row: the only module that joins a part's tables.
+"""The columns of a pair, with types, and their values row for row: the only module that joins a part's tables.
 
     folder              file                a row is       columns
     -----------------   -----------------   ------------   -----------------------------------------------------------
@@ -10,9 +10,9 @@
     signals-<scorer>    pairs.parquet       a pair         the scorer's own
     select              decisions.parquet   a source row   kept reason reasons duplicate_of duplicate_similarity
 
-`describe` lists the columns of a run before any of them is computed. The list is given to passes as JSON, in their
-settings, and `read` takes columns from it by name. A model's scores are called `<column>_<model>`, and those of the
-first model also go without the suffix; its embeddings go without alone.
+`describe` lists the columns of a run before any of them is computed. Passes get the list as JSON, in their settings,
+and `read` reads columns of the list by name. A model's scores are called `<column>_<model>`; those of the first model
+also exist without the suffix. Embeddings of the first model have no suffix, those of other models have one.
 """
 
 import base64
@@ -31,20 +31,20 @@ from curate.errors import BrokenResult, RecipeError
 from curate.store import Inputs, Json
 
 ROW, IMAGE, PAIR = "row", "image_id", "pair_id"
-"""What a row of a table is: a row of the plan, a distinct image of it, or a distinct pair of it."""
+"""What one row of a table stands for: a row of the plan, a distinct image of it, or a distinct pair of it."""
 
 _PLAN = ("plan", "pairs.parquet", ROW)
 
 BEFORE = ("repeated", "status", "error_class", "decoded")
-"""The columns from which `reasons_before` follow."""
+"""The columns that `reasons_before` reads."""
 
 _IDS = frozenset(field.name for field in schema.PLAN if field.type == schema.ID)
 
 _KEYS = {ROW: ("pair_id",), IMAGE: ("image_id",), PAIR: ("pair_id", "image_id", "repeated")}
-"""The columns of the plan from which the order of a table follows."""
+"""By what a row stands for: the columns of the plan that determine the order of such a table."""
 
 _SCHEMA = "arrow:"
-"""Before a type that has no name of its own, such as a list."""
+"""The prefix of a stored type that has no name of its own, such as a list."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Column:
     """A column of a pair, and where it is stored.
 
     Attributes:
-        name: how predicates, the result, the report and `explain` call it.
+        name: its name in predicates, the result, the report and `explain`.
         folder: the short name of the pass folder that holds it.
         file: the role of the Parquet file that holds it.
-        key: what a row of that file is: ROW, IMAGE or PAIR.
+        key: what a row of that file stands for: ROW, IMAGE or PAIR.
         stored: its name in that file.
-        type: as it is stored; None where no predicate may name it: embeddings and decisions.
+        type: its stored type; None where no predicate may name it: embeddings and decisions.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Column:
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The columns that a pair of a run has, those of one pass after those of another."""
+    """The columns that a pair of a run has, grouped by pass."""
 
     columns: tuple[Column, ...] = ()
 
@@ -88,7 +88,7 @@ class PairColumns:
         return self._by_name[name]
 
     def types(self) -> dict[str, pa.DataType]:
-        """The columns that a predicate may name, with the types in which it sees them (`predicate_view`)."""
+        """The columns that a predicate may name, with the types that predicates see (`predicate_view`)."""
         return {column.name: _seen_type(column.name, column.type) for column in self.columns if column.type}
 
     def measured_by(self, *passes: str) -> list[str]:
@@ -96,11 +96,11 @@ class PairColumns:
         return [column.name for column in self.columns if column.type and column.made_by in passes]
 
     def scores(self, model: str, stored: str) -> list[str]:
-        """The names of a model's score (`schema.SIMILARITY`, `schema.MIRRORED`); none where it has no such score."""
+        """The names of a model's score (`schema.SIMILARITY`, `schema.MIRRORED`); empty where it has no such score."""
         return [column.name for column in self.columns if (column.folder, column.stored) == (f"embed-{model}", stored)]
 
     def embeddings(self) -> list[str]:
-        """The names of the embeddings, those of one model after those of another."""
+        """The names of the embeddings, grouped by model."""
         return [column.name for column in self.columns if column.made_by == "embed" and column.type is None]
 
     def decisions(self) -> list[str]:
@@ -118,7 +118,7 @@ class PairColumns:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The list from `to_json`, or from settings that hold it; other keys are passed over."""
+        """The list from `to_json`, or from settings that contain it; other keys are ignored."""
         return cls(
             tuple(
                 Column(**{**column, "type": None if column["type"] is None else _type_named(column["type"])})
@@ -133,13 +133,13 @@ def describe(
     signals: Mapping[str, Mapping[str, pa.DataType]],
     pixels: Mapping[str, Mapping[str, pa.DataType]] | None = None,
 ) -> PairColumns:
-    """The columns of every pair of a run.
+    """Returns the columns of every pair of a run.
 
     Args:
         plan: the schema of the plan's table.
-        models: whether a model also scores mirrored images, by the models' short names, the first model first.
+        models: by short name, the first model first: whether the model also scores mirrored images.
         signals: by scorer, its columns with their types.
-        pixels: by scorer of pixels, likewise; those of `schema.PIXELS` are always there.
+        pixels: by pixel scorer, likewise; the columns of `schema.PIXELS` are always included.
 
     Raises:
         RecipeError: two columns would have one name.
@@ -161,7 +161,7 @@ def describe(
         other = by_name.setdefault(column.name, column)
         if other is not column:
             raise RecipeError(
-                f"{other.folder} and {column.folder} would both give a column {column.name!r}; "
+                f"{other.folder} and {column.folder} would both write a column {column.name!r}; "
                 "choose another name for the signal or the model"
             )
     return PairColumns(tuple(found))
@@ -170,16 +170,16 @@ def describe(
 def read(
     inputs: Inputs, columns: PairColumns, part: int, names: Iterable[str], rows: Sequence[int] | pa.Array | None = None
 ) -> pa.Table:
-    """Columns of a part's pairs, row for row with its plan, as they are stored.
+    """Reads columns of a part's pairs, row for row with the part's plan, in their stored types.
 
     A row that repeats a pair has what was measured of its pair, and of its own image.
 
     Args:
         inputs: the folders of the columns, and `plan`.
-        columns: those of the run.
-        part: which part.
-        names: the columns to read, the order of the result's columns.
-        rows: the rows of the plan to take, in the order of the result's rows; by default all of them.
+        columns: the columns of the run.
+        part: the number of the part.
+        names: the columns to read, in the order of the returned columns.
+        rows: the rows of the plan to read, in the order of the returned rows; by default all of them.
 
     Raises:
         BrokenResult: a table of the part does not have the plan's rows.
@@ -212,7 +212,7 @@ def read(
 
 
 def reasons_before(pairs: pa.Table) -> pa.Array:
-    """The reason that each row has before any step, null for the rows that the steps see.
+    """Returns each row's drop reason before any step, null for the rows that the steps see.
 
     Args:
         pairs: rows with the columns `BEFORE`.
@@ -231,12 +231,12 @@ def reasons_before(pairs: pa.Table) -> pa.Array:
 
 
 def predicate_view(pairs: pa.Table) -> pa.Table:
-    """Rows as predicates see them: ids as 32 hex digits, float16 as float32, NaN as null."""
+    """Returns rows as predicates see them: ids as 32 hex digits, float16 as float32, NaN as null."""
     return pa.table({name: _seen(name, pairs[name]) for name in pairs.column_names})
 
 
 def hexadecimal(ids: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """binary(16) without nulls as 32 lower-case hex digits."""
+    """Returns binary(16) values without nulls as strings of 32 lower-case hex digits."""
     flat = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     text = memoryview(flat.buffers()[1])[flat.offset * 16 : (flat.offset + len(flat)) * 16].hex() if len(flat) else ""
     offsets = np.arange(0, 32 * len(flat) + 1, 32, dtype=np.int32)
@@ -248,7 +248,7 @@ def _types(table: pa.Schema, *without: str) -> dict[str, pa.DataType]:
 
 
 def _named(types: Mapping[str, pa.DataType | None], folder: str, file: str, key: str) -> list[Column]:
-    """The columns of a file that go by the names under which they are stored."""
+    """The columns of a file whose names are their stored names."""
     return [Column(name, folder, file, key, name, kind) for name, kind in types.items()]
 
 
@@ -266,18 +266,18 @@ def _of_model(model: str, *, is_first: bool, mirror: bool) -> Iterator[Column]:
 
 @dataclass(frozen=True)
 class _Order:
-    """How a table of a part stands to the part's plan.
+    """Maps the rows of a part's plan to the rows of a table.
 
     Attributes:
-        ids: the ids that it has to hold, in order.
-        row_of: int64, for each row of the plan the row of the table; None where they are the same.
+        ids: the ids that the table has to hold, in order.
+        row_of: int64[rows of the plan], the table's row for each row of the plan; None where they are the same.
     """
 
     ids: pa.ChunkedArray
     row_of: npt.NDArray[np.int64] | None
 
     def rows(self, chosen: npt.NDArray[np.int64] | None) -> pa.Array | None:
-        """The rows of the table for some rows of the plan, or for all of them; None where these are all, in order."""
+        """The table's rows for the chosen rows of the plan, None for all; returns None for all rows in order."""
         if self.row_of is None:
             return None if chosen is None else pa.array(chosen)
         return pa.array(self.row_of if chosen is None else self.row_of[chosen])
@@ -297,16 +297,16 @@ def _order(plan: pa.Table, key: str, where: str) -> _Order:
     own = ids.filter(pa.array(is_first))
     row_of = np.cumsum(is_first) - 1
     if key == PAIR:
-        # A repeated row is of the same pair and image, so that it follows its first in the plan's order.
+        # The plan is sorted by image and pair, so a repeated row directly follows the rows of its pair.
         pairs, images = (plan[name].combine_chunks() for name in ("pair_id", "image_id"))
         follows = ~_starts(pairs) & ~_starts(images)
         if (~is_first & ~follows).any():
-            raise BrokenResult(f"{where}: a row repeats a pair that does not stand before it")
+            raise BrokenResult(f"{where}: a row is marked as repeated but does not follow a row of the same pair")
     return _Order(own, row_of)
 
 
 def _starts(ids: pa.Array) -> npt.NDArray[np.bool_]:
-    """Where an id differs from the one before it."""
+    """A mask of the rows whose id differs from that of the row before."""
     starts = np.ones(len(ids), bool)
     if len(ids):
         starts[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
@@ -339,7 +339,7 @@ def _seen(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def _type_name(kind: pa.DataType) -> str:
-    """A type as text: Arrow's own name where it stands for the type alone, else an Arrow schema in base64."""
+    """Returns a type as text: Arrow's name for it where that name identifies it, else an Arrow schema in base64."""
     try:
         if pa.type_for_alias(str(kind)) == kind:
             return str(kind)

@@ -1,10 +1,10 @@
-"""The story: which pass follows which, from a recipe to a result.
+"""Runs a recipe from its sources to a result: which pass follows which.
 
     sources ─plan→ parts ─fetch→ images ─embed→ embeddings ─signals→ columns ─select→ decisions ─pack→ shards ─→ report
                                                      └────dedup→ near pairs ──────┘
 
-The command line, the tests and `pipelines/` all come through `run`. What a pass depends on, reads and does stands in
-its room's `passes.py`.
+The command line, the tests and `pipelines/` all call `run`. What a pass depends on, reads and does is declared in its
+room's `passes.py`.
 """
 
 import json
@@ -37,7 +37,7 @@ from curate.store import WHOLE, Json, Store, key
 
 @dataclass
 class Outcome:
-    """How a run ended, as far as it went."""
+    """The outcome of a run; what belongs to a pass that was not reached is empty."""
 
     store: Store
     missing: list[int] = field(default_factory=list)
@@ -52,24 +52,24 @@ class Outcome:
 
     @property
     def result(self) -> str | None:
-        """Where the shards lie."""
+        """Path or URL of the result's folder; None where there is no result."""
         return self.store.path(str(self.manifest["pack"])) if self.manifest else None
 
 
 def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:
-    """Runs what is not done yet, to the result or to `options.until`.
+    """Runs what is not done yet, up to the result or to `options.until`.
 
     Raises:
         UsageError: a pass found an input or the recipe to be wrong.
-        RunIncomplete: parts are set aside, or hardly anything could be fetched.
+        RunIncomplete: parts are set aside, or too few images could be fetched.
     """
     store, limits = prepared.store, prepared.recipe.limits
-    asked = prepared.recipe.fetch
-    success = MinSuccess(fetch.work_name(0), asked.min_success, asked.min_success_window)
+    fetch_keys = prepared.recipe.fetch
+    success = MinSuccess(fetch.work_name(0), fetch_keys.min_success, fetch_keys.min_success_window)
     outcome = Outcome(store)
 
     def go(*works: Work, by_part: bool = False) -> None:
-        # Parts that were set aside stay so, for the run can go on without them; without a whole it cannot.
+        # The run can continue without some parts, so parts that were set aside stay so; without a whole it cannot.
         forget = options.retry_parts or not by_part
         aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget, check=success)
         for work in works:
@@ -84,8 +84,9 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     if prepared.caution:
         watcher.tell(prepared.caution)
     if is_of_an_earlier_release(prepared):
-        watcher.tell(f"{store.url} was begun by an earlier release of curate: its passes are done anew, this once")
-    # First: what is wrong inside a source shows here, and mended it is another source, which the folder has to take.
+        watcher.tell(f"{store.url} was started by an earlier release of curate: its passes are computed again, once")
+    # Before the folder is claimed: a fault inside a source shows here, and the corrected source is another one, which
+    # the same folder has to accept.
     go(plan.work(prepared, lay_out(prepared, 1)))
     claim(store, prepared.identity, as_now)
     latest.begin(store, options.sample)
@@ -105,8 +106,8 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         if outcome.is_unchanged and options.only_with_gain:
             return outcome
     for pass_ in layout.of("embed").values():
-        if (said := pass_.begun_otherwise()) and not pass_.folder.units().issuperset(layout.parts):
-            watcher.tell(said)
+        if (notice := pass_.begun_otherwise()) and not pass_.folder.units().issuperset(layout.parts):
+            watcher.tell(notice)
 
     if options.reaches("fetch"):
         go(*_by_part(prepared, layout, options), by_part=True)
@@ -140,14 +141,14 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
 
 
 def decisions(layout: Layout) -> Iterator[tuple[bytes, bool, str | None]]:
-    """Every row's pair_id, whether it is kept, and the reason where not."""
+    """Yields for every row of the covered parts: pair_id, whether it is kept, and the drop reason or None."""
     for part in layout.parts:
         table = layout.passes["select"].folder.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
         yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
 
 
 def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]:
-    """fetch, embed and signals: chained, a part is embedded while others are fetched."""
+    """Returns the works of fetch, embed and signals, chained: a part is embedded while others are fetched."""
     works = list(fetch.works(prepared, layout))
     if options.reaches("embed"):
         works.append(embed.work(prepared, layout, after=works[-1].name))
@@ -162,8 +163,8 @@ def _check_missing(outcome: Outcome, layout: Layout, options: Options) -> None:
         return
     named = ", ".join(key(part) for part in outcome.missing[:5]) + (", …" if outcome.missing[5:] else "")
     raise RunIncomplete(
-        f"{len(outcome.missing)} of {len(layout.parts)} parts are set aside ({named}); tracebacks lie in "
-        f"{outcome.store.url}/*/failed. --retry-parts begins anew with them, --allow-missing goes on without"
+        f"{len(outcome.missing)} of {len(layout.parts)} parts are set aside ({named}); their tracebacks are in "
+        f"{outcome.store.url}/*/failed. --retry-parts starts them again, --allow-missing continues without them"
     )
 
 

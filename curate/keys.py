@@ -1,4 +1,4 @@
-"""What recipe keys are made of: frozen models that refuse unknown keys, and the values that differ from defaults."""
+"""The base class of recipe sections, frozen and refusing unknown keys, and the keys that differ from their defaults."""
 
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ClassVar, Self
@@ -29,32 +29,32 @@ class Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     HOW: ClassVar[frozenset[str]] = frozenset()
-    """Keys that say how work is done (how fast, how patiently, on which machine) and not what it gives: they are in no
-    fingerprint and on no card."""
+    """Keys that set how work is done (speed, patience, machine) but not what it computes: they are in no fingerprint
+    and on no card."""
 
     def with_absolute_paths(self) -> Self:
-        """These keys and those inside them, local paths (`Place`, `OptionalPlace`, `Places`) made absolute."""
+        """Returns a copy with local paths (`Place`, `OptionalPlace`, `Places`) made absolute, in nested keys, too."""
         fields = type(self).model_fields.items()
         update = {name: _absolute(getattr(self, name), is_place=_IsPlace in field.metadata) for name, field in fields}
         return self.model_copy(update=update)
 
 
 def chosen(section: Keys, *, only: AbstractSet[str] | None = None, without: AbstractSet[str] = frozenset()) -> Json:
-    """The keys of a section that differ from their defaults, JSON-able: what a fingerprint holds of it.
+    """Returns the keys of a section that differ from their defaults, JSON-able: the section's part of a fingerprint.
 
-    A release that adds a key with a default thus changes no fingerprint; one that changes a default raises the version
-    of the passes that depend on it.
+    So a release that adds a key with a default changes no fingerprint. A release that changes a default raises the
+    version of the passes that depend on it.
 
     Args:
         section: the section.
-        only: keys to look at; by default all.
+        only: keys to consider; by default all.
         without: keys to leave out besides the section's `HOW`.
     """
     left_out = {*section.HOW, *without}
-    found: Json = section.model_dump(
+    differing: Json = section.model_dump(
         mode="json", exclude_defaults=True, include=None if only is None else set(only), exclude=left_out
     )
-    return found
+    return differing
 
 
 def _absolute(value: Any, *, is_place: bool) -> Any:

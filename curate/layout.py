@@ -1,7 +1,7 @@
-"""Where each pass of a run lies: every room's passes, declared in the order of the data.
+"""The folders of a run: collects the passes that every room declares, and gives each its folder.
 
-A pass's folder is named by the fingerprint of what its content depends on (`curate.runs.passes`), so a folder that
-exists is reused, and a changed threshold makes new folders of select, pack and report alone.
+A pass's folder is named by the fingerprint of what its content depends on (`curate.runs.passes`), so an existing folder
+is reused, and a changed threshold makes new folders of select, pack and report only.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from curate.store import Folder
 
 
 def plan_folder(prepared: Prepared) -> Folder:
-    """Where the plan lies; all else is known once it is done."""
+    """The folder of the plan; the other folders follow once it is done."""
     return Pass.of(prepared.store, plan.declare(prepared)).folder
 
 
 def is_of_an_earlier_release(prepared: Prepared) -> bool:
-    """Whether the run was begun by a release whose fingerprints were others, and not gone on with since."""
+    """Whether a release with other fingerprints started the run and it has not been continued since."""
     if not prepared.store.exists("run.json"):
         return False
     stored = prepared.store.read_json("run.json")
@@ -36,12 +36,12 @@ def is_of_an_earlier_release(prepared: Prepared) -> bool:
 
 
 def planned(prepared: Prepared, options: Options, missing: Sequence[int] = ()) -> Layout | None:
-    """The layout of a run whose plan is done, or None.
+    """Returns every pass with its folder, or None while the plan is not done.
 
     Args:
         prepared: the recipe, checked.
-        options: `sample` and `truth` count.
-        missing: parts that the global passes go without.
+        options: `sample` and `truth` are used.
+        missing: parts that are set aside and left out by the global passes.
     """
     folder = plan_folder(prepared)
     if not folder.is_done():
@@ -60,15 +60,15 @@ def lay_out(
     missing: Sequence[int] = (),
     truth: str | None = None,
 ) -> Layout:
-    """Every pass with its folder.
+    """Returns every pass with its folder.
 
     Args:
         prepared: the recipe, checked.
         n_parts: parts of the plan; passes that work part by part do not depend on it.
         n_rows: rows of the plan.
         sample: the share of the parts that the global passes cover, or None for all.
-        missing: parts that the global passes go without.
-        truth: the digest of a demo's truth table.
+        missing: parts that are set aside and left out by the global passes.
+        truth: the SHA-256 of a demo's truth table.
     """
     passes: dict[str, Pass] = {}
 

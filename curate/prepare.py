@@ -1,4 +1,4 @@
-"""Checks a recipe, its sources, models and output before anything is written, and keeps what was learned on the way."""
+"""Checks a recipe, its sources, models and output before anything is written; returns what the checks found out."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ __all__ = ["HUB", "Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe that was found to hold, with what was learned on the way."""
+    """A checked recipe, with what the checks found out."""
 
     recipe: Recipe
     store: Store
@@ -45,11 +45,11 @@ class Prepared:
     blocked: str = ""
     rounds: tuple[Round, ...] = ()
     scorers: Sequence[Scorer] = ()
-    """Of all signals, with what was learned of the files that they name."""
+    """The scorers of all signals, with what was learned from the files that they name."""
     prompts: Mapping[str, Json] = field(default_factory=dict)
-    """Texts that signals hold images against, by their folder: `model`, `where`, `names`, `prompts`."""
+    """Texts that signals compare images with, by the texts' folder: `model`, `where`, `names`, `prompts`."""
     targets: Mapping[str, Json] = field(default_factory=dict)
-    """Images that signals hold images against, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
+    """Images that signals compare images with, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
     columns: PairColumns = field(default_factory=PairColumns)
     pixels: Sequence[PixelScorer] = ()
     """Of the pixel scorers that other packages bring, with what was learned of the files that they name."""
@@ -63,14 +63,14 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
-    """Checks recipe, sources, models and output; writes nothing but a probe file, and that last.
+    """Checks recipe, sources, models and output; the only file that it writes is a probe file in the output, last.
 
     Args:
-        recipe: what is to be run.
-        probe: write, read back and delete that file; without it nothing is written, not even the folder.
+        recipe: the recipe to run.
+        probe: write, read back and delete the probe file; if False, nothing is written, not even the folder.
 
     Raises:
-        UsageError: in one line, the first thing that is wrong.
+        UsageError: the first fault found, in one line.
     """
     recipe = recipe.with_absolute_paths()
     source = recipe.source.model_dump(mode="json")
@@ -89,9 +89,9 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
         for name, model in recipe.models.items()
     }
-    asked = list(scorers(recipe.signals, next(iter(recipe.models))))
-    learned = [_learned(scorer, facts, endpoint) for scorer in asked]
-    prompts, targets = _directions(asked, endpoint)
+    requested = list(scorers(recipe.signals, next(iter(recipe.models))))
+    learned = [_learned(scorer, facts, endpoint) for scorer in requested]
+    prompts, targets = _directions(requested, endpoint)
     pixels = [
         replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
         for scorer in pixel_scorers(recipe.pixels)
@@ -109,7 +109,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
 
 
 def as_now(identity: Json) -> Json:
-    """A stored identity as this release writes it.
+    """Returns a stored identity in the form of this release.
 
     Keys of `source` that are at their defaults are left out, and files have names.
     """
@@ -117,7 +117,7 @@ def as_now(identity: Json) -> Json:
         source = Source.model_validate({**identity["columns"], "paths": ["-"]})
         paths = [file["path"] for file in identity["source"]]
     except (KeyError, TypeError, ValidationError):
-        # Not one of ours, or of a later release: it differs, and is told so.
+        # Written by another program or a later release: left as it is, so that it compares as different.
         return identity
     names = places.names(paths) if source.kind == "samples" else [last_word(path) for path in paths]
     files = [{"name": name, **file} for name, file in zip(names, identity["source"], strict=True)]
@@ -125,9 +125,10 @@ def as_now(identity: Json) -> Json:
 
 
 def _check_free(store: Store) -> None:
-    """Raises RecipeError where the folder holds what is not ours; a run that died while it planned left plans alone.
+    """Raises RecipeError where the folder is neither empty nor that of a run.
 
-    Hidden names, such as a desktop's or a probe file of ours, are nobody's.
+    A run that died while it planned left only `plan-…` folders, which are accepted. Hidden names, such as files of a
+    desktop or our own probe file, are ignored.
     """
     if store.exists("run.json"):
         return
@@ -139,47 +140,50 @@ def _check_free(store: Store) -> None:
     ]
     if foreign:
         named = ", ".join(repr(name) for name in foreign[:3]) + (", …" if foreign[3:] else "")
-        raise RecipeError(f"output: {store.url} holds other things ({named}) and no run; name a new or an empty folder")
+        raise RecipeError(
+            f"output: {store.url} is not empty and is not a Curate run (found: {named}); name a new or an empty folder"
+        )
 
 
 def _learned(scorer: Scorer, facts: Mapping[str, ModelFacts], endpoint: str | None) -> Scorer:
-    """The scorer with what its kind learns before the run."""
+    """Returns the scorer with what its kind learns before the run (`Signal.learn`)."""
     if scorer.keys is None:
         return scorer
     shape = ModelShape(scorer.model or "", facts[scorer.model].embed_dim if scorer.model else 0)
     return replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, shape, endpoint))
 
 
-def _directions(asked: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str, Json], dict[str, Json]]:
-    """What signals hold images against, by folder: prompts, and target images with their digests."""
+def _directions(requested: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Returns what signals compare images with, by folder: prompts, and target images with their digests."""
     prompts: dict[str, Json] = {}
     targets: dict[str, Json] = {}
-    for scorer in asked:
-        folder, found = str(scorer.directions_folder), scorer.directions
+    for scorer in requested:
+        folder, against = str(scorer.directions_folder), scorer.directions
         of = {"model": scorer.model, "where": scorer.where}
-        if isinstance(found, Prompts):
-            prompts[folder] = {**of, "names": list(found.names), "prompts": [list(texts) for texts in found.prompts]}
-        elif isinstance(found, Images):
-            images = find_targets(scorer.where, found.paths, endpoint)
+        if isinstance(against, Prompts):
+            texts = [list(ensemble) for ensemble in against.prompts]
+            prompts[folder] = {**of, "names": list(against.names), "prompts": texts}
+        elif isinstance(against, Images):
+            images = find_targets(scorer.where, against.paths, endpoint)
             targets[folder] = {**of, "images": [asdict(image) for image in images]}
     return prompts, targets
 
 
 def columns_of(recipe: Recipe, plan: pa.Schema) -> PairColumns:
-    """The columns that every pair of a run of the recipe has.
+    """Returns the columns that every pair of a run of the recipe has.
 
-    Scorers by name: in which order a recipe has its signals is no part of a fingerprint, and must not decide on bytes.
+    Scorers are sorted by name: the order of signals in a recipe is not in a fingerprint, so it must not change bytes.
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
-    asked = sorted(scorers(recipe.signals, next(iter(recipe.models))), key=lambda scorer: scorer.name)
+    requested = sorted(scorers(recipe.signals, next(iter(recipe.models))), key=lambda scorer: scorer.name)
     pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels)}
     return describe_columns(
-        plan, mirrored, {scorer.name: scorer.columns for scorer in asked}, dict(sorted(pixels.items()))
+        plan, mirrored, {scorer.name: scorer.columns for scorer in requested}, dict(sorted(pixels.items()))
     )
 
 
 def steps_of(recipe: Recipe) -> list[Step[Any]]:
-    """The funnel."""
+    """The steps of the recipe's funnel, in order."""
     return read_steps([step.model_dump(mode="json") for step in recipe.select])
 
 

@@ -1,4 +1,4 @@
-"""A recipe file as frozen models: every key, its type, its default and its effect stand here or with what brings it.
+"""The recipe file as frozen models: every key with its type, default and effect, here or in the plug-in that adds it.
 
 `docs/recipes.md` explains the same keys in prose; a test fails when one is missing there.
 """
@@ -31,13 +31,15 @@ class Source(Keys):
     )
     paths: Places = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
     url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
-    caption: str | int = Field("caption", description="The column that holds the caption; likewise.")
+    caption: str | int = Field(
+        "caption", description="The column that holds the caption; a number where files have no header."
+    )
     uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
     header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")
     quoted: bool | None = Field(
         None,
-        description="Whether cells of csv and tsv may stand in double quotes (RFC 4180); null: those of csv may, those "
-        "of tsv may not.",
+        description="Whether cells of csv and tsv may be enclosed in double quotes (RFC 4180); null: yes in csv, no in "
+        "tsv.",
     )
     keep_columns: list[str] | None = Field(
         None, description="Columns to pass through as `source_<name>`; by default all of them."
@@ -73,58 +75,69 @@ class Fetch(Keys):
     image_size: Positive = Field(512, description="The target of `resize`, in pixels.")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         "keep_ratio_largest",
-        description="What becomes `image_size`: with keep_ratio the shorter side, with keep_ratio_largest the longer.",
+        description="What is scaled to `image_size`: with keep_ratio the shorter side, with keep_ratio_largest the "
+        "longer.",
     )
-    only_if_bigger: bool = Field(True, description="Leave images alone that are smaller than `image_size`.")
+    only_if_bigger: bool = Field(True, description="Store images smaller than `image_size` at their own size.")
     format: Literal["jpg", "png", "webp"] = Field("jpg", description="How images are stored.")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="Quality of stored jpg and webp.")
-    timeout: Seconds = Field(10.0, description="Seconds for one image in all: name, connection, redirects, body.")
-    max_bytes: Positive = Field(20_000_000, description="Bytes of one body; more is `too_large`.")
+    timeout: Seconds = Field(
+        10.0, description="Seconds for one image in total: name resolution, connection, redirects and body."
+    )
+    max_bytes: Positive = Field(20_000_000, description="Largest body in bytes; a larger one fails as `too_large`.")
     max_pixels: Positive = Field(
         100_000_000,
-        description="Width × height by the header; more is `too_large`. So is a JPEG of more than 100 scans, or of "
-        "more scans × pixels than 16 times this.",
+        description="Largest width × height, read from the header; more fails as `too_large`. So does a JPEG of more "
+        "than 100 scans, or of more scans × pixels than 16 times this.",
     )
     max_redirects: Annotated[int, Field(ge=0)] = Field(5, description="Redirects followed for one image.")
     agent: str = Field(
         f"curate/{__version__} (image-text data curation)",
-        description="The User-Agent sent; name yourself and a contact.",
+        description="The User-Agent header; name yourself and a contact.",
         min_length=1,
     )
-    agent_token: Name = Field("curate", description="Our name in per-agent opt-out headers.")
-    allow: list[str] = Field([], description="`address:port` pairs opened in spite of the address rules.")
-    robots: bool = Field(False, description="Ask each host for robots.txt and obey it, as `agent_token`.")
+    agent_token: Name = Field(
+        "curate", description="The crawler's name in per-agent opt-out headers and in robots.txt."
+    )
+    allow: list[str] = Field(
+        [], description="`address:port` pairs that may be contacted although the address rules refuse them."
+    )
+    robots: bool = Field(False, description="Request robots.txt from each origin and obey its rules for `agent_token`.")
     blocklists: Places = Field(
         [],
-        description="Files of sha256 or md5 digests in hex, one a line; any fsspec path. Such bytes are never stored.",
+        description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "
+        "are never stored.",
     )
-    processes: Positive = Field(1, description="Fetch workers on one machine (local engine), or in all (Ray).")
+    processes: Positive = Field(1, description="Fetch workers on this machine (local engine), or in total (Ray).")
     threads: Positive = Field(
-        32, description="Requests under way in one worker; one that its server keeps waiting does not count."
+        32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."
     )
-    host_connections: Positive = Field(16, description="Requests under way to one host, of all workers together.")
+    host_connections: Positive = Field(16, description="Concurrent requests to one host, of all workers together.")
     host_rate: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Requests to one host in a second, of all workers together; null sets no bound."
+        None, description="Requests per second to one host, of all workers together; null: no limit."
     )
     host_failures: Positive = Field(
-        10, description="Refusals in a row after which a host is left alone for the rest of a part (`host_busy`)."
+        10, description="Consecutive refusals after which a host is skipped for the rest of a part (`host_busy`)."
     )
     retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="Further tries, within `timeout`, where that can help: broken connections, 429, 5xx."
+        2, description="Further attempts, within `timeout`, after failures that may pass: broken connections, 429, 5xx."
     )
     min_speed: Annotated[int, Field(ge=0)] = Field(
-        1000, description="Bytes per second, over any 5 seconds, below which an answer is given up as `timeout`."
+        1000, description="Slowest transfer in bytes per second, over any 5 seconds; a slower one fails as `timeout`."
     )
     part_timeout: Seconds = Field(
-        3600.0, description="Seconds for one part; what is not there by then is cut off and ends as `deadline`."
+        3600.0, description="Seconds for one part; images that are not received by then fail as `deadline`."
     )
     waiting_bytes: Positive = Field(
-        256_000_000, description="Bytes of bodies that one worker holds at a time, on the way or not decoded yet."
+        256_000_000,
+        description="Bytes of response bodies that one worker holds at a time, in transfer or not decoded yet.",
     )
     min_success: Fraction = Field(
-        0.05, description="The run stops where a smaller share of the last `min_success_window` images was fetched."
+        0.05, description="The run stops when a smaller share of the last `min_success_window` images was fetched."
     )
-    min_success_window: Positive = Field(1000, description="Images that `min_success` looks at, in whole parts.")
+    min_success_window: Positive = Field(
+        1000, description="Number of latest images over which `min_success` is checked, in whole parts."
+    )
 
     @field_validator("allow")
     @classmethod
@@ -149,7 +162,7 @@ class Model(Keys):
         description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` and models on "
         "the hub have their own.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Of the forward pass.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the forward pass.")
     batch_size: Positive | None = Field(
         None, description="Images, or captions, in one forward pass; null: 64 on a CPU, by memory on a GPU."
     )
@@ -166,14 +179,14 @@ class Model(Keys):
         return self
 
     def with_absolute_paths(self) -> Self:
-        """As elsewhere; names of the hub and names and tags of open_clip are no paths."""
-        # Where a recipe is run open_clip is loaded anyway; reading one should not wait for it.
+        """As in `Keys`; names on the hub, and names and tags of open_clip, are not taken for paths."""
+        # Imported here: reading a recipe should not wait for open_clip; running one loads it anyway.
         from curate.embed.model.weights import HUB, WEIGHT_FILES, is_tag
 
         name, pretrained = self.name, self.pretrained
         if name.endswith(".json") and not name.startswith(HUB):
             name = absolute(name)
-        # A tag comes before a folder of its name, as where weights are loaded.
+        # A tag takes precedence over a folder of the same name, as it does when weights are loaded.
         if pretrained and not is_tag(name, pretrained):
             is_path = pretrained.endswith(WEIGHT_FILES) or Path(pretrained).is_dir()
             pretrained = absolute(pretrained) if is_path else pretrained
@@ -181,18 +194,18 @@ class Model(Keys):
 
 
 class Embed(Keys):
-    """How embedding workers are spread."""
+    """How embedding workers run and decode."""
 
     HOW = frozenset({"processes", "device", "decoders"})
 
     processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     decoders: Positive | None = Field(
-        None, description="Processes that decode for each GPU; by default one for each core there is, 16 at most."
+        None, description="Decoding processes for each GPU; by default one for each CPU core, 16 at most."
     )
     decode: Literal["fast", "exact"] = Field(
         "fast",
-        description="`exact`: open_clip's own preprocessing, bit by bit; `fast`: near it, for half the work.",
+        description="`exact`: open_clip's own preprocessing, bit for bit; `fast`: an approximation at half the cost.",
     )
 
 
@@ -221,7 +234,7 @@ def _pixels() -> type[Keys]:
         name: (dict[Name, kind.keys], Field({}, description=kind.about))  # type: ignore[name-defined]
         for name, kind in PIXEL_KINDS.items()
     }
-    about = "Columns that other packages measure of the pictures: a field for each kind that is installed."
+    about = "Columns that other packages compute from the images: a field for each kind that is installed."
     return create_model("Pixels", __base__=Keys, __doc__=about, **fields)
 
 
@@ -255,9 +268,9 @@ else:
 
 
 class _AnyStep(Keys):
-    """One step of the funnel; it sees what those above it left."""
+    """One step of the funnel; it sees the pairs that the steps above it left."""
 
-    drop: Name = Field(description="The reason that its dropped pairs carry.")
+    drop: Name = Field(description="The step's name, and the drop reason of its pairs.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "_AnyStep":
@@ -269,7 +282,7 @@ class _AnyStep(Keys):
                 if name not in chosen and getattr(self, key) != field.default:
                     raise ValueError(f"`{key}` goes with {name}")
         if self.drop in REASONS_BEFORE:
-            raise ValueError(f"{self.drop!r} is a reason of the program's own; choose another name")
+            raise ValueError(f"{self.drop!r} is a built-in reason; choose another name")
         return self
 
 
@@ -307,7 +320,7 @@ class Pack(Keys):
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
         if len(set(value)) < len(value):
-            raise ValueError("a layout stands twice")
+            raise ValueError("a layout is named twice")
         try:
             layouts(value)
         except RecipeError as error:
@@ -316,7 +329,7 @@ class Pack(Keys):
 
 
 class Storage(Keys):
-    """Where s3:// paths lie."""
+    """The S3 server of s3:// paths."""
 
     endpoint: str | None = Field(
         None, description="An S3 server other than AWS; by default the environment's AWS_ENDPOINT_URL."
@@ -324,35 +337,38 @@ class Storage(Keys):
 
 
 class Limits(Keys):
-    """When a run gives up."""
+    """Limits at which a run stops."""
 
     max_failed_parts: Fraction = Field(
-        0.01, description="The share of parts that may be set aside before the run stops (3 always may)."
+        0.01, description="The share of parts that may be set aside before the run stops (3 parts always may)."
     )
 
 
 class Recipe(Keys):
-    """A run, whole."""
+    """A whole recipe."""
 
     version: Literal[1] = Field(description="The recipe format.")
     source: Source = Field(description="Lists of URLs, or images that are there already.")
     output: str = Field(description="The run's folder: a local path or s3://bucket/prefix.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Decides which part an image falls into.")
-    part_size: Positive = Field(10_000, description="Rows of one part, on average: the unit of work and of loss.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of the hash that assigns images to parts.")
+    part_size: Positive = Field(
+        10_000, description="Rows of one part, on average. A part is computed, retried and set aside as a whole."
+    )
     fetch: Fetch = Field(Fetch(), description="How images are downloaded and stored.")
     models: dict[Name, Model] = Field(
         {"pocket": Model(name="pocket")},
-        description="The CLIP models that score each pair; the first one's columns also go without a suffix.",
+        description="The CLIP models that score each pair; the first model's columns also exist without the suffix "
+        "`_<name>`.",
         min_length=1,
     )
-    embed: Embed = Field(Embed(), description="How embedding workers are spread.")
+    embed: Embed = Field(Embed(), description="How embedding workers run and decode.")
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
     pixels: Pixels = Field(Pixels(), description="Columns that other packages measure of the pictures.")
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
-    storage: Storage = Field(Storage(), description="Where s3:// paths lie.")
-    limits: Limits = Field(Limits(), description="When a run gives up.")
+    storage: Storage = Field(Storage(), description="The S3 server of s3:// paths.")
+    limits: Limits = Field(Limits(), description="Limits at which a run stops.")
 
     @field_validator("models")
     @classmethod
@@ -360,7 +376,7 @@ class Recipe(Keys):
         for name in value:
             if name.startswith("mirrored"):
                 raise ValueError(
-                    f"{name}: clip_similarity_{name} would read as a mirrored image's; choose another name"
+                    f"{name}: clip_similarity_{name} would look like the score of a mirrored image; choose another name"
                 )
         return value
 
@@ -404,10 +420,10 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its keys and values, changed by overrides as in `load`.
+    """Returns a recipe from its keys and values, changed by overrides as in `load`.
 
     Raises:
-        RecipeError: with the first thing that is wrong.
+        RecipeError: the first fault, in one line.
     """
     for override in overrides:
         _override(content, override)
@@ -415,7 +431,7 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         message = _first_error(error, content)
-    # Not within: as a cause the error would hold the frames of the step kinds' checks, and never be collected.
+    # Outside `except`: as its cause, the error would keep the frames of the step kinds' checks alive, uncollected.
     raise RecipeError(message)
 
 
@@ -450,16 +466,16 @@ def _index(items: list[Any], word: str, override: str) -> int:
 
 
 def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
-    """One line for the first fault; an unknown key names the nearest known one."""
+    """Returns one line for the first fault; for an unknown key, with the nearest known one."""
     errors = error.errors(include_url=False)
-    # A misspelt key is also a missing one: name the misspelling.
+    # A misspelt key may also be reported as missing: the misspelling is the fault to name.
     first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
     step = _step_at(first["loc"], content)
     place = f"select step {step!r}" if step else "the recipe"
     where = ".".join(str(word) for word in first["loc"][2 if step else 0 :])
     if first["type"] == "extra_forbidden":
         *path, word = first["loc"]
-        # These sections are made of the kinds that are installed.
+        # The keys of these sections depend on the installed packages.
         missing = "; is a package that brings it not installed?" if path in (["signals"], ["pixels"]) else ""
         return f"unknown key {where!r} in {place}{nearest(str(word), _keys_at(path))}{missing}"
     if first["type"] == "missing":
@@ -469,7 +485,7 @@ def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
 
 
 def _step_at(where: tuple[int | str, ...], content: Mapping[str, Any]) -> str | None:
-    """The name of the step that a place in the recipe belongs to, where it has one."""
+    """The name of the step that a location in the recipe belongs to; None where there is none."""
     if where[:1] != ("select",) or len(where) < 2:
         return None
     step = content["select"][where[1]]
@@ -478,7 +494,7 @@ def _step_at(where: tuple[int | str, ...], content: Mapping[str, Any]) -> str | 
 
 
 def _keys_at(path: list[int | str]) -> list[str]:
-    """The keys that a place in the recipe may have."""
+    """The keys that are allowed at a location in the recipe."""
     at: Any = Recipe
     for word in path:
         if isinstance(at, type) and issubclass(at, BaseModel) and word in at.model_fields:

@@ -1,11 +1,11 @@
-"""Finds things of one kind by name: those of this package, one module each, and those that other packages bring.
+"""Registries: finds plug-ins of one kind by name, in modules of this package and in entry points of others.
 
-A new one of ours is one new file in the package that a registry searches:
+A plug-in of this package is one new file in the package that a registry searches:
 
     FORMATS = Registry("list format", Format, package="curate.plan.formats", attribute="FORMAT", group="curate.formats")
     FORMATS.find("parquet")
 
-Another package brings one by an entry point in the registry's group:
+Another package brings a plug-in by an entry point in the registry's group:
 
     [project.entry-points."curate.formats"]
     avro = "their_package.avro:FORMAT"
@@ -22,11 +22,11 @@ from curate.errors import RecipeError, UsageError, nearest
 
 
 class Named(Protocol):
-    """What a registry holds."""
+    """A plug-in: whatever a registry holds."""
 
     @property
     def name(self) -> str:
-        """Under which it is found; unique among things of its kind."""
+        """The name by which it is found; unique in its registry."""
         ...
 
 
@@ -44,21 +44,21 @@ _BROKEN = (
     TypeError,
     ValueError,
 )
-"""What importing somebody else's module may raise: a fault of that package, not of this program."""
+"""What importing a module of another package may raise: a fault of that package, not of this program."""
 
 
 class Registry(Mapping[str, T]):
-    """Things of one kind by name, loaded when the registry is first read.
+    """The plug-ins of one kind by name, loaded when the registry is first read.
 
-    Iteration gives this package's in the order of their modules' names, then those of other packages in the order of
-    package and entry point.
+    Iteration yields the plug-ins of this package in the order of their modules' names, then those of other packages in
+    the order of package and entry point.
 
     Args:
-        kind: what one of them is called in messages, such as `list format`.
-        of: the class of them all.
+        kind: what a plug-in is called in messages, such as `list format`.
+        of: the class of all its plug-ins.
         package: the dotted name of the package whose modules are searched; None for none.
-        attribute: the module attribute that holds the thing, or a tuple of several; modules without it are passed over.
-        group: the entry points' group of other packages; None for none.
+        attribute: the module attribute that holds the plug-in, or a tuple of several; modules without it are skipped.
+        group: the entry-point group of other packages; None for none.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Registry(Mapping[str, T]):
         return len(self._loaded())
 
     def find(self, name: str) -> T:
-        """The thing of that name.
+        """Returns the plug-in of that name.
 
         Raises:
-            RecipeError: there is none; names the nearest, or all known ones.
+            RecipeError: there is none; the message suggests the nearest name, or lists all names.
         """
         loaded = self._loaded()
         if name not in loaded:
@@ -93,23 +93,23 @@ class Registry(Mapping[str, T]):
         return loaded[name][0]
 
     def origin(self, name: str) -> str:
-        """Where a thing comes from: a module's name, or a package's with its version and entry point."""
+        """Where a plug-in comes from: the name of its module, or its package with version and entry point."""
         return self._loaded()[name][1]
 
     def package(self, name: str) -> str | None:
-        """The name of the other package that brings a thing; None for one of ours."""
+        """The name of the package that brings a plug-in; None for a plug-in of this package."""
         origin = self.origin(name)
         return origin.split()[0] if " " in origin else None
 
     def add(self, thing: T, origin: str) -> None:
-        """Adds a thing.
+        """Adds a plug-in.
 
         Args:
-            thing: of the registry's class.
+            thing: the plug-in, of the registry's class.
             origin: where it comes from, for messages.
 
         Raises:
-            UsageError: it is of another class, or its name is taken; names both origins.
+            UsageError: it is of another class, or its name is taken; the message names both origins.
         """
         with self._lock:
             _take(self._loaded(), self.kind, self._of, thing, origin)
@@ -117,10 +117,10 @@ class Registry(Mapping[str, T]):
     def _loaded(self) -> dict[str, tuple[T, str]]:
         with self._lock:
             if self._found is None:
-                found: dict[str, tuple[T, str]] = {}
+                loaded: dict[str, tuple[T, str]] = {}
                 for thing, origin in self._discovered():
-                    _take(found, self.kind, self._of, thing, origin)
-                self._found = found
+                    _take(loaded, self.kind, self._of, thing, origin)
+                self._found = loaded
             return self._found
 
     def _discovered(self) -> Iterator[tuple[object, str]]:
@@ -131,9 +131,9 @@ class Registry(Mapping[str, T]):
 
 
 def objects_of_modules(package: str, attribute: str) -> Iterator[tuple[object, str]]:
-    """Imports every module of a package; yields its object of that attribute name and the module's name.
+    """Imports every module of a package; yields the object of that attribute name and the module's name.
 
-    A tuple counts as several objects. Modules without the attribute are passed over, packages inside it not entered.
+    A tuple counts as several objects. Modules without the attribute are skipped; sub-packages are not searched.
     """
     for module in sorted(pkgutil.iter_modules(importlib.import_module(package).__path__), key=lambda info: info.name):
         if module.ispkg:
@@ -148,11 +148,11 @@ def objects_of_entry_points(group: str, kind: str) -> Iterator[tuple[object, str
     """Loads every entry point of a group; yields its object and `<package> <version> (<module>:<attribute>)`.
 
     Args:
-        group: of the entry points.
-        kind: what they bring, for messages.
+        group: the entry-point group.
+        kind: what the entry points bring, for messages.
 
     Raises:
-        UsageError: one of them cannot be loaded; names the package that brings it.
+        UsageError: an entry point cannot be loaded; the message names its package.
     """
     for point in sorted(entry_points(group=group), key=lambda point: (_origin(point), point.name)):
         try:
@@ -160,7 +160,7 @@ def objects_of_entry_points(group: str, kind: str) -> Iterator[tuple[object, str
         except _BROKEN as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(
-                f"the {kind} {point.name!r} of {_origin(point)} cannot be loaded: {reason}; mend or uninstall it"
+                f"the {kind} {point.name!r} of {_origin(point)} cannot be loaded: {reason}; repair or uninstall it"
             ) from error
         for thing in found if isinstance(found, tuple) else (found,):
             yield thing, _origin(point)
@@ -173,7 +173,7 @@ def _origin(point: EntryPoint) -> str:
 
 def _take(found: dict[str, tuple[T, str]], kind: str, of: type[T], thing: object, origin: str) -> None:
     if not isinstance(thing, of):
-        raise UsageError(f"{origin} brings no {kind}: {type(thing).__name__} where {of.__name__} is expected")
+        raise UsageError(f"{origin} is not a {kind}: expected {of.__name__}, found {type(thing).__name__}")
     if thing.name in found:
-        raise UsageError(f"two things claim the {kind} {thing.name!r}: {found[thing.name][1]} and {origin}")
+        raise UsageError(f"the {kind} {thing.name!r} is defined twice: by {found[thing.name][1]} and by {origin}")
     found[thing.name] = (thing, origin)

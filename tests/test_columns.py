@@ -265,7 +265,7 @@ def test_a_table_without_the_plans_rows_is_refused(file: tuple[str, str], change
 def test_a_repeat_of_no_pair_is_refused() -> None:
     part = a_part({"m": False})
     part.plan[-1]["pair_id"] = b"\x99" * 16
-    with stored(part) as inputs, pytest.raises(BrokenResult, match="plan-0: part 3: a row repeats a pair"):
+    with stored(part) as inputs, pytest.raises(BrokenResult, match="plan-0: part 3: a row is marked as repeated"):
         read(inputs, part.columns, PART, ["caption_words"])
 
 
@@ -320,7 +320,7 @@ def test_a_predicate_may_name_what_was_measured_and_nothing_else() -> None:
 
 
 def test_two_columns_of_one_name_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"signals-class_x and signals-class_x_probability would both give a column"):
+    with pytest.raises(RecipeError, match=r"signals-class_x and signals-class_x_probability would both write a column"):
         describe(
             PLAN,
             {"m": False},

@@ -115,7 +115,7 @@ def test_every_key_is_documented_with_its_default():
             ),
             "recipe: select step 'b' prefers width, but 'a' prefers clip_similarity; steps with `duplicates` are",
         ),
-        (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts.mark.prompts: two prompts at least"),
+        (with_(signals={"concepts": {"mark": ["one"]}}), "recipe: signals.concepts.mark.prompts: at least two prompts"),
         (
             with_(signals={"concepts": {"mark": ["one", []]}}),
             "recipe: signals.concepts.mark.prompts.1: a prompt is a t",
@@ -136,7 +136,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(signals={"classes": {"kind": {"labels": ["a"]}}}), "recipe: signals.classes.kind.labels"),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", "a "]}}}),
-            "recipe: signals.classes.kind.labels: the label 'a' stands twice",
+            "recipe: signals.classes.kind.labels: the label 'a' appears twice",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", ""]}}}),
@@ -160,7 +160,7 @@ def test_every_key_is_documented_with_its_default():
         ),
         (
             with_(signals={"concepts": {"mark": ["a", "b", ["a "]]}}),
-            "recipe: signals.concepts.mark.prompts: the prompt 'a' stands twice",
+            "recipe: signals.concepts.mark.prompts: the prompt 'a' appears twice",
         ),
         (
             with_(signals={"classes": {"kind": {"labels": ["a", "b"], "templates": ["a photo"]}}}),

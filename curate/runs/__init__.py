@@ -1,1 +1,1 @@
-"""How work is done once and accounted for: parts, passes, markers, rounds. Knows no pass by name."""
+"""Runs: passes and their folders, units of work, retries, and the identity of a run. Names no single pass."""

@@ -1,12 +1,12 @@
-"""Drives works to their end: hands ready units to an engine, counts their starts, sets bad ones aside.
+"""Runs works to completion: submits ready units to an engine, counts their starts, sets failing units aside.
 
-Several works run at once, each unit of a chained one as soon as the same unit of those before it is done. Knows no pass
-by name.
+Several works run at once: a unit of a chained work starts as soon as the works before it have done the same unit. The
+module names no single pass.
 
-A start is recorded before the work begins, in `attempts/`. A start that is known to have gone wrong (an exception, or a
-worker that died under a living driver) counts; the third start sets the unit aside in `failed/`. A start that ended
-together with its driver or its machine says nothing about the unit, so a run may be killed and its nodes taken away;
-only the tenth such start is held against the unit.
+Every start is recorded in `attempts/` before the work begins. A start fails when it raises an exception, or when its
+worker dies while the driver lives. After two failed starts a unit is not started again but set aside, in `failed/`. A
+start that ended together with its driver or its machine says nothing about the unit, so a run may be killed and its
+nodes taken away; only after nine such starts the unit is set aside, too.
 """
 
 import secrets
@@ -21,13 +21,13 @@ from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
 
 BAD_STARTS = 2
-"""Starts that may go wrong; the next one sets the unit aside."""
+"""Failed starts after which a unit is set aside."""
 
 INTERRUPTED_STARTS = 9
-"""Starts that may end together with their driver or machine; the next one sets the unit aside."""
+"""Starts that ended together with their driver or machine, after which a unit is set aside."""
 
 NOTES = 10
-"""Lines of what a whole noted that are told; the report has them all."""
+"""Notes of a work that is one whole unit: how many are printed. The report lists more, the unit's marker all."""
 
 
 @dataclass
@@ -53,22 +53,22 @@ def drive(
     forget_failures: bool = False,
     check: Callable[[str, UnitResult], None] | None = None,
 ) -> dict[str, dict[int, str]]:
-    """Runs every unit of every work, in chains where works say `after`.
+    """Runs every unit of every work, each after the same unit of the works named in `after`.
 
     Args:
-        works: in order; a work may come `after` earlier ones.
-        engine: where.
-        watcher: told of progress.
+        works: a work may name earlier ones of this list in `after`.
+        engine: runs the units.
+        watcher: is notified of progress.
         max_failed: the share of a work's units that may be set aside before the run stops (three always may).
-        forget_failures: start units anew that an earlier run set aside.
-        check: is told of every unit's end, and may raise to stop the run.
+        forget_failures: delete the records of earlier starts first, so that units set aside before start again.
+        check: called with the work's name and the result of every unit; may raise to stop the run.
 
     Returns:
         for each work the units that are set aside, with the last line of their errors.
 
     Raises:
         UsageError: a unit found the recipe or an input to be wrong.
-        RunIncomplete: too many units were set aside, or `check` says so.
+        RunIncomplete: too many units were set aside, or `check` raised it.
     """
     session = secrets.token_hex(4)
     states = {work.name: _begin(work, watcher, forget_failures) for work in works}
@@ -92,7 +92,7 @@ def drive(
             state.flying -= 1
             _take(state, result, session)
             watcher.advance(name, result)
-            # Of parts there may be thousands: what they note is in the report.
+            # There may be thousands of parts, so their notes are listed in the report only.
             if result.unit == WHOLE:
                 _tell(watcher, name, result.notes)
             if check:
@@ -138,7 +138,7 @@ def _check_failed(state: Progress, max_failed: float) -> None:
         raise RunIncomplete(
             f"{state.work.name}: {len(state.failed)} parts are set aside, more than limits.max_failed_parts allows; "
             f"the last is {key(unit)}: {error} (see {state.work.store.path(state.work.ledger)}/failed; "
-            "--retry-parts begins anew with them)"
+            "--retry-parts starts them again)"
         )
 
 
@@ -152,12 +152,12 @@ def _is_finished(state: Progress, states: Mapping[str, Progress]) -> bool:
 
 
 def _is_ready(unit: int, before: Sequence[Progress]) -> bool:
-    """A work that is done as a whole gates every unit of those after it, others the same unit."""
+    """Whether each work of `before` has done this unit, or the whole where the whole is its only unit."""
     return all(unit in earlier.done or WHOLE in earlier.done for earlier in before)
 
 
 def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, session: str) -> int:
-    """Hands out what is ready, as far as there is room; returns how many units."""
+    """Submits ready units while the engine has free slots; returns how many."""
     before = [states[name] for name in state.work.after if name in states]
     submitted = 0
     for _ in range(len(state.pending)):
@@ -174,7 +174,7 @@ def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, ses
         if not state.slots:
             state.slots = engine.start(state.work, session)
         engine.submit(state.work.name, unit, len(starts) + 1)
-        # Until its outcome is known the start stands as an interrupted one.
+        # Until its outcome is known, the start counts as interrupted.
         state.starts.setdefault(unit, []).append({"session": session})
         state.flying += 1
         submitted += 1
@@ -195,7 +195,7 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
         state.work.store.put(path, canonical(outcome).encode())
     state.starts[unit][-1] = outcome
-    # At once: where every part fails for one reason, the run should find out before it has tried them all.
+    # The next start comes at once: where every part fails for one reason, the run stops before it has tried them all.
     state.pending.appendleft(unit)
 
 

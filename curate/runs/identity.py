@@ -1,4 +1,4 @@
-"""The identity of a run: claims an output folder for one source, and says how two identities differ."""
+"""The identity of a run: claims an output folder for one source, and describes how two identities differ."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from curate.store import Json, Store
 
 
 def placeless(identity: Json) -> Json:
-    """An identity without the folders in which its source lies: files are known by name, size and content.
+    """Returns an identity without the paths of its files, which are identified by name, size and content.
 
-    Of an identity that an earlier release wrote, files without a name keep their paths.
+    A file without a name, as an earlier release wrote it, keeps its path.
     """
     source = [
         {key: value for key, value in file.items() if key != "path" or "name" not in file}
@@ -20,18 +20,18 @@ def placeless(identity: Json) -> Json:
 
 
 def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
-    """Makes the output folder this run's, or finds that it already is; its plan has to be done.
+    """Claims the output folder for this run, or checks that this run has claimed it; called once the plan is done.
 
-    `run.json` is created and never replaced: of several drivers with different sources, each of which planned in a
-    folder of its own, one wins, and one that died before it got here left the folder to whoever comes next.
+    `run.json` is created and never replaced. Of several drivers with different sources, each of which planned in a
+    folder of its own, one claims the output; a driver that died before this point has not claimed it.
 
     Args:
         store: the output folder.
-        identity: this run's.
-        as_now: how a stored identity, which an earlier release may have written, is written today.
+        identity: the identity of this run.
+        as_now: converts a stored identity, which an earlier release may have written, to the form of this release.
 
     Raises:
-        IdentityError: the folder holds a run with another identity; names what differs.
+        IdentityError: the folder holds a run with another identity; the message names what differs.
     """
     stored = (json.dumps(identity, sort_keys=True, indent=1) + "\n").encode()
     check_identity(store, identity, as_now)
@@ -43,28 +43,28 @@ def check_identity(store: Store, identity: Json, as_now: Callable[[Json], Json] 
     """Raises IdentityError where the folder holds another run; writes nothing. Arguments as for `claim`."""
     if not store.exists("run.json"):
         return
-    if said := difference(as_now(store.read_json("run.json")), identity):
-        raise IdentityError(f"{store.url} holds a run with {said}")
+    if differing := difference(as_now(store.read_json("run.json")), identity):
+        raise IdentityError(f"{store.url} holds a run with {differing}")
 
 
 def difference(present: Json, given: Json) -> str:
-    """What differs and what to do about it; empty where nothing does.
+    """Returns one line that names what differs and what to do about it; empty where the identities are equal.
 
     Args:
-        present: of the run that a folder holds.
-        given: of the run that is asked for.
+        present: the identity of the run in the folder.
+        given: the identity of the requested run.
     """
     now, before = placeless(given), placeless(present)
     differs = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if not differs:
         return ""
     changed = _changed(present["source"], given["source"]) if differs == ["source"] else ""
-    then = f": {changed}; choose another output, or put back what it was" if changed else ""
-    return f"another {', '.join(differs)}" + (then or "; choose another output, or put back what the recipe said")
+    then = f": {changed}; choose another output, or restore the file" if changed else ""
+    return f"another {', '.join(differs)}" + (then or "; choose another output, or restore the recipe's earlier values")
 
 
 def _changed(present: Sequence[Json], given: Sequence[Json]) -> str:
-    """Which files are no longer what they were, where the recipe names the same ones."""
+    """Describes the first changed file and counts the others; empty where the recipe names other files than before."""
     if [file.get("name", file["path"]) for file in present] != [file.get("name", file["path"]) for file in given]:
         return ""
     pairs = [

@@ -1,7 +1,7 @@
-"""Which decisions of a run are the newest: what `status` and `explain` go by, whether or not a result followed.
+"""The newest decisions of a run, which `status` and `explain` read, whether or not a result followed.
 
-`decided.json` names the folders of the run that select was last done for, as `manifest.json` does for the last run
-that has a result. A sample has a file of its own, which is there, empty, from the sample's beginning.
+`decided.json` names the pass folders of the run for which select was done last; `manifest.json` does the same for the
+last run with a result. A sample has a file of its own, created empty when the sample starts.
 """
 
 import json
@@ -14,28 +14,28 @@ _STEM = "decided"
 
 
 def begin(store: Store, sample: float | None) -> None:
-    """Makes a sample known, so that whoever asks for it is not told that there is none."""
+    """Creates the empty record of a sample, so that commands find the sample before anything is decided."""
     if sample is not None:
         store.create(_name(sample), b"{}\n")
 
 
 def record(store: Store, sample: float | None, folders: Json) -> None:
-    """Says which run was decided on last."""
+    """Stores the pass folders of the newest decisions."""
     store.put(_name(sample), (json.dumps(folders, sort_keys=True, indent=1) + "\n").encode())
 
 
 def newest(store: Store, sample: float | None) -> Json:
-    """The folders of the newest decisions, as `record` was given them; empty where there are none yet.
+    """Returns the pass folders that `record` stored last, or the manifest; empty where nothing is decided yet.
 
     Raises:
-        UsageError: that sample was never run; names those that were.
+        UsageError: this sample was never run; the message lists the samples that were.
     """
-    found = store.read_json(_name(sample)) if store.exists(_name(sample)) else None
-    if found:
-        return found
+    recorded = store.read_json(_name(sample)) if store.exists(_name(sample)) else None
+    if recorded:
+        return recorded
     if store.exists(manifest_name(sample)):
         return store.read_json(manifest_name(sample))
-    if found is None and sample is not None:
+    if recorded is None and sample is not None:
         raise UsageError(f"{store.url}: no sample {sample:g} here; samples: {', '.join(_samples(store)) or 'none'}")
     return {}
 

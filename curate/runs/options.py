@@ -1,25 +1,25 @@
-"""What a command adds to a recipe."""
+"""Command-line options that are not part of a recipe."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 PASSES = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
-"""In order; `--until` takes one of them."""
+"""The passes in the order in which they run; `--until` takes one of them."""
 
 RECIPE = "recipe.json"
-"""In the run folder: the recipe that it was last run with."""
+"""The file in the run folder that holds the recipe of the latest run."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a command adds to a recipe.
+    """Command-line options that are not part of a recipe.
 
     Args:
         sample: run this share of the parts (the first ones; parts are random samples) to a result of its own.
         until: the last pass to run.
-        allow_missing: go on without the parts that are set aside.
-        retry_parts: begin anew with parts that an earlier run set aside.
-        truth: a demo's truth table, to say how often each step was right.
+        allow_missing: continue without the parts that are set aside.
+        retry_parts: start parts again that an earlier run set aside.
+        truth: a demo's truth table, from which the report counts right and wrong decisions.
         engine: the engine's name, for the report.
         only_with_gain: go on only where the newest round of fetching brought images back.
     """
@@ -38,5 +38,5 @@ class Options:
 
 
 def manifest_name(sample: float | None) -> str:
-    """The name of the whole run's manifest, or of a sample's."""
+    """The file name of the manifest of a sample, or of the whole run (None)."""
     return "manifest.json" if sample is None else f"manifest-sample-{sample:g}.json"

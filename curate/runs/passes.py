@@ -1,11 +1,11 @@
-"""What a pass is: what its content depends on, the fingerprint of that, and the folder that it names.
+"""Passes: how they are declared, and the folder that each gets by the fingerprint of what its content depends on.
 
-A room declares its passes (`Declaration`), `curate.layout` gives each its folder. The fingerprint covers name, version,
+A room declares its passes (`Declaration`); `curate.layout` gives each its folder. The fingerprint covers name, version,
 what the content depends on (of a recipe's keys those that differ from their defaults, so that a release that adds a key
 changes no fingerprint) and the folders that the pass reads. It never covers paths, the engine or the number of workers.
 
-Settings that can change the last digits of a result, but not what it is (`Declaration.how`: threads, rows of a batch),
-are no part of it either. `pass.json` records them when the pass is first started, and every later start uses these.
+Settings that can change the last digits of a result, but nothing else in it (`Declaration.how`: threads, batch size),
+are not in the fingerprint either. `pass.json` records them at the first start of a pass; every later start uses them.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ class Declaration:
 
     Attributes:
         name: the short name by which others read it, unique in a run (`embed-l14`).
-        stage: the pass of `curate run --until` that writes it (`embed`).
-        version: raised when it would write something else from the same inputs.
+        stage: the value of `curate run --until` that includes it (`embed`).
+        version: raised when the pass would write other content from the same inputs.
         depends: what its content depends on besides what it reads; JSON-able, keys at their defaults left out.
         reads: short names of the passes whose content its own depends on.
-        how: settings that may change last digits; used as recorded when the pass was first started.
+        how: settings that may change last digits; those recorded at the pass's first start are used.
         by_part: a unit is a part; else the pass has units of its own, or only the whole.
         is_decided_on: whether `select` reads it.
         folder: the folder's name before the fingerprint; by default the short name.
@@ -74,7 +74,7 @@ class Pass:
         return cls(Folder(store, name, fingerprint, declared.is_result), declared, before)
 
     def settle(self) -> Json:
-        """Writes the folder's pass.json unless it is there; returns the settings (`how`) that stand in it."""
+        """Writes the folder's pass.json unless it exists; returns the settings (`how`) recorded in it."""
         content = {
             "name": self.folder.name,
             "version": self.declared.version,
@@ -88,13 +88,13 @@ class Pass:
         return self.begun_with() or self.declared.how
 
     def begun_otherwise(self) -> str:
-        """Which settings the pass was first started with, where those are not the ones asked for now; one line."""
-        begun = self.begun_with()
-        asked = {name: value for name, value in self.declared.how.items() if begun and begun.get(name) != value}
-        if not asked:
+        """Returns one line that names the recorded settings that differ from the recipe's; empty where none do."""
+        recorded = self.begun_with()
+        changed = {name: new for name, new in self.declared.how.items() if recorded and recorded.get(name) != new}
+        if not changed:
             return ""
-        kept = ", ".join(f"{name} {begun.get(name)} instead of {value}" for name, value in asked.items())
-        return f"{self.declared.name} goes on as it was begun, with {kept}; passes begun from now on take the new"
+        kept = ", ".join(f"{name} {recorded.get(name)} instead of {new}" for name, new in changed.items())
+        return f"{self.declared.name} keeps the settings of its first start ({kept}); new passes use the new values"
 
     def begun_with(self) -> Json:
         """The settings (`how`) that the pass was first started with; empty where it was not, or has none."""
@@ -105,13 +105,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class Layout:
-    """Every pass of a run by its short name, and the parts that it covers.
+    """Every pass of a run by its short name, and the parts that the run covers.
 
     Attributes:
         passes: in the order in which they were declared.
-        n_parts: parts of the plan.
-        parts: those that are covered.
-        missing: those of them, set aside, that the global passes go without; they are not in `parts`.
+        n_parts: the number of parts of the plan.
+        parts: the parts that the run covers.
+        missing: parts that are set aside and left out by the global passes; they are not in `parts`.
         rows: rows of a part, on average.
     """
 
@@ -122,12 +122,12 @@ class Layout:
     rows: float = 0.0
 
     def inputs(self, *names: str) -> Inputs:
-        """All that the named passes read."""
+        """The folders that the named passes read, over the covered parts."""
         read = dict.fromkeys(name for of in names for name in self.passes[of].declared.reads)
         return Inputs({name: self.passes[name].folder for name in read}, self.parts)
 
     def of(self, stage: str) -> dict[str, Pass]:
-        """The passes of a stage, by short name, in the order in which they were declared."""
+        """The passes of a stage (`Declaration.stage`) by short name, in the order in which they were declared."""
         return {name: pass_ for name, pass_ in self.passes.items() if pass_.declared.stage == stage}
 
     @property

@@ -1,4 +1,4 @@
-"""Rounds of fetching: which classes of failures were tried again, in which order (docs/decisions/0005-rounds.md).
+"""Rounds of fetching: the error classes that each round fetched again, in order (docs/decisions/0005-rounds.md).
 
 A round belongs to the fetch that it follows, by the name of that one's folder. `rounds/0001.json`, … are
 created, never replaced, so that every later command sees the same chain. So is `rounds/settled/0001.json`, once the

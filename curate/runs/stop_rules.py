@@ -1,4 +1,4 @@
-"""Whether a run gets anywhere: it stops where hardly anything can be fetched, and says why nothing was kept."""
+"""Stops a run that can fetch hardly any image, and explains a run that kept no pair."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ _HINTS: Mapping[str, str] = {
     "blocked_address": "Addresses of your own network are opened by fetch.allow, as address:port; run the recipe "
     "again with it",
 }
-"""What helps where most images met a class of error, other than to fetch them again as they are."""
+"""By error class: what to change where most images failed with it and fetching them again would not help."""
 
 
 class MinSuccess:
-    """Watches the parts of one work as they end.
+    """Stops a run when too few of the latest images of a work were fetched; called with every unit's result.
 
     Args:
-        name: of the work whose parts count.
-        share: of images that must have been fetched.
-        window: images over which the share is taken; whole parts, the latest ones.
+        name: the work whose parts are counted.
+        share: the share of images that must have been fetched.
+        window: the number of latest images over which the share is taken, in whole parts.
     """
 
     def __init__(self, name: str, share: float, window: int) -> None:
@@ -36,10 +36,10 @@ class MinSuccess:
         self._latest: deque[Counter[str]] = deque()
 
     def __call__(self, name: str, result: UnitResult) -> None:
-        """Takes a unit's end.
+        """Counts a unit's images.
 
         Raises:
-            RunIncomplete: too few of the latest images were fetched; names the class that most of them met.
+            RunIncomplete: too few of the latest images were fetched; the message names the most frequent error class.
         """
         if name != self._name or result.status != "done":
             return
@@ -53,14 +53,14 @@ class MinSuccess:
         worst = max(sorted(errors), key=errors.__getitem__)
         error = worst.removeprefix(_ERROR)
         raise RunIncomplete(
-            f"{self._name}: only {total['success']:,} of the last {total['images']:,} images came, fewer than "
-            f"fetch.min_success ({self._share:g}) allows; {errors[worst]:,} ended as {error!r}. "
-            + _HINTS.get(error, "Parts that are done stay; the same command goes on")
+            f"{self._name}: only {total['success']:,} of the last {total['images']:,} images were fetched, fewer than "
+            f"fetch.min_success ({self._share:g}) allows; {errors[worst]:,} failed as {error!r}. "
+            + _HINTS.get(error, "Finished parts are kept; the same command continues from here")
         )
 
 
 def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) -> str:
-    """Why no pair was kept and what may help, in one line.
+    """Returns one line that says why no pair was kept and what may help.
 
     Args:
         funnel: what select counted, as in `funnel.json`.
@@ -69,27 +69,27 @@ def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) 
         again: the command that fetches lost images again; empty where they were not downloaded.
     """
     worst = str(max(funnel["steps"], key=lambda step: step["dropped"])["name"])
-    said = f"no pair was kept, most were dropped as {worst!r}"
+    message = f"no pair was kept, most were dropped as {worst!r}"
     if worst == FETCH + _BUSY:
-        said += f", after {_first_refusal(fetch, parts)}"
-    said += "; nothing was packed"
+        message += f", after {_first_refusal(fetch, parts)}"
+    message += "; nothing was packed"
     error = worst.removeprefix(FETCH)
     if worst.startswith(FETCH) and error in _HINTS:
-        said += f". {_HINTS[error]}"
+        message += f". {_HINTS[error]}"
     elif again and worst.startswith(FETCH):
-        said += f". Once the cause is mended: {again}" + ("" if error in HEALING_CLASSES else f" --class {error}")
-    return said
+        message += f". Once the cause is fixed: {again}" + ("" if error in HEALING_CLASSES else f" --class {error}")
+    return message
 
 
 def _first_refusal(fetch: Folder, parts: Sequence[int]) -> str:
-    """What the hosts that were left alone had answered before, as most images met it."""
-    refusals, said = Counter[str](), Counter[str]()
+    """Why hosts were skipped as `host_busy`: their most frequent failure before, else the most frequent error text."""
+    refusals, texts = Counter[str](), Counter[str]()
     for part in parts:
         images = fetch.table("images.parquet", part, ["host", "error_class", "error"])
         busy = images.filter(pc.equal(images["error_class"], _BUSY))
         same = images.filter(pc.is_in(images["host"], value_set=busy["host"].combine_chunks()))
         refusals.update(name for name in same["error_class"].to_pylist() if name not in (None, _BUSY))
-        said.update(busy["error"].to_pylist())
+        texts.update(busy["error"].to_pylist())
     if refusals:
         return repr(FETCH + refusals.most_common(1)[0][0])
-    return repr(said.most_common(1)[0][0])
+    return repr(texts.most_common(1)[0][0])

@@ -1,4 +1,4 @@
-"""One unit in a worker process: the boundary at which an exception becomes a result."""
+"""Runs one unit in a worker process: the boundary at which exceptions become results."""
 
 import importlib
 import os
@@ -14,7 +14,7 @@ from curate.store import key
 
 
 class UnitRunner:
-    """Lives in a worker process: opens the work's worker at the first unit, keeps it for the others."""
+    """Runs units of a work in a worker process; the work's worker is opened at the first unit and kept."""
 
     def __init__(self, work: Work, session: str) -> None:
         self.work = work
@@ -22,15 +22,15 @@ class UnitRunner:
         self.worker: Worker | None = None
 
     def run(self, unit: int, start: int, following: int | None = None) -> UnitResult:
-        """Does one unit; every exception but one becomes a result here, and only here.
+        """Runs one unit and returns its result; every exception except DeviceLost becomes a result here, and only here.
 
         Args:
-            unit: which one.
-            start: how many times it was begun, this time included.
-            following: which unit will probably come next, for a worker that reads ahead.
+            unit: the unit.
+            start: the number of this start of the unit, from 1.
+            following: the unit that will probably come next, for a worker that reads ahead.
 
         Raises:
-            DeviceLost: this process is of no more use; its engine takes it for dead.
+            DeviceLost: this process can no longer use its GPU; its engine treats the worker as dead.
         """
         work = self.work
         outputs = {
@@ -57,11 +57,11 @@ class UnitRunner:
             work.store.delete(record)
             return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
         except DeviceLost:
-            # Kept, this worker would fail every part that it is given, and sooner than the others do theirs.
+            # A worker without its GPU would fail every part it is given, faster than other workers complete theirs.
             raise
         except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
-            said = str(error).strip().partition("\n")[0]
-            outcome = {"error": f"{type(error).__name__}: {said}", "traceback": traceback.format_exc()}
+            first_line = str(error).strip().partition("\n")[0]
+            outcome = {"error": f"{type(error).__name__}: {first_line}", "traceback": traceback.format_exc()}
             work.store.put(record, canonical({**begun, **outcome}).encode())
             return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
         work.store.delete(record)
@@ -69,7 +69,7 @@ class UnitRunner:
 
 
 def open_worker(work: Work) -> Worker:
-    """Imports and calls a work's opener."""
+    """Imports and calls a work's opener; returns the worker."""
     module, _, function = work.opener.partition(":")
     opened: Worker = getattr(importlib.import_module(module), function)(work.settings)
     return opened

@@ -1,4 +1,4 @@
-"""Work: one function over many units; who runs it (`Engine`), who is told (`Watcher`), and what came of a unit."""
+"""Work, one function over many units, and its contracts: `Engine` runs units, `Watcher` gets progress, `UnitResult`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from curate.runs.passes import Pass
 from curate.store import Inputs, Json, Outputs, Store
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
-"""What a room's opener returns: does one unit, filling the outputs that it is given."""
+"""What a room's opener returns: a function that processes one unit and fills the given outputs."""
 
 AheadWorker = Callable[[int, Inputs, Mapping[str, Outputs], int | None], None]
-"""A worker that reads ahead: it is also told which unit is probably its next, as far as that is known. It may
-read that one's inputs while it works, within a bound on memory, and must not let them be the death of this one:
-nothing is decoded, computed or written ahead."""
+"""A worker that reads ahead: its last argument is the unit that it will probably get next, or None. It may read the
+inputs of that unit while it works on the current one, within a bound on memory. It decodes, computes and writes nothing
+ahead, so that only the current unit can crash it."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class Work:
     """One function over many units, as an engine runs it.
 
     Args:
-        name: how it is called in progress and errors.
+        name: its name in progress and errors.
         opener: `module:function`, called in the worker process with `settings`; returns a `Worker`.
         settings: JSON-able arguments of the opener.
         outputs: the passes that it writes, by short name.
-        inputs: what it may read.
+        inputs: the folders that it may read.
         units: the units to do, in order; those that are done are skipped.
         rows: about how many rows a unit has, for the progress line.
         after: names of works in the same `drive` whose same unit, or whose whole, must be done first.
-        processes: how many workers at most.
-        cpus: what a worker books (Ray).
+        processes: the number of workers, at most.
+        cpus: CPUs that a worker reserves (Ray).
         wants_gpu: a worker takes a GPU where there are any.
         reads_ahead: the worker is an `AheadWorker`.
     """
@@ -50,7 +50,7 @@ class Work:
 
     @property
     def slots(self) -> int:
-        """Units in an engine's hands at once: one for each worker, and the next of each that reads ahead."""
+        """Units that an engine holds at once: one for each worker, and a next one for each that reads ahead."""
         return self.processes * (2 if self.reads_ahead else 1)
 
     @property
@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of one start of one unit: `died` with its worker, or `lost` with the machine under it."""
+    """The result of one start of one unit; `died`: its worker process died, `lost`: its machine was lost."""
 
     unit: int
     status: Literal["done", "failed", "stop", "died", "lost"]
@@ -83,29 +83,29 @@ class UnitResult:
 
 
 class Engine(Protocol):
-    """Where units are run. Workers are separate processes; a dead one is replaced at the next submit."""
+    """Runs units in worker processes; a dead worker is replaced at the next submit."""
 
     def start(self, work: Work, session: str) -> int:
-        """Prepares up to `work.processes` workers; returns how many units it takes at once (`work.slots`)."""
+        """Prepares up to `work.processes` workers; returns how many units the engine takes at once (`work.slots`)."""
 
     def submit(self, name: str, unit: int, start: int) -> None:
-        """Takes a unit of the work of that name, for the next worker that is free."""
+        """Queues a unit of the named work for its next free worker."""
 
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
-        """Results that have arrived, with the names of their works; waits for the first one."""
+        """Returns the results that have arrived, with the names of their works; waits for the first one."""
 
     def finish(self, name: str) -> None:
-        """Ends the workers of a work."""
+        """Ends the workers of the named work."""
 
     def close(self) -> None:
         """Ends everything at once."""
 
 
 class Watcher(Protocol):
-    """Who is told of progress."""
+    """Receives the progress of a run."""
 
     def begin(self, name: str, total: int, done: int, rows: float) -> None:
-        """A work begins: units in all, units already done, rows of a unit."""
+        """A work starts: units in total, units already done, rows of a unit."""
 
     def advance(self, name: str, result: UnitResult) -> None:
         """A unit came to an end."""
@@ -114,4 +114,4 @@ class Watcher(Protocol):
         """A work has no units left."""
 
     def tell(self, line: str) -> None:
-        """Something that whoever runs it should know."""
+        """Shows the user one line."""

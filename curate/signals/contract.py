@@ -1,8 +1,8 @@
-"""What a kind of signal is: its recipe keys, its columns, what its fingerprint depends on, and its work.
+"""The contract of a kind of signal: its recipe keys, its columns, what its fingerprint depends on, and its work.
 
-A signal is computed by pair, from captions or from stored embeddings, part by part. A kind of ours is a module of
-`curate.signals.kinds` with its `SIGNAL`; another package brings one by an entry point in the group `curate.signals`. A
-recipe asks for signals under the kind's name: `signals: {<kind>: {<name>: <keys>}}`; one such entry is a `Scorer`.
+A signal is computed for each pair from captions or stored embeddings, part by part. A kind of this package is a module
+of `curate.signals.kinds` with its `SIGNAL`; another package brings one by an entry point in the group `curate.signals`.
+A recipe requests signals under the kind's name: `signals: {<kind>: {<name>: <keys>}}`; one such entry is a `Scorer`.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +23,18 @@ Columns = Mapping[str, pa.DataType]
 class SignalKeys(Keys):
     """The keys of a signal that reads embeddings; a kind adds its own."""
 
-    model: Name | None = Field(None, description="Whose embeddings, by the model's short name; by default the first's.")
+    model: Name | None = Field(
+        None, description="Short name of the model whose embeddings are read; by default the first model."
+    )
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Directions in a model's space that are made of texts.
+    """Directions in a model's embedding space, given by texts.
 
     Attributes:
-        names: what each direction is called.
-        prompts: of each direction its prompt, or several, whose embeddings are averaged.
+        names: the name of each direction.
+        prompts: for each direction one prompt, or several whose embeddings are averaged.
     """
 
     names: Sequence[str]
@@ -41,14 +43,14 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Images:
-    """Directions in a model's space that are made of images: files, folders or globs, as a recipe names them."""
+    """Directions in a model's embedding space, given by images: files, folders or globs, as a recipe names them."""
 
     paths: Sequence[str]
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a signal may know of the model whose embeddings it reads: its short name and the length of an embedding."""
+    """The model whose embeddings a signal reads, as far as it may know it: short name and length of an embedding."""
 
     name: str
     dim: int
@@ -56,17 +58,17 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Task:
-    """One scorer and one part.
+    """The input of `Signal.score`: one scorer and one part.
 
     Attributes:
-        scorer: the scorer's name, which its columns begin with (`concept_watermark`).
-        keys: what the recipe says of it; None for a kind without keys.
-        learned: what `Signal.learn` found out before the run.
-        part: which part.
+        scorer: the scorer's name, with which its columns begin (`concept_watermark`).
+        keys: the scorer's recipe keys; None for a kind without keys.
+        learned: what `Signal.learn` returned before the run.
+        part: the number of the part.
         pairs: the part's pairs without the repeated ones: pair_id, image_id, caption.
         embeddings: the folder of the model's embeddings, where the kind reads them.
         directions: the folder of the scorer's directions, where it has some.
-        endpoint: of an S3 server other than AWS, for files that the keys name.
+        endpoint: the S3 server of files that the keys name; None for AWS.
     """
 
     scorer: str
@@ -87,10 +89,10 @@ class Signal(ABC, Generic[K]):
 
     Attributes:
         name: the key under `signals` that holds its entries; of a kind without keys, the name of its only scorer.
-        prefix: what the name of a scorer, and so of its columns, begins with: `concept` for `concept_watermark`.
-        version: raised whenever it would give other values; part of the fingerprint.
+        prefix: the prefix of the names of its scorers, and so of their columns: `concept` for `concept_watermark`.
+        version: raised whenever the kind would compute other values; part of the fingerprint.
         about: one sentence for the recipe's documentation.
-        keys: the model of an entry's keys; None for a kind that every run has and that has none.
+        keys: the model of an entry's keys; None for a kind without keys, which every run has.
         reads_embeddings: whether it reads image embeddings; such a kind's keys are `SignalKeys`.
     """
 
@@ -106,30 +108,30 @@ class Signal(ABC, Generic[K]):
         return {scorer: pa.float32()}
 
     def directions(self, keys: K) -> Prompts | Images | None:  # noqa: ARG002
-        """What is embedded once per run, before any part: texts or images that pairs are held against."""
+        """The texts or images that pairs are compared with; they are embedded once per run, before any part."""
         return None
 
     def learn(self, where: str, keys: K, model: ModelShape, endpoint: str | None) -> Json:  # noqa: ARG002
-        """Looks at what the keys name, once, before the run; what it returns is part of the fingerprint.
+        """Reads and checks the files that the keys name, once, before the run; the result is part of the fingerprint.
 
         Args:
             where: the entry's place in the recipe, for messages.
-            keys: what the recipe says.
-            model: whose embeddings are read.
-            endpoint: of an S3 server other than AWS.
+            keys: the entry's keys.
+            model: the model whose embeddings are read.
+            endpoint: the S3 server; None for AWS.
 
         Raises:
-            RecipeError: something is wrong, in one line that begins with `where`.
+            RecipeError: a key or a file is wrong; one line that begins with `where`.
         """
         return {}
 
     def depends(self, keys: K) -> Json:  # noqa: ARG002
-        """Of the keys, what the values depend on and neither `learn` nor the directions cover; places left out."""
+        """The keys that the values depend on and that neither `learn` nor the directions cover; never paths."""
         return {}
 
     @abstractmethod
     def score(self, task: Task) -> Mapping[str, pa.Array]:
-        """The columns of a part, row for row with the task's pairs.
+        """Returns the columns of a part, row for row with the task's pairs.
 
         Raises:
             BrokenResult: what it reads does not belong to the pairs.
@@ -141,12 +143,12 @@ class Scorer:
     """An entry of a recipe's `signals`: one kind with its keys.
 
     Attributes:
-        name: `concept_watermark`; the folder of its columns is `signals-<name>`.
-        where: its place in the recipe: `signals.concepts.watermark`.
+        name: such as `concept_watermark`; the folder of its columns is `signals-<name>`.
+        where: its place in the recipe, such as `signals.concepts.watermark`.
         kind: its kind.
-        keys: what the recipe says of it.
+        keys: its recipe keys; None for a kind without keys.
         model: the short name of the model whose embeddings it reads; None for a kind that reads none.
-        package: the package that brings the kind, where that is another one.
+        package: the package that brings the kind; None for this one.
         learned: what `Signal.learn` returned; empty before.
     """
 
@@ -160,21 +162,21 @@ class Scorer:
 
     @property
     def columns(self) -> Columns:
-        """Its columns."""
+        """The names and types of its columns."""
         return self.kind.columns(self.name)
 
     @property
     def directions(self) -> Prompts | Images | None:
-        """Its directions, where it has some."""
+        """The texts or images that it compares pairs with; None where it has none."""
         return None if self.keys is None else self.kind.directions(self.keys)
 
     @property
     def directions_folder(self) -> str | None:
-        """The short name of the folder that holds the embeddings of its directions."""
-        found = self.directions
-        if found is None:
+        """The short name of the folder that holds the embeddings of its directions: `prompts-…` or `targets-…`."""
+        directions = self.directions
+        if directions is None:
             return None
-        return f"{'prompts' if isinstance(found, Prompts) else 'targets'}-{self.name}"
+        return f"{'prompts' if isinstance(directions, Prompts) else 'targets'}-{self.name}"
 
     @property
     def depends(self) -> Json:
@@ -183,7 +185,7 @@ class Scorer:
         return {**own, **self.learned, **({"package": self.package} if self.package else {})}
 
     def settings(self) -> Json:
-        """All that a worker needs, JSON-able."""
+        """What a worker needs to open the scorer, JSON-able."""
         return {
             "kind": self.kind.name,
             "keys": None if self.keys is None else self.keys.model_dump(mode="json"),

@@ -1,9 +1,9 @@
 """Reads a head, a small network on image embeddings, from a file of weights.
 
-The file is a torch or safetensors state dict whose matrices make a chain: one `weight` (LAION's linear aesthetic
+The file is a torch or safetensors state dict whose matrices form a chain: one `weight` (LAION's linear aesthetic
 predictors), `layers.0.weight`, `layers.2.weight`, … (its improved one), `linear_1.weight`, … with `norm.mean` and
-`norm.variance` before them (ports of its safety heads). What stands between the matrices is not in such a file; the
-recipe says it.
+`norm.variance` before them (ports of its safety heads). Such a file does not hold the activations between the matrices;
+the recipe names them.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ class HeadFile:
     Attributes:
         sha256: of its file.
         layers: (weight [out, in], bias [out]) in their order.
-        mean: [in], taken from an embedding before all.
-        deviation: [in], which it is then divided by.
-        touching: for each place between two layers their names, where the file's numbering shows that nothing can
-            stand there; None where something may.
+        mean: [in], subtracted from an embedding first.
+        deviation: [in], by which the embedding is then divided.
+        touching: for each gap between two layers their names, where the file's numbering shows that no activation can
+            be in it; None where one may.
     """
 
     sha256: str
@@ -49,21 +49,21 @@ class HeadFile:
 
     @property
     def width(self) -> int:
-        """The length of the embeddings that it takes."""
+        """The length of its input embeddings."""
         return int(self.layers[0][0].shape[1])
 
     @property
     def outputs(self) -> int:
-        """How many numbers it gives."""
+        """The number of its outputs."""
         return int(self.layers[-1][0].shape[0])
 
     def __call__(self, images: Vectors, activation: str | Sequence[str], output: str) -> Vectors:
-        """Applies it.
+        """Applies the head to image embeddings.
 
         Args:
             images: float32[n, width], L2-normalised.
-            activation: none, relu, gelu or tanh, after each layer but the last; or one for each of these.
-            output: raw, sigmoid or softmax, after the last.
+            activation: none, relu, gelu or tanh, after each layer but the last; or one for each of these layers.
+            output: raw, sigmoid or softmax, after the last layer.
 
         Returns:
             float32[n, outputs].
@@ -80,11 +80,11 @@ def read(path: str, endpoint: str | None = None) -> HeadFile:
     """Reads a head.
 
     Args:
-        path: a local path or URL of a torch or safetensors file; of a pickle only tensors are taken.
-        endpoint: of an S3 server other than AWS.
+        path: a local path or URL of a torch or safetensors file; a pickle may hold nothing but tensors.
+        endpoint: the S3 server; None for AWS.
 
     Raises:
-        RecipeError: it cannot be read, or holds no chain of matrices.
+        RecipeError: the file cannot be read, or its tensors do not form a chain of linear layers.
     """
     folder, _, file = path.rpartition("/")
     if not file.endswith(FILES):
@@ -100,12 +100,12 @@ def read(path: str, endpoint: str | None = None) -> HeadFile:
 
 def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     """The tensors of a file by their names."""
-    import torch  # the scorers of captions and concepts do without
+    import torch  # imported here: the scorers of captions and concepts do not need it
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        # Onto the CPU wherever it was trained: LAION's improved predictor was saved from a GPU.
+        # Mapped to the CPU, as files may have been saved from a GPU (LAION's improved predictor was).
         content = (
             load(data)
             if path.endswith(".safetensors")
@@ -113,15 +113,15 @@ def _state(path: str, data: bytes) -> dict[str, npt.NDArray[np.float32]]:
         )
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):
-            raise RecipeError(f"head {path} holds no weights; is it a web page, or Git's pointer to a file?") from error
+            raise RecipeError(f"head {path} holds no weights; is it a web page, or a Git LFS pointer?") from error
         raise RecipeError(f"head {path} is refused: a pickle that holds more than weights") from error
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, LookupError, struct.error) as error:
-        said = " ".join(str(error).split())[:200]
-        raise RecipeError(f"head {path} holds no weights: {said or type(error).__name__}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"head {path} holds no weights: {reason or type(error).__name__}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise RecipeError(f"head {path} is no state dict of tensors")
+        raise RecipeError(f"head {path} is not a state dict of tensors")
     for name, value in content.items():
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
             raise RecipeError(f"head {path}: {str(name)!r} holds no plain numbers")
@@ -165,9 +165,11 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> HeadFile:
 
 
 def _touching(weights: Sequence[str]) -> tuple[str | None, ...]:
-    """`HeadFile.touching`: a torch Sequential numbers all of its modules, those without weights, too.
+    """Returns `HeadFile.touching`, derived from the numbers in the layers' names.
 
-    Numbers that all follow on each other say nothing: so do those of a list of layers whose activations stand in code.
+    A torch Sequential also numbers its modules without weights, so layers with consecutive numbers have no activation
+    between them. Where all numbers are consecutive nothing follows: a list of layers whose activations are applied in
+    code is numbered in the same way.
     """
     places = [re.fullmatch(r"(?:(.+)\.)?(\d+)\.weight", name) for name in weights]
     numbers = [int(place[2]) for place in places if place and place[1] == (places[0] or place)[1]]
@@ -180,7 +182,7 @@ def _touching(weights: Sequence[str]) -> tuple[str | None, ...]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layers.2 before layers.10."""
+    """A sort key that puts layers.2 before layers.10."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", name)]
 
 
@@ -192,7 +194,7 @@ def _activated(x: Vectors, by: str) -> Vectors:
     if by == "tanh":
         return np.tanh(x)
     if by == "sigmoid":
-        # By tanh, which does not overflow.
+        # Computed by tanh, which does not overflow.
         halves: Vectors = np.tanh(x * np.float32(0.5))
         halves += 1
         halves *= np.float32(0.5)

@@ -8,7 +8,7 @@ from curate.runs.work import Work
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
-    """Each scorer is a pass by itself: adding one computes that one."""
+    """Yields a pass for each scorer, so that adding a scorer computes only that one."""
     for scorer in prepared.scorers:
         embeddings = f"embed-{scorer.model}" if scorer.model else None
         yield Declaration(
@@ -23,7 +23,7 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
 
 
 def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
-    """Computes the columns of parts, each after the same part, or the whole, of the named works."""
+    """Returns the work that computes the columns, of each part after the named works did that part or their whole."""
     outputs = {name: pass_ for name, pass_ in layout.of("signals").items() if pass_.declared.by_part}
     return Work(
         "signals",

@@ -1,4 +1,4 @@
-"""The kinds of signals that there are, and the scorers that a recipe asks for."""
+"""The registry of the kinds of signals, and the scorers that a recipe requests."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +18,11 @@ KINDS: Registry[Signal[Any]] = Registry(
 
 
 def scorers(signals: BaseModel, first_model: str) -> Iterator[Scorer]:
-    """Every scorer of a recipe: the kinds without keys, which every run has, then the recipe's entries, in its order.
+    """Yields every scorer of a recipe: the kinds without keys, which every run has, then the recipe's entries in order.
 
     Args:
-        signals: the recipe's section: a field for each kind with keys, from names to keys.
-        first_model: the short name of the model that an entry reads where it names none.
+        signals: the recipe's section; it has a field for each kind with keys, a mapping from names to keys.
+        first_model: the short name of the model that is read by entries which name none.
     """
     for kind in KINDS.values():
         if kind.keys is None:

@@ -1,4 +1,4 @@
-"""Columns from stored image embeddings: one walk over a part's images, a few at a time, then to its pairs."""
+"""Columns from stored image embeddings: computes values for a part's images, block by block, then for its pairs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,28 +13,28 @@ from curate.signals.contract import Task
 from curate.store import Folder
 
 _BLOCK = 4096
-"""Images that are held in float32 at a time."""
+"""Images converted to float32 at a time."""
 
 Vectors = npt.NDArray[np.float32]
 Measure = Callable[[Vectors], npt.NDArray[Any]]
-"""Embeddings [n, dim], L2-normalised, to values [n, columns]."""
+"""Maps embeddings [n, dim], L2-normalised, to values [n, columns]."""
 
 
 def per_pair(task: Task, dim: int, of: str, columns: int, measure: Measure) -> list[pa.Array]:
-    """Measures the images of a part, and gives each pair the values of its image.
+    """Computes values for the images of a part; returns for each pair the values of its image.
 
     Args:
-        task: of a kind that reads embeddings.
-        dim: of what they are held against.
-        of: what that is, for an error.
-        columns: how many values `measure` gives for each image.
-        measure: what is computed.
+        task: the task of a kind that reads embeddings.
+        dim: the expected length of the embeddings: that of the head or directions they are used with.
+        of: the name of this head or folder of directions, for an error.
+        columns: how many values `measure` returns for each image.
+        measure: computes the values.
 
     Returns:
         float32 arrays, row for row with the task's pairs; null where an image has no embedding.
 
     Raises:
-        BrokenResult: the embeddings are not those of the pairs' images, or of another length.
+        BrokenResult: the embeddings are not those of the pairs' images, or have another length than `dim`.
     """
     embed = task.embeddings
     assert embed is not None, f"{task.scorer} does not say that it reads embeddings"
@@ -52,7 +52,7 @@ def per_pair(task: Task, dim: int, of: str, columns: int, measure: Measure) -> l
 
 
 def in_blocks(images: npt.NDArray[np.floating[Any]], columns: int, measure: Measure) -> Vectors:
-    """Measures images of any float type [n, dim]; their rounding is undone by normalising them again."""
+    """Applies `measure` to images of any float type [n, dim], normalised again, as float16 rounding changes lengths."""
     values = np.empty((len(images), columns), np.float32)
     for start in range(0, len(images), _BLOCK):
         block = images[start : start + _BLOCK].astype(np.float32)
@@ -67,9 +67,9 @@ def directions(folder: Folder) -> Vectors:
 
 
 def shares(images: Vectors, prompts: Vectors, scale: float) -> Vectors:
-    """CLIP's zero-shot classification: softmax(scale × cosine), [n, prompts].
+    """Returns CLIP's zero-shot probabilities, softmax(scale × cosine), [n, prompts].
 
-    A SigLIP-type model's bias is the same for all prompts and so changes nothing.
+    The bias of a SigLIP-type model is the same for all prompts, so the softmax cancels it.
     """
     logits = scale * (images @ prompts.T)
     weights: Vectors = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -78,6 +78,6 @@ def shares(images: Vectors, prompts: Vectors, scale: float) -> Vectors:
 
 
 def rows(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """A column of embeddings without nulls as [n, dim]."""
-    found: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return found.reshape(-1, column.type.list_size)
+    """Returns a column of embeddings without nulls as an array [n, dim]."""
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, column.type.list_size)

@@ -1,4 +1,4 @@
-"""The signals pass: every missing scorer's columns for a part, each in a folder of its own."""
+"""The signals pass: computes the columns of every missing scorer for a part, each in the scorer's own folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,26 +14,25 @@ from curate.store import Inputs, Outputs
 
 
 def open_worker(settings: Mapping[str, Any]) -> "SignalsWorker":
-    """A worker of the signals pass.
+    """Returns a worker of the signals pass.
 
     Args:
-        settings: `scorers`: by name of the scorer, what `Scorer.settings` says of it; `endpoint`: of an S3 server other
-            than AWS, or None.
+        settings: `scorers`: by scorer name the result of `Scorer.settings`; `endpoint`: the S3 server, or None for AWS.
 
     Raises:
-        RecipeError: there is no kind of that name; another package brings it, which is not installed here.
+        RecipeError: there is no kind of that name: the package that brings it is not installed on this machine.
     """
     scorers = {}
-    for name, said in settings["scorers"].items():
-        kind = KINDS.find(said["kind"])
-        keys = None if kind.keys is None else kind.keys.model_validate(said["keys"])
-        scorers[name] = Opened(kind, keys, said["learned"], said["embeddings"], said["directions"])
+    for name, stored in settings["scorers"].items():
+        kind = KINDS.find(stored["kind"])
+        keys = None if kind.keys is None else kind.keys.model_validate(stored["keys"])
+        scorers[name] = Opened(kind, keys, stored["learned"], stored["embeddings"], stored["directions"])
     return SignalsWorker(scorers, settings.get("endpoint"))
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A scorer in a worker: its kind, its keys, what was learned, and the short names of the folders that it reads."""
+    """A scorer in a worker: its kind, its keys, what `learn` returned, and the short names of the folders it reads."""
 
     kind: Signal[Any]
     keys: Any
@@ -50,10 +49,10 @@ class SignalsWorker:
     endpoint: str | None
 
     def __call__(self, part: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
-        """Writes those `signals-<scorer>` that are in `outputs`, for one part.
+        """Writes the `signals-<scorer>` in `outputs` for one part.
 
         Raises:
-            BrokenResult: a kind gives other columns than it declares, or another number of rows.
+            BrokenResult: a kind returns other columns than it declares, or another number of rows.
         """
         plan = inputs["plan"].table("pairs.parquet", part, ["pair_id", "image_id", "caption", "repeated"])
         pairs = plan.filter(pc.invert(plan["repeated"]))
@@ -68,6 +67,6 @@ class SignalsWorker:
 def _table(pairs: pa.Table, declared: Mapping[str, pa.DataType], found: Mapping[str, pa.Array]) -> pa.Table:
     if set(found) != set(declared) or any(len(column) != len(pairs) for column in found.values()):
         given = {name: len(column) for name, column in found.items()}
-        raise BrokenResult(f"a signal gave the columns {given} for {len(pairs)} pairs; it declares {list(declared)}")
+        raise BrokenResult(f"a signal wrote the columns {given} for {len(pairs)} pairs; it declares {list(declared)}")
     schema = pa.schema([pairs.schema.field("pair_id"), *declared.items()])
     return pa.table({"pair_id": pairs["pair_id"], **found}, schema=schema)

@@ -46,7 +46,7 @@ def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
     assert cli.main(command) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
-        f"curate: output: {tmp_path}/run holds other things ('notes.txt', 'plan-b') and no run; "
+        f"curate: output: {tmp_path}/run is not empty and is not a Curate run (found: 'notes.txt', 'plan-b'); "
         "name a new or an empty folder"
     )
 

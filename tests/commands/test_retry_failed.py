@@ -258,7 +258,7 @@ def test_a_run_that_cannot_work_stops_and_says_why(web, capsys):
     assert main([*command, "--set", "fetch.min_success_window=10"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("curate: ")
-    assert "ended as 'refused'" in said
+    assert "failed as 'refused'" in said
     assert "fetch.min_success (0.05)" in said
     assert main([*command, "--set", "fetch.min_success=0", "--until", "fetch"]) == 0
     assert len(fetches(store)) == 1

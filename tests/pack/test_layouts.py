@@ -290,7 +290,7 @@ def test_a_recipe_names_known_layouts_each_once(layouts: Registry[ResultLayout])
     assert recipe(layouts=["keys"]).pack.layouts == ["keys"]
     for named, message in (
         (["webdatset"], "recipe: pack.layouts: there is no result layout 'webdatset'; did you mean 'webdataset'?"),
-        (["keys", "keys"], "recipe: pack.layouts: a layout stands twice"),
+        (["keys", "keys"], "recipe: pack.layouts: a layout is named twice"),
         ([], "recipe: pack.layouts: List should have at least 1 item"),
     ):
         with pytest.raises(RecipeError) as error:

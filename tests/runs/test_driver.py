@@ -225,7 +225,7 @@ def listed(path, size=4520, etag="a"):
             [listed("pairs.csv", 1, "b"), listed("more.csv", 2, "b")],
             "source: pairs.csv changed since this run began (4,520 -> 1 bytes); so did 1 other; choose",
         ),
-        ([listed("pairs.csv")], "source; choose another output, or put back what the recipe"),
+        ([listed("pairs.csv")], "source; choose another output, or restore the recipe's earlier values"),
         ([listed("pairs.csv"), listed("else.csv")], "source; choose"),
     ],
 )

@@ -52,7 +52,7 @@ def test_where_the_loss_is_in_fetch_the_first_refusal_and_the_way_out_are_named(
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == (
         "curate: no pair was kept, most were dropped as 'fetch:host_busy', after 'fetch:refused'; nothing was packed. "
-        f"Once the cause is mended: curate retry-failed {run}"
+        f"Once the cause is fixed: curate retry-failed {run}"
     )
     # The funnel and the page are there as after any other run.
     assert "fetch:refused" in said.out
@@ -81,7 +81,7 @@ def test_a_class_that_does_not_heal_by_itself_is_named_to_retry_failed(recipe, w
     web.answers |= {f"/{number}.jpg": status(404) for number in range(ROWS)}
     assert main(recipe(web.address)) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith(f"Once the cause is mended: curate retry-failed {tmp_path}/run --class http_4xx")
+    assert said.endswith(f"Once the cause is fixed: curate retry-failed {tmp_path}/run --class http_4xx")
 
 
 def test_a_step_that_drops_all_beside_an_earlier_result(recipe, web, tmp_path, capsys):

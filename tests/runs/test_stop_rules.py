@@ -18,12 +18,12 @@ def test_a_run_that_cannot_work_is_stopped_with_the_worst_class():
         check("fetch", ended(600, 6, dns=94, timeout=495, http_4xx=5))
     said = str(caught.value)
     assert "only 12 of the last 1,200 images" in said
-    assert "594 ended as 'dns'" in said
+    assert "594 failed as 'dns'" in said
     assert "\n" not in said
 
 
 def test_where_addresses_are_blocked_the_key_that_opens_them_is_named():
-    with pytest.raises(RunIncomplete, match=r"ended as 'blocked_address'\. Addresses .* fetch\.allow, as address:port"):
+    with pytest.raises(RunIncomplete, match=r"failed as 'blocked_address'\. Addresses .* fetch\.allow, as addr"):
         MinSuccess("fetch", 0.05, 100)("fetch", ended(100, 0, blocked_address=100))
     steps = [{"name": "fetch:blocked_address", "dropped": 9}, {"name": "small", "dropped": 1}]
     said = nothing_kept({"steps": steps}, Folder(Store("/nowhere"), "fetch", "0"), [], "curate retry-failed run")

@@ -193,7 +193,7 @@ class Other:
         (lambda path: path.write_bytes(b"<html>not found</html>"), "holds no weights; is it a web page"),
         (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "holds no weights; is it a web"),
         (lambda path: torch.save(Other(), path), "more than weights"),
-        (lambda path: torch.save([1, 2], path), "no state dict"),
+        (lambda path: torch.save([1, 2], path), "not a state dict"),
         (lambda path: torch.save({}, path), "no linear layer"),
         (lambda path: torch.save({"weight": torch.zeros(3, 3, 3)}, path), "is no linear layer's"),
         (lambda path: torch.save({"weight": torch.zeros(4)}, path), "is no linear layer's"),
@@ -230,7 +230,7 @@ def test_a_head_of_another_width_or_of_several_outputs(tmp_path):
         checked(wide, recipe_head(path="wide.pth", index=None), "b32", 512)
     assert checked(wide, recipe_head(path="wide.pth", index=None), "l14", 768) == 0
     two = read(stored(nn.Linear(8, 2), tmp_path / "two.pth"))
-    with pytest.raises(RecipeError, match="gives 2 numbers; name one with `index`"):
+    with pytest.raises(RecipeError, match="has 2 outputs; choose one with `index`"):
         checked(two, recipe_head(path="two.pth", index=None))
     with pytest.raises(RecipeError, match="index 2, but"):
         checked(two, recipe_head(path="two.pth", index=2))

@@ -1,1 +1,1 @@
-"""The kinds of signals, a file each: the `SIGNAL` of a module here is found, and named nowhere else."""
+"""The kinds of signals, a file each: the registry finds the `SIGNAL` of every module in this package."""

@@ -1,6 +1,6 @@
-"""Rules over captions: what a caption looks like, without any model. Whole columns at a time.
+"""Caption rules: columns computed from the caption's text alone, without a model, a whole column at a time.
 
-Shares are null where there is nothing to take a share of: a caption without letters has no upper-case share.
+A share is null where its divisor is 0: a caption without letters has no upper-case share.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ COLUMNS: Mapping[str, pa.DataType] = {
 }
 """`chars` counts code points; `words` is described below; `letters` is the share of letters among the characters that
 are not white space, `digits` that of decimal digits among the same, `upper` that of capitals among letters,
-`repetition` that of words which stood in the caption before, in whatever case. `repetition` is null where a caption has
-letters of `_LETTERS`, as a letter that comes again says nothing."""
+`repetition` that of words which occurred earlier in the caption, in whatever case. `repetition` is null where a caption
+has letters of `_LETTERS`: each of these counts as a word, and a repeated letter says nothing."""
 
 _LETTERS = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}]"
 _NUMBERS = "[๐-๙໐-໙០-៩၀-၉႐-႙]+"
@@ -34,15 +34,15 @@ _ON_LETTERS = r"\pMﾞﾟ"
 _ALONE = (
     rf"({_NUMBERS}|[{_KATAKANA}][{_KATAKANA}{_ON_LETTERS}]*|(?:[\p{{Han}}\p{{Hiragana}}]|{_LETTERS})[{_ON_LETTERS}]*)"
 )
-"""Words are what white space divides, as far as it has a letter or a digit. Scripts that are written without spaces are
-divided further, as Unicode's word boundaries do without a dictionary (UAX #29): every Han ideograph and hiragana, every
+"""Words are separated by white space and contain a letter or a digit. Scripts that are written without spaces are
+divided further, by Unicode's word boundaries without a dictionary (UAX #29): every Han ideograph and hiragana, every
 run of katakana, and every letter of Thai, Lao, Khmer, Burmese and their relatives is a word, with the marks on it. A
 reader of Thai counts about a third of these words, one of Chinese or Japanese about two thirds."""
 
 _PUNCTUATION = r"\x{3001}-\x{3003}\x{3008}-\x{3011}\x{3014}-\x{301f}\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff20}\x{ff3b}-\x{ff65}"
 _MARKS = rf"[་༌፡\x{{200b}}{_PUNCTUATION}]"
-"""What divides words in place of white space: Tibetan's and Ethiopic's marks, the invisible space of South-East Asia,
-East Asian punctuation."""
+"""Characters that separate words as white space does: the word marks of Tibetan and Ethiopic, the zero-width space of
+South-East Asia, East Asian punctuation."""
 
 BOILERPLATE_WHOLE = (
     "add to (?:basket|bag|cart|favou?rites|wish ?list)",
@@ -84,9 +84,9 @@ BOILERPLATE_WHOLE = (
     "video(?: thumbnail)?",
     "zoom(?: in| out)?",
 )
-"""Regular expressions of captions that say nothing when they are all there is.
+"""Regular expressions of captions that are boilerplate where they match the whole caption.
 
-They are held against the caption in lower case, with one space for whatever is neither letter nor digit."""
+They are matched against the caption in lower case, with one space for whatever is neither letter nor digit."""
 
 BOILERPLATE_START = (
     "click (?:for|here|image|on|photo|picture|the|to)(?: |$)",
@@ -99,14 +99,14 @@ BOILERPLATE_START = (
     "this (?:image|photo|picture) has been (?:deleted|removed)",
     "your browser does not support",
 )
-"""… and of beginnings after which nothing of a person's own is to be expected."""
+"""Regular expressions that mark a caption as boilerplate where they match its beginning."""
 
 _IMAGE_FILE = r"(?:jpe?g|jpe|jfif|png|gif|webp|bmp|tiff?|svg|heic|heif|avif|ico|psd|raw|cr2|nef|arw)"
 _CAMERA = r"(?:img|imgp|image|dsc|dscn|dscf|dcim|pict|pic|photo|scan|screenshot|mvi|pxl|sam|gopr|wp|hpim|100)"
 
 
 class Caption(Signal[Keys]):
-    """The rules as columns of every run."""
+    """The kind `caption`: the columns that every run has."""
 
     name = prefix = "caption"
     version = 3
@@ -114,7 +114,7 @@ class Caption(Signal[Keys]):
     reads_embeddings = False
 
     def columns(self, scorer: str) -> Columns:  # noqa: ARG002
-        """All of `COLUMNS`."""
+        """Returns `COLUMNS`."""
         return COLUMNS
 
     def score(self, task: Task) -> Mapping[str, pa.Array]:
@@ -126,7 +126,7 @@ SIGNAL = Caption()
 
 
 def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
-    """The columns for captions; a null counts as ''."""
+    """Returns `COLUMNS` for captions, row for row; a null counts as ''."""
     text = captions.cast(pa.large_string()).combine_chunks().fill_null("")
     trimmed = pc.utf8_trim_whitespace(text)
     visible = pc.count_substring_regex(text, r"[^\s\pZ]")
@@ -160,7 +160,7 @@ def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
 
 
 def _words(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """The number of words, and the share of those that stood there before."""
+    """Returns the number of words, and the share of words that occurred earlier in the caption."""
     split = pc.utf8_split_whitespace(_spaced(pc.utf8_lower(trimmed)))
     table = pa.table({"row": pc.list_parent_indices(split), "word": pc.list_flatten(split)})
     table = table.filter(pc.match_substring_regex(table["word"], r"[\pL\pN]"))
@@ -174,13 +174,13 @@ def _words(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _spaced(text: pa.Array) -> pa.Array:
-    """The text with white space around the words that are written without it."""
+    """Returns the text with white space around words of scripts that are written without it."""
     divided = pc.and_not(pc.match_substring_regex(text, rf"{_ALONE}|{_MARKS}"), pc.string_is_ascii(text))
     spaced = pc.replace_substring_regex(text.filter(divided), _MARKS, " ")
     return pc.replace_with_mask(text, divided, pc.replace_substring_regex(spaced, _ALONE, r" \1 "))
 
 
 def _share(some: pa.Array, all_of: pa.Array) -> pa.Array:
-    """The quotient, null where the divisor is 0 or null."""
+    """Returns `some / all_of`, null where the divisor is 0 or null."""
     whole = pc.if_else(pc.greater(all_of, 0), all_of, pa.scalar(None, all_of.type))
     return pc.divide(some.cast(pa.float64()), whole.cast(pa.float64()))

@@ -1,7 +1,7 @@
-"""Zero-shot classes: which of some labels an image looks most like, and how surely.
+"""Zero-shot classes: the label that an image matches best, and its probability.
 
-`class_<name>` is the label with the highest cosine, `class_<name>_probability` its share of
-softmax(logit_scale × cosine(image, labels)), as in CLIP's zero-shot classification. Of equal ones the first counts.
+`class_<name>` is the label with the highest cosine, `class_<name>_probability` its value in
+softmax(logit_scale × cosine(image, labels)), as in CLIP's zero-shot classification. Of equal labels the first counts.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ def _labels(value: Any) -> Any:
         raise ValueError("write a list of texts, or a mapping of texts to lists of prompts; none may be empty")
     labels = [one_line(label) for label in value]
     if len(labels) < 2:
-        raise ValueError("two labels at least")
+        raise ValueError("at least two labels are needed")
     if twice := repeated(labels):
-        raise ValueError(f"the label {twice!r} stands twice")
+        raise ValueError(f"the label {twice!r} appears twice")
     return value
 
 
@@ -34,10 +34,12 @@ class OneOf(SignalKeys):
     """Zero-shot classes."""
 
     labels: Annotated[list[str] | dict[str, list[str]], BeforeValidator(_labels)] = Field(
-        description="The labels, or for each of them its own prompts."
+        description="A list of labels, or a mapping from each label to its own prompts."
     )
     templates: list[str] = Field(
-        ["a photo of a {}."], description="The prompts of labels without their own; `{}` is the label.", min_length=1
+        ["a photo of a {}."],
+        description="Prompt templates for labels without prompts of their own; `{}` stands for the label.",
+        min_length=1,
     )
 
     @model_validator(mode="after")
@@ -64,7 +66,7 @@ class Classes(Signal[OneOf]):
     name = "classes"
     prefix = "class"
     version = 1
-    about = "Zero-shot classes: `class_<name>` is the best label, `class_<name>_probability` its share."
+    about = "Zero-shot classes: `class_<name>` is the best label, `class_<name>_probability` its softmax probability."
     keys = OneOf
 
     def columns(self, scorer: str) -> Columns:
@@ -76,7 +78,7 @@ class Classes(Signal[OneOf]):
         return Prompts(list(keys.prompts), list(keys.prompts.values()))
 
     def score(self, task: Task) -> Mapping[str, pa.Array]:
-        """The best label and its share, by pair."""
+        """The best label and its probability, by pair."""
         folder = task.directions
         assert folder is not None
         prompts, scale = directions(folder), folder.json("model.json")["logit_scale"]

@@ -1,7 +1,7 @@
-"""Zero-shot concepts: how much more an image looks like the first prompt than like the others.
+"""Zero-shot concepts: the probability of the first prompt among several, as in CLIP's zero-shot classification.
 
-`concept_<name>` = softmax(logit_scale × cosine(image, prompts))[0], as in CLIP's zero-shot classification. A prompt
-may be an ensemble, which is one direction: the mean of its prompts' embeddings.
+`concept_<name>` = softmax(logit_scale × cosine(image, prompts))[0]. A prompt may be an ensemble, which is one
+direction: the mean of its prompts' embeddings.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ class Concept(SignalKeys):
     """A zero-shot concept."""
 
     prompts: list[Prompt] = Field(
-        description="Two or more, the first the concept; a list in the place of one is an ensemble."
+        description="Two or more prompts, the first of which is the concept; a list in place of a prompt is an "
+        "ensemble."
     )
 
     @model_validator(mode="before")
@@ -31,9 +32,9 @@ class Concept(SignalKeys):
     @classmethod
     def _two(cls, value: list[str | list[str]]) -> list[str | list[str]]:
         if len(value) < 2:
-            raise ValueError("two prompts at least: the concept, and what it is told from")
+            raise ValueError("at least two prompts are needed: the concept, and what it is distinguished from")
         if twice := repeated([ensemble(prompt) for prompt in value]):
-            raise ValueError(f"the prompt {twice!r} stands twice")
+            raise ValueError(f"the prompt {twice!r} appears twice")
         return value
 
 
@@ -44,8 +45,8 @@ class Concepts(Signal[Concept]):
     prefix = "concept"
     version = 1
     about = (
-        "Zero-shot concepts: two prompts or more, the first the concept; the column `concept_<name>` is its share of "
-        "the softmax."
+        "Zero-shot concepts: two or more prompts, the first of which is the concept; `concept_<name>` is its softmax "
+        "probability."
     )
     keys = Concept
 
@@ -55,7 +56,7 @@ class Concepts(Signal[Concept]):
         return Prompts([" / ".join(prompts) for prompts in ensembles], ensembles)
 
     def score(self, task: Task) -> Mapping[str, pa.Array]:
-        """The first prompt's share, by pair."""
+        """The first prompt's probability, by pair."""
         folder = task.directions
         assert folder is not None
         prompts, scale = directions(folder), folder.json("model.json")["logit_scale"]

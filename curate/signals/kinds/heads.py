@@ -1,4 +1,4 @@
-"""Heads: small networks on image embeddings, from a file of weights; `head_<name>` is what one gives."""
+"""Heads: small networks on image embeddings, from a file of weights; `head_<name>` is a head's output."""
 
 import functools
 from collections.abc import Mapping
@@ -30,10 +30,12 @@ class Head(SignalKeys):
         description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
     )
     activation: Annotated[str | list[str], BeforeValidator(_activation)] = Field(
-        "none", description="Between its layers: none, relu, gelu, tanh; or a list, one for each place."
+        "none", description="Activation between its layers: none, relu, gelu or tanh; or a list, one for each place."
     )
-    output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="What becomes of its last layer's numbers.")
-    index: Annotated[int, Field(ge=0)] | None = Field(None, description="Which of its numbers, where it gives several.")
+    output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="Applied to the outputs of its last layer.")
+    index: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Which of its outputs, where it has several; from 0."
+    )
 
 
 class Heads(Signal[Head]):
@@ -42,23 +44,23 @@ class Heads(Signal[Head]):
     name = "heads"
     prefix = "head"
     version = 1
-    about = "Networks from files: `head_<name>` is what one says of the image's embedding."
+    about = "Small networks from files: `head_<name>` is a network's output for the image embedding."
     keys = Head
 
     def learn(self, where: str, keys: Head, model: ModelShape, endpoint: str | None) -> Json:
-        """The digest of the file, and which of its outputs is the column."""
-        found = read(keys.path, endpoint)
-        return {"sha256": found.sha256, "index": check(where, found, keys, model)}
+        """The digest of the file, and the index of the output that is the column."""
+        head = read(keys.path, endpoint)
+        return {"sha256": head.sha256, "index": check(where, head, keys, model)}
 
     def depends(self, keys: Head) -> Json:
-        """What stands between and after its layers."""
+        """The activations between its layers, and what is applied to its outputs."""
         return chosen(keys, only={"activation", "output"})
 
     def score(self, task: Task) -> Mapping[str, pa.Array]:
         """The chosen output, by pair.
 
         Raises:
-            RecipeError: the file cannot be read any more, or is another one by now.
+            RecipeError: the file can no longer be read, or has changed since the run started.
         """
         keys: Head = task.keys
         head, index = _expected(keys.path, task.endpoint, task.learned["sha256"]), task.learned["index"]
@@ -75,7 +77,7 @@ SIGNAL = Heads()
 
 @functools.lru_cache(maxsize=16)
 def _expected(path: str, endpoint: str | None, sha256: str) -> HeadFile:
-    """Reads a head once in a worker, and sees to it that it is the one that the run began with."""
+    """Reads a head, once in a worker, and checks that it is the file with which the run started."""
     head = read(path, endpoint)
     if head.sha256 != sha256:
         raise RecipeError(f"head {path} changed during the run; start it again")
@@ -83,20 +85,20 @@ def _expected(path: str, endpoint: str | None, sha256: str) -> HeadFile:
 
 
 def check(where: str, head: HeadFile, keys: Head, model: ModelShape) -> int:
-    """Whether a head fits a model and the recipe.
+    """Checks that a head fits its model and its recipe keys.
 
     Args:
         where: the entry's place in the recipe, for errors.
-        head: what was read.
-        keys: what the recipe says.
-        model: whose embeddings it is given.
+        head: the head that was read.
+        keys: the entry's keys.
+        model: the model whose embeddings are its input.
 
     Returns:
-        which of its outputs is the column.
+        the index of the output that is the column.
 
     Raises:
-        RecipeError: it takes embeddings of another length, gives more numbers than the recipe tells apart, or cannot
-            have those activations.
+        RecipeError: the head takes embeddings of another length, has several outputs and no `index` is given, or
+            cannot have the activations that the keys name.
     """
     if head.width != model.dim:
         raise RecipeError(
@@ -105,30 +107,30 @@ def check(where: str, head: HeadFile, keys: Head, model: ModelShape) -> int:
         )
     index = keys.index
     if index is None and head.outputs > 1:
-        raise RecipeError(f"{where}: {keys.path} gives {head.outputs} numbers; name one with `index`")
+        raise RecipeError(f"{where}: {keys.path} has {head.outputs} outputs; choose one with `index`")
     if index is not None and index >= head.outputs:
-        raise RecipeError(f"{where}: index {index}, but {keys.path} gives {counted(head.outputs, 'number')}, from 0 on")
+        raise RecipeError(f"{where}: index {index}, but {keys.path} has {counted(head.outputs, 'output')}, from 0 on")
     if keys.output == "softmax" and head.outputs == 1:
         raise RecipeError(
-            f"{where}: the softmax of the one number that {keys.path} gives is always 1; write output: sigmoid or raw"
+            f"{where}: {keys.path} has one output, whose softmax is always 1; write output: sigmoid or raw"
         )
     _check_activations(where, head, keys)
     return index or 0
 
 
 def _check_activations(where: str, head: HeadFile, keys: Head) -> None:
-    """What a file says of what stands between its layers is little, but the recipe must not contradict it."""
+    """Raises RecipeError where the keys name activations that the numbering of the file's layers rules out."""
     activation, places = keys.activation, len(head.touching)
     if not isinstance(activation, str) and len(activation) != places:
         raise RecipeError(
             f"{where}: {counted(len(activation), 'activation')}, but {keys.path} has {counted(places + 1, 'layer')}: "
-            f"write {places}, one for each place between two"
+            f"write {places}, one for each gap between two layers"
         )
     between = [activation] * places if isinstance(activation, str) else activation
     wrong = [touching for touching, by in zip(head.touching, between, strict=True) if touching and by != "none"]
     if wrong:
         fitting = ["none" if touching else by for touching, by in zip(head.touching, between, strict=True)]
         raise RecipeError(
-            f"{where}: nothing stands between {wrong[0]} of {keys.path}, so no activation does; write activation: "
-            f"none, or if there are others, one for each place, such as [{', '.join(fitting)}]"
+            f"{where}: {keys.path} has no activation between {wrong[0]}, as its layers are numbered; write activation: "
+            f"none, or where there are others, one for each gap, such as [{', '.join(fitting)}]"
         )

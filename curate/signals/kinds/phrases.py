@@ -1,7 +1,7 @@
-"""Lists of words and phrases: how many of a list's stand in the caption.
+"""Lists of words and phrases: counts how many of a list occur in the caption.
 
 Captions and phrases are compared in lower case, with one space for whatever is neither letter nor digit, word by word:
-`ad` does not stand in "a bad day". Scripts that put no spaces between words are compared as whole runs of letters.
+`ad` does not occur in "a bad day". Scripts that put no spaces between words are compared as whole runs of letters.
 """
 
 import functools
@@ -22,8 +22,8 @@ from curate.store import Json, Store, access_errors
 class Phrases(Keys):
     """Words and phrases to look for in captions."""
 
-    phrases: list[str] = Field([], description="Words or phrases; case and punctuation do not count.")
-    file: OptionalPlace = Field(None, description="A UTF-8 text file with more of them, one a line; any fsspec path.")
+    phrases: list[str] = Field([], description="Words or phrases; case and punctuation are ignored.")
+    file: OptionalPlace = Field(None, description="A UTF-8 text file with more of them, one per line; any fsspec path.")
 
     @model_validator(mode="after")
     def _some(self) -> Self:
@@ -37,7 +37,7 @@ class PhraseCounts(Signal[Phrases]):
 
     name = prefix = "phrases"
     version = 1
-    about = "Lists of words and phrases: `phrases_<name>` is how many different ones stand in the caption."
+    about = "Lists of words and phrases: `phrases_<name>` counts how many different ones occur in the caption."
     keys = Phrases
     reads_embeddings = False
 
@@ -46,21 +46,21 @@ class PhraseCounts(Signal[Phrases]):
         return {scorer: pa.int32()}
 
     def learn(self, where: str, keys: Phrases, model: ModelShape, endpoint: str | None) -> Json:  # noqa: ARG002
-        """The digest of all phrases as they are compared."""
-        found = read(where, tuple(keys.phrases), keys.file, endpoint)
-        return {"sha256": _digest(found)}
+        """The digest of all phrases in their normalised form (`compared`)."""
+        phrases = read(where, tuple(keys.phrases), keys.file, endpoint)
+        return {"sha256": _digest(phrases)}
 
     def score(self, task: Task) -> Mapping[str, pa.Array]:
         """The counts, by pair.
 
         Raises:
-            RecipeError: the file cannot be read any more, or is another one by now.
+            RecipeError: the file can no longer be read, or has changed since the run started.
         """
         keys: Phrases = task.keys
-        found = read(f"signals.phrases ({task.scorer})", tuple(keys.phrases), keys.file, task.endpoint)
-        if _digest(found) != task.learned["sha256"]:
+        phrases = read(f"signals.phrases ({task.scorer})", tuple(keys.phrases), keys.file, task.endpoint)
+        if _digest(phrases) != task.learned["sha256"]:
             raise RecipeError(f"{keys.file} changed during the run; start it again")
-        return {task.scorer: count(task.pairs["caption"], found)}
+        return {task.scorer: count(task.pairs["caption"], phrases)}
 
 
 SIGNAL = PhraseCounts()
@@ -68,10 +68,10 @@ SIGNAL = PhraseCounts()
 
 @functools.lru_cache(maxsize=16)
 def read(where: str, phrases: tuple[str, ...], file: str | None, endpoint: str | None) -> tuple[str, ...]:
-    """The phrases of a recipe and of its file as they are compared, each once, sorted.
+    """Returns the phrases of a recipe and of its file in their normalised form (`compared`), each once, sorted.
 
     Raises:
-        RecipeError: the file cannot be read or is no UTF-8, or nothing is left to look for.
+        RecipeError: the file cannot be read or is not UTF-8, or no phrase has a letter or a digit.
     """
     lines: list[str] = list(phrases)
     if file is not None:
@@ -87,23 +87,23 @@ def read(where: str, phrases: tuple[str, ...], file: str | None, endpoint: str |
             raise RecipeError(f"{where}: {file} cannot be read: {' '.join(str(error).split())}") from error
     found = sorted({text for text in compared(pa.array(lines, pa.string())).to_pylist() if text})
     if not found:
-        raise RecipeError(f"{where}: there is no phrase with a letter or a digit in it")
+        raise RecipeError(f"{where}: no phrase has a letter or a digit")
     return tuple(found)
 
 
 def compared(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Texts in lower case, with one space for whatever is neither letter nor digit."""
+    """Returns texts in lower case, with one space for whatever is neither letter nor digit."""
     plain = pc.replace_substring_regex(pc.utf8_lower(texts.cast(pa.large_string())), r"[^\pL\pM\pN]+", " ")
     found = pc.utf8_trim_whitespace(plain)
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def count(captions: pa.ChunkedArray, phrases: Sequence[str]) -> pa.Array:
-    """How many different phrases stand in each caption, int32.
+    """Returns how many different phrases occur in each caption, int32.
 
     Args:
         captions: as they are stored; a null has none.
-        phrases: as they are compared.
+        phrases: in their normalised form (`compared`).
     """
     split = pc.split_pattern(compared(captions).fill_null(""), " ")
     row, word = pc.list_parent_indices(split), pc.list_flatten(split)
@@ -113,7 +113,7 @@ def count(captions: pa.ChunkedArray, phrases: Sequence[str]) -> pa.Array:
     run = word
     for length in range(1, longest + 1):
         if length > 1:
-            # One word more: the runs of `length` words that begin at each place and end in the same caption.
+            # One word more: the runs of `length` words that begin at each word and end in the same caption.
             if len(word) < length:
                 break
             run = pc.binary_join_element_wise(

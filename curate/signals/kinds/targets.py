@@ -1,4 +1,4 @@
-"""Similarity to a set of images that one would like to have more of.
+"""Similarity to a set of target images, such as samples of the data that a model should be good at.
 
 `target_<name>` is the highest cosine of the pair's image to any of them: NormSim with an infinite norm (Wang et al.,
 CLIPLoss and Norm-Based Data Selection Methods for Multimodal Contrastive Learning, 2024).
@@ -15,7 +15,7 @@ from curate.signals.vectors import directions, per_pair
 
 
 class Target(SignalKeys):
-    """A set of images to be near to."""
+    """A set of target images."""
 
     images: Places = Field(description="Files, folders or globs of images; any fsspec path.", min_length=1)
 
