@@ -76,7 +76,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(version=2), "recipe: version: Input should be 1"),
         (
             with_(select=[{"drop": "repeated", "where": "x"}]),
-            "recipe: select step 'repeated': 'repeated' is a reason of the program's",
+            "recipe: select step 'repeated': 'repeated' is a built-in reason",
         ),
         (
             with_(select=[{"drop": "fetch:dns", "where": "x"}]),

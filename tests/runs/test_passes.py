@@ -52,7 +52,7 @@ def test_settings_that_change_last_digits_are_those_of_the_first_start(tmp_path)
     assert store.read_json(f"{first.folder.path}/pass.json")["how"] == {"threads": 2, "batch_size": 64}
     assert first.begun_otherwise() == ""
     assert second.begun_otherwise() == (
-        "embed-m goes on as it was begun, with threads 2 instead of 4; passes begun from now on take the new"
+        "embed-m keeps the settings of its first start (threads 2 instead of 4); new passes use the new values"
     )
 
 

@@ -143,7 +143,7 @@ def test_activations_that_a_file_contradicts(tmp_path):
     aesthetic = read(stored(Aesthetic(8), tmp_path / "aesthetic.pth"))
     assert aesthetic.touching == (None, None, "layers.4 and layers.5")
     assert checked(aesthetic, recipe_head()) == 0
-    with pytest.raises(RecipeError, match=r"between layers\.4 and layers\.5 of .*such as \[relu, relu, none\]"):
+    with pytest.raises(RecipeError, match=r"between layers\.4 and layers\.5, .*such as \[relu, relu, none\]"):
         checked(aesthetic, recipe_head(activation="relu"))
     with pytest.raises(RecipeError, match=r"2 activations, but head.pth has 4 layers: write 3"):
         checked(aesthetic, recipe_head(activation=["relu", "none"]))

@@ -24,7 +24,7 @@ def plain(text):
 def test_counts_are_those_of_a_plain_search(captions, phrases):
     wanted = sorted({plain(phrase) for phrase in phrases} - {""})
     if not wanted:
-        with pytest.raises(RecipeError, match="no phrase with a letter"):
+        with pytest.raises(RecipeError, match="no phrase has a letter"):
             read("signals.phrases.x", tuple(phrases), None, None)
         return
     assert list(read("signals.phrases.x", tuple(phrases), None, None)) == wanted
@@ -59,7 +59,7 @@ def test_a_file_and_a_list_are_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "words.txt does not exist"), (b"a\xff", r"words.txt is not UTF-8 at byte 1"), (b"--\n", "no phrase with")],
+    [(None, "words.txt does not exist"), (b"a\xff", r"words.txt is not UTF-8 at byte 1"), (b"--\n", "no phrase has")],
 )
 def test_what_is_wrong_with_a_file_is_one_line(content, said, tmp_path):
     if content is not None:
