@@ -1,4 +1,4 @@
-"""`curate run --dry-run`: what would run and what is reused, from markers alone."""
+"""`curate run --dry-run`: lists what would run and what is reused; reads markers only."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ from curate.store import WHOLE
 
 
 def lines(prepared: Prepared, options: Options) -> Iterator[str]:
-    """A line per pass folder."""
+    """Yields a line for each pass folder."""
     layout = planned(prepared, options)
     if layout is None:
         files = prepared.identity["source"]
-        yield f"plan     would run over {counted(len(files), 'file')}; how many parts there are is known after it"
+        yield f"plan     would run over {counted(len(files), 'file')}; the number of parts is known after it"
         passes = lay_out(prepared, 1).passes.items()
         names = [name for name, pass_ in passes if options.reaches(pass_.declared.stage)]
         yield f"then     {', '.join(name for name in names if name != 'plan')}"

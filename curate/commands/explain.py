@@ -1,4 +1,4 @@
-"""`curate explain`: the whole way of one pair, from the tables of a run."""
+"""`curate explain`: prints everything that a run's tables say about one pair."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,32 +18,32 @@ from curate.store import WHOLE, Folder, Inputs, Json, Store, key
 
 
 def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
-    """The pair of that id, or every pair of that URL: where it came from, what was measured, what each step says of it.
+    """Yields lines on the pair of an id, or on every pair of a URL: its source, its columns, each step's decision.
 
     Args:
         store: the run.
-        wanted: an id, the beginning of one, or a URL.
-        sample: the sample that is meant, or None for the whole run.
+        wanted: a pair id, an id prefix, or a URL.
+        sample: the share of the sample to read, or None for the whole run.
 
     Raises:
-        UsageError: nothing was decided yet, or it is not clear which pair is meant, or there is no such sample.
+        UsageError: nothing is decided yet, the pair does not exist or is ambiguous, or there is no such sample.
     """
     decided = newest(store, sample)
     if not decided:
-        raise UsageError(f"{store.url}: nothing was decided yet; `curate status` says how far it is")
+        raise UsageError(f"{store.url}: no decisions yet; `curate status` shows the progress of the run")
     folders = {short: Folder.at(store, path) for short, path in decided["folders"].items()}
     for part, row in rows(folders["plan"], wanted):
         yield from _explain(folders, part, row, decided)
 
 
 def _params(folder: Folder) -> Json:
-    """The slice of the recipe that a pass was run with."""
+    """The parameters that a pass was run with (`params` of its pass.json)."""
     params: Json = folder.described()["params"]
     return params
 
 
 def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> Iterator[str]:
-    # Of the run that decided: the recipe may be another one by now.
+    # The columns of the run that decided, as the recipe may have changed since.
     columns = PairColumns.from_json(folders["select"].json("columns.json"))
     inputs = Inputs(folders, [part])
 
@@ -102,13 +102,13 @@ def _fetched(image: dict[str, Any]) -> Iterator[str]:
 
 
 def _steps(select: Folder, pair: pa.Table, decision: dict[str, Any]) -> Iterator[str]:
-    """What each step says of the pair by itself, and which one it fell to."""
+    """Yields what each step decides on the pair by itself, and marks the step that dropped it."""
     facts: dict[str, Json] = {step["name"]: step for step in select.json("funnel.json", WHOLE)["steps"]}
     decoded, reason = pair["decoded"][0].as_py(), decision["reason"]
     for step in read_steps(_params(select)["steps"]):
-        said = step.kind.of_pair(step, facts[step.name], pair, reason) if decoded else "was not asked"
+        verdict = step.kind.of_pair(step, facts[step.name], pair, reason) if decoded else "not applied"
         mark = "→" if reason == step.name else " "
-        yield f"{mark} {step.name:<16} {plain(said)}  [{plain(facts[step.name]['says'])}]"
+        yield f"{mark} {step.name:<16} {plain(verdict)}  [{plain(facts[step.name]['says'])}]"
         if reason == step.name:
             break
 
@@ -127,7 +127,7 @@ def _packed(folders: dict[str, Folder], part: int, row: int) -> Iterator[str]:
 
 
 def _values(row: pa.Table) -> dict[str, Any]:
-    """The only row of a table."""
+    """Returns the values of a table's only row."""
     (values,) = row.to_pylist()
     return dict(values)
 

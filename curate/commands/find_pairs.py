@@ -1,4 +1,4 @@
-"""Which rows of a plan somebody means: by a pair's id, by how an id begins, or by a URL."""
+"""Resolves a pair id, an id prefix or a URL to plan rows."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def rows(plan: Folder, wanted: str) -> list[Place]:
-    """Every row of the pair or the URL that is meant, part by part.
+    """Returns every row of the pair or the URL, part by part.
 
-    A URL opens one part. A pair's id does not say which part it is in: the plan is searched.
+    A URL is looked up in one part. A pair's id does not tell its part, so the whole plan is searched.
 
     Raises:
-        UsageError: there is no such pair or URL, several pairs begin so, or it can be neither.
+        UsageError: there is no such pair or URL, several pairs have this prefix, or `wanted` is neither id nor URL.
     """
     n_parts = plan.marker().counts["parts"]
     url = plan.store.url
@@ -38,7 +38,7 @@ def rows(plan: Folder, wanted: str) -> list[Place]:
         return [place for place, _ in found]
     image = schema.image_id(wanted)
     part = schema.part_of(image, int(plan.store.read_json("run.json")["seed"]), n_parts)
-    # A list may hold anything as a URL, so that only what it does not hold is held against the form.
+    # A list may contain any text as a URL, so the form is checked only where the list does not contain the text.
     places = [(part, row) for row in _where(pc.equal(_ids(plan, "image_id", part), pa.scalar(image)))]
     if not places and _URL.match(wanted):
         raise UsageError(f"{url} has no URL {wanted}")
@@ -49,7 +49,7 @@ def rows(plan: Folder, wanted: str) -> list[Place]:
 
 
 def _beginning(plan: Folder, prefix: str, parts: Sequence[int]) -> Iterator[tuple[Place, bytes]]:
-    """Every row whose pair's id begins so, with the id."""
+    """Yields every row whose pair id has this prefix, with the id."""
     low, high = (pa.scalar(bytes.fromhex(prefix.ljust(32, digit))) for digit in "0f")
     for part in parts:
         ids = _ids(plan, "pair_id", part)
@@ -59,7 +59,7 @@ def _beginning(plan: Folder, prefix: str, parts: Sequence[int]) -> Iterator[tupl
 
 
 def _ids(plan: Folder, column: str, part: int) -> pa.ChunkedArray:
-    """A column of ids as binary of no fixed length, which Arrow can put in order."""
+    """Returns a column of ids as variable-length binary, which Arrow can compare."""
     return plan.table("pairs.parquet", part, [column])[column].cast(pa.binary())
 
 

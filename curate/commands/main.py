@@ -1,8 +1,8 @@
 """The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
 Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
-recipe or its input is wrong, 130 interrupted. Results go to stdout; progress, notices and errors to stderr. Rooms are
-imported where a command needs them, so that `--help` and `status` wait for neither torch nor ray.
+recipe or its input is wrong, 130 interrupted. Results go to stdout; progress, notices and errors go to stderr. Rooms
+are imported where a command needs them, so that `--help` and `status` do not wait for torch or Ray.
 """
 
 import argparse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; errors become one line here, and only here."""
+    """Runs a command and returns its exit code; errors become one line here, and only here."""
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CurateError as error:
         return _complain(error, 1)
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; Python would complain once more at its exit.
+        # The reader, such as `head`, has closed the pipe; without this Python would print another error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("curate: stopped; the same command goes on from here", file=sys.stderr)
+        print("curate: stopped; the same command continues from here", file=sys.stderr)
         return 130
     return code
 
@@ -53,33 +53,34 @@ def _complain(error: CurateError, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="curate", description="Curate image-text datasets: every pair measured, decided on and accounted for."
+        prog="curate",
+        description="Fetch, score, filter and deduplicate image-text pairs; every pair is accounted for.",
     )
     parser.add_argument("--version", action="version", version=f"curate {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a recipe, or go on with it")
+    run = commands.add_parser("run", help="run a recipe, or continue its run")
     run.add_argument("recipe", type=Path, help="a YAML recipe")
     _add_engine(run)
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     run.add_argument("--sample", type=_share, metavar="SHARE", help="only this share of the parts, to its own result")
     run.add_argument("--until", choices=PASSES, default="report", help="stop after this pass")
-    run.add_argument("--dry-run", action="store_true", help="say what would run and what is reused, run nothing")
-    run.add_argument("--allow-missing", action="store_true", help="go on without parts that are set aside")
-    run.add_argument("--retry-parts", action="store_true", help="begin anew with parts that are set aside")
+    run.add_argument("--dry-run", action="store_true", help="list what would run and what is reused, run nothing")
+    run.add_argument("--allow-missing", action="store_true", help="continue without parts that are set aside")
+    run.add_argument("--retry-parts", action="store_true", help="start parts again that were set aside")
     run.set_defaults(command=_run)
 
-    demo = commands.add_parser("demo", help="curate a drawn web of pairs whose truth is known")
-    demo.add_argument("--pairs", type=int, default=2000, help="how many (2,000)")
-    demo.add_argument("--seed", type=int, default=0, help="which ones (0)")
-    demo.add_argument("--port", type=int, default=8123, help="where the web is served, on 127.0.0.x (8123)")
+    demo = commands.add_parser("demo", help="curate generated pairs whose right decisions are known")
+    demo.add_argument("--pairs", type=int, default=2000, help="number of pairs (2,000)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the generated pairs (0)")
+    demo.add_argument("--port", type=int, default=8123, help="port of the image server, on 127.0.0.x (8123)")
     demo.add_argument("--output", default="demo-run", help="the run's folder or s3:// prefix (demo-run)")
-    demo.add_argument("--web", type=Path, default=Path("demo-web"), help="the lists and the truth (demo-web)")
+    demo.add_argument("--web", type=Path, default=Path("demo-web"), help="folder of the lists and the truth (demo-web)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     _add_engine(demo)
     demo.set_defaults(command=_demo)
 
-    again = commands.add_parser("retry-failed", help="fetch lost images again, as a round of its own, and go on")
+    again = commands.add_parser("retry-failed", help="fetch failed images again, as a new round, and continue the run")
     _add_place(again)
     again.add_argument(
         "--class",
@@ -91,22 +92,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     again.add_argument("--until", choices=PASSES[1:], default="report", help="stop after this pass")
-    again.add_argument("--allow-missing", action="store_true", help="go on without parts that are set aside")
-    again.add_argument("--retry-parts", action="store_true", help="begin anew with parts that are set aside")
+    again.add_argument("--allow-missing", action="store_true", help="continue without parts that are set aside")
+    again.add_argument("--retry-parts", action="store_true", help="start parts again that were set aside")
     _add_engine(again)
     again.set_defaults(command=_retry_failed)
 
-    status = commands.add_parser("status", help="what is done, what is set aside")
+    status = commands.add_parser("status", help="show what is done and what is set aside")
     _add_place(status)
     status.set_defaults(command=_status)
 
-    explain = commands.add_parser("explain", help="a pair's whole way")
+    explain = commands.add_parser("explain", help="show everything that is known of a pair, and each step's decision")
     _add_place(explain)
-    explain.add_argument("pair", help="a pair's id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
+    explain.add_argument("pair", help="a pair id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
     explain.set_defaults(command=_explain)
 
-    verify = commands.add_parser("verify", help="check that a result is whole and adds up")
-    verify.add_argument("--deep", action="store_true", help="every file of every pass, too")
+    verify = commands.add_parser("verify", help="check that a result is complete and adds up")
+    verify.add_argument("--deep", action="store_true", help="also check every file of every pass")
     _add_place(verify)
     verify.set_defaults(command=_verify)
     return parser
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("ray", "local"), default="ray", help="where parts are run (ray)")
-    parser.add_argument("--address", help="a Ray cluster; by default a Ray of its own on this machine")
+    parser.add_argument("--address", help="address of a Ray cluster; by default Ray is started on this machine")
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -156,10 +157,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from curate.prepare import prepare
 
     prepared = prepare(loaded, probe=not arguments.dry_run)
-    # Not sooner: what is wrong is one line.
+    # Printed after the checks: a command that is refused prints one line only.
     if any(model.name == "pocket" for model in loaded.models.values()):
-        said = "the built-in model 'pocket' knows drawn shapes alone; for photographs, name another one under models"
-        print(f"curate: {said}", file=sys.stderr)
+        notice = "the built-in model 'pocket' knows only drawn shapes; for photographs, name another one under models"
+        print(f"curate: {notice}", file=sys.stderr)
     if arguments.dry_run:
         return _dry_run(prepared, options)
     return _finish(_drive(prepared, arguments, options), options)
@@ -198,7 +199,7 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     from curate.commands.progress import watch
 
     loaded = prepared.recipe
-    # Not where the funnel goes: `curate run … > result.txt` shows its progress, and the file holds what came out.
+    # On stderr, unlike the funnel: `curate run … > result.txt` shows progress, and the file gets the result.
     console = Console(stderr=True)
     if loaded.fetch.allow:
         opened = ", ".join(loaded.fetch.allow)

@@ -1,4 +1,4 @@
-"""Progress of a run: bars in a terminal, plain lines where there is none."""
+"""Shows the progress of a run: bars on a terminal, plain lines elsewhere."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from curate.runs.work import UnitResult
 from curate.store import key
 
 QUIET = 2.0
-"""Seconds under which a work is not worth a plain line of its own."""
+"""Seconds that a work has to take to get a plain line at its end."""
 
 EVERY = 10.0
 """Seconds between two plain lines of one work."""
@@ -27,7 +27,7 @@ class _Task:
     said: float = field(default_factory=time.monotonic)
 
     def speed(self) -> str:
-        """Pairs a second and time left, as far as they can be known."""
+        """Pairs per second and time left; empty while they are unknown."""
         spent = time.monotonic() - self.begun
         if not self.done or not self.rows or spent <= 0:
             return ""
@@ -36,7 +36,7 @@ class _Task:
 
 
 class PlainProgress:
-    """A line when a work has taken a while, one at times, one at its end. See `curate.runs.work.Watcher`."""
+    """Prints a line every `EVERY` seconds of a work, at its end, and for failures. See `curate.runs.work.Watcher`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -47,7 +47,7 @@ class PlainProgress:
         self._tasks[name] = _Task(total, done, rows)
 
     def advance(self, name: str, result: UnitResult) -> None:
-        """Counts the unit; says so now and then."""
+        """Counts the unit; prints its failure, or a line if the last one is `EVERY` seconds old."""
         task = self._tasks[name]
         task.done += result.status == "done"
         task.trouble += result.status in ("failed", "died", "lost")
@@ -58,7 +58,7 @@ class PlainProgress:
             self._say(f"{name}: {task.before + task.done}/{task.total} {task.speed()}")
 
     def end(self, name: str) -> None:
-        """Says what was done, unless it was nothing or quick."""
+        """Prints what was done, unless nothing was or it took less than `QUIET` seconds."""
         task = self._tasks[name]
         spent = time.monotonic() - task.begun
         if task.done and spent >= QUIET:
@@ -69,14 +69,14 @@ class PlainProgress:
         self._say(_printable(line))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to release."""
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class BarProgress:
-    """A bar for every work that has something to do. See `curate.runs.work.Watcher`."""
+    """Shows a bar for every work with units to do. See `curate.runs.work.Watcher`."""
 
     def __init__(self, console: Console) -> None:
         self._tasks: dict[str, tuple[TaskID, _Task]] = {}
@@ -126,7 +126,7 @@ class BarProgress:
 
 
 def watch(console: Console) -> BarProgress | PlainProgress:
-    """What fits the console."""
+    """Returns bars for a terminal, plain lines for any other console."""
     return BarProgress(console) if console.is_terminal else PlainProgress(console)
 
 

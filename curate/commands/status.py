@@ -1,4 +1,4 @@
-"""`curate status`: what a run folder holds, from its markers; works while the run goes on."""
+"""`curate status`: prints what is done in a run folder, from its markers; works while the run goes on."""
 
 from collections.abc import Iterator
 
@@ -11,17 +11,17 @@ from curate.store import WHOLE, Folder, Json, Store, key
 
 
 def lines(store: Store, sample: float | None) -> Iterator[str]:
-    """The state of every pass folder, and the funnel of the newest decisions of the run or of that sample.
+    """Yields lines on every pass folder, and the funnel of the newest decisions of the run or the sample.
 
     Raises:
         StoreError: there is no run.
         UsageError: there is no such sample.
     """
-    # While it is planned, a run has a plan's folder and no identity.
+    # While a run is being planned, it has the folder of a plan but no run.json.
     identity = store.read_json("run.json") if store.exists("run.json") else None
     folders = Folder.all_in(store)
     if identity is None and not folders:
-        raise StoreError(f"{store.url} holds no run: there is no run.json in it")
+        raise StoreError(f"{store.url} is not a Curate run: it has no run.json")
     decided = newest(store, sample)
     current = {*decided.get("folders", {}).values(), *decided.get("rounds", [])}
     fruitless = without_gain(store)
@@ -62,7 +62,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
 
 
 def _result(store: Store, sample: float | None, decided: Json) -> str:
-    """Where the result lies, and whether it is that of the newest decisions."""
+    """The path or URL of the result, and whether it is that of the newest decisions."""
     if not store.exists(manifest_name(sample)):
         return "none"
     manifest = store.read_json(manifest_name(sample))
@@ -72,7 +72,7 @@ def _result(store: Store, sample: float | None, decided: Json) -> str:
 
 
 def _source(plan: Folder) -> Json:
-    """The identity of the run that a plan was made for."""
+    """The identity of the run for which a plan was made."""
     params: Json = plan.described()["params"]
     return params
 

@@ -13,11 +13,11 @@ from curate.store import Inputs, Json, Outputs
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The worker of the card.
+    """Returns the worker that writes the card.
 
     Args:
-        settings: those of the pack pass, `recipe` (the recipe without places) and `facts` (by model, the first one
-            first, what is known of it: name, weights' digest, …).
+        settings: those of the pack pass, `recipe` (the recipe without paths) and `facts` (by model, the first model
+            first: name, digest of the weights, …).
     """
     recipe, facts = settings["recipe"], settings["facts"]
     chosen = Settings.of(settings)
@@ -35,15 +35,15 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
 
 def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Sequence[Description]) -> str:
-    """The dataset card in Markdown: a function of the decisions and of what they depend on.
+    """Returns the dataset card in Markdown: a function of the decisions and of what they depend on.
 
-    It says nothing of places and times, and shows no caption.
+    The card contains no paths, times or captions.
 
     Args:
-        funnel: what select counted, as in `funnel.json`.
+        funnel: the content of `funnel.json`.
         recipe: the recipe's sections.
-        facts: by model, the first one first, what is known of it.
-        descriptions: of the layouts that hold the pairs, in the recipe's order.
+        facts: by model, the first model first: its name, the digest of its weights, ….
+        descriptions: the layouts' descriptions of their files, in the recipe's order.
     """
     kept, planned = funnel["kept"], funnel["planned"]
     missing = len(funnel["missing_parts"])
@@ -97,7 +97,7 @@ def _origin(source: Mapping[str, Any]) -> str:
 
 
 def _funnel(funnel: Json) -> list[str]:
-    """A row for each step, in order; a pair is dropped by the first that applies."""
+    """A table with a row for each step, in order; a pair is dropped by the first step that applies."""
     rows = [
         (
             _code(step["name"]),
@@ -143,7 +143,7 @@ def _table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> li
 
 
 def _placeless(value: object) -> object:
-    """A value, of a path only its last word: the card is the same wherever the files lie."""
+    """Returns a value, of a path only its last component, so that the card does not depend on where files are."""
     is_path = isinstance(value, str) and "/" in value and not value.startswith("hf-hub:")
     return PurePath(str(value)).name if is_path else value
 

@@ -9,11 +9,11 @@ from curate.errors import BrokenResult
 
 
 class Images:
-    """The images of one part, read from its tar by member name; only headers and what is asked for are read.
+    """The images of one part, read from its tar by member name; reads the tar's headers and the requested members.
 
     Args:
         path: the tar, a local file without compression.
-        name: what to call it in errors.
+        name: the tar's name in errors.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -31,7 +31,7 @@ class Images:
         self._file.close()
 
     def read(self, member: str) -> bytes:
-        """The bytes of an image. Raises BrokenResult when the tar lacks it."""
+        """Returns the bytes of an image. Raises BrokenResult where the tar does not have it."""
         if member not in self._places:
             raise BrokenResult(f"{self._name} has no member {member}")
         offset, size = self._places[member]

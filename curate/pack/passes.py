@@ -1,4 +1,4 @@
-"""The pass `pack`: a unit for each shard of the result, then one for what describes them all."""
+"""The pass `pack`: a unit for each shard of the result, then one for the card and files about all shards."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ VERSION = 4
 
 
 def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
-    """The result depends on the decisions, on every column, on its layouts, and on what its card says of its making."""
+    """Declares `pack`: it depends on the decisions, every column, the layouts, and the recipe keys on its card."""
     recipe = prepared.recipe
     versions = {written.name: written.version for written in layouts(recipe.pack.layouts) if written.version > 1}
     depends = {
@@ -32,12 +32,12 @@ def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
 
 
 def shards(prepared: Prepared, layout: Layout) -> int:
-    """How many shards the kept pairs fill; the decisions have to be done."""
+    """The number of shards that the kept pairs fill; the decisions have to be done."""
     return n_shards(layout.passes["select"].folder, prepared.recipe.pack.shard_size)
 
 
 def work(prepared: Prepared, layout: Layout) -> Work:
-    """Writes the shards."""
+    """Returns the work that writes the shards."""
     count = shards(prepared, layout)
     return Work(
         "pack",
@@ -52,7 +52,7 @@ def work(prepared: Prepared, layout: Layout) -> Work:
 
 
 def card_work(prepared: Prepared, layout: Layout) -> Work:
-    """Writes the card, and what the layouts write once for all shards."""
+    """Returns the work that writes the card, and what the layouts write once for all shards."""
     recipe = prepared.recipe
     settings: Json = {
         **_settings(prepared),
@@ -78,7 +78,7 @@ def check(prepared: Prepared, layout: Layout, kept: int) -> None:
 
 
 def manifest(prepared: Prepared, kept: int) -> Json:
-    """What the manifest says of a result besides its files: all that `verify` needs to name the files there should be.
+    """Returns the manifest's keys about the result besides its files: what `verify` needs to name the expected files.
 
     Args:
         prepared: the recipe.
@@ -99,6 +99,9 @@ def _settings(prepared: Prepared) -> Json:
 
 
 def _placeless(model: Json) -> Json:
-    """A model's keys; of a path only the last word: the same files elsewhere are the same model. A hub's name stays."""
+    """Returns a model's keys, of a path only the last component: the same files elsewhere are the same model.
+
+    Names on the hub stay whole.
+    """
     paths = {key for key in ("name", "pretrained") if model.get(key) and not model[key].startswith(HUB)}
     return {key: PurePath(value).name if key in paths else value for key, value in model.items()}

@@ -1,4 +1,4 @@
-"""Any Arrow value as JSON can hold it."""
+"""Converts Arrow values to values that JSON can hold."""
 
 import datetime as dt
 import math
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 
 def plain_values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column for JSON: times in ISO 8601, bytes in hex, NaN and infinities null."""
+    """Returns the values of a column for JSON: times in ISO 8601, bytes in hex, NaN and infinities as null."""
     of = column.type
     try:
         values: list[Any] = column.to_pylist()
@@ -21,7 +21,7 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """One value for JSON; what JSON has no form for (a decimal, a uuid) becomes its text."""
+    """Returns one value for JSON; values without a JSON form (a decimal, a uuid) become their text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

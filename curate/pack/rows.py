@@ -1,4 +1,4 @@
-"""The kept pairs of a part as a shard's Parquet files hold them."""
+"""Reads the kept pairs of a part, as the rows of a shard's Parquet files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _SIZES = ("width", "height", "original_width", "original_height")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the pass is told.
+    """The settings of the pack pass.
 
     Args:
         shard_size: samples in every shard but the last.
@@ -37,10 +37,10 @@ class Settings:
 
 
 def read(inputs: Inputs, columns: PairColumns, part: int, start: int, stop: int) -> pa.Table:
-    """All that the result holds of a part's kept pairs, numbers `start` to `stop` of them, row for row.
+    """Returns all columns of the result for the kept pairs `start` to `stop` of a part, row for row.
 
     Raises:
-        BrokenResult: tables of the part do not belong together, or a kept pair has no image or embedding.
+        BrokenResult: tables of the part do not fit together, or a kept pair has no image or embedding.
     """
     decided = read_columns(inputs, columns, part, ["repeated", "kept"])
     if pc.any(pc.and_(decided["kept"], decided["repeated"])).as_py():
@@ -59,9 +59,9 @@ def read(inputs: Inputs, columns: PairColumns, part: int, start: int, stop: int)
 
 
 def described(pairs: pa.Table, columns: PairColumns) -> pa.Table:
-    """The rows of a shard's table: img2dataset's columns, then the scores, signals, pixel and source columns."""
+    """Returns the rows of a shard's table: img2dataset's columns, then scores, signals, pixel and source columns."""
     uid = hexadecimal(pairs["pair_id"])
-    found: dict[str, pa.Array | pa.ChunkedArray] = {
+    columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
         "key": uid,
         "uid": uid,
         "url": pairs["url"],
@@ -71,19 +71,19 @@ def described(pairs: pa.Table, columns: PairColumns) -> pa.Table:
         **{name: pairs[name] for name in (*_SIZES, "sha256")},
     }
     for name in _measured(columns):
-        if name in found:
+        if name in columns_by_name:
             raise BrokenResult(f"two columns of the result are named {name!r}")
-        found[name] = pairs[name]
-    return pa.table(found)
+        columns_by_name[name] = pairs[name]
+    return pa.table(columns_by_name)
 
 
 def embedded(pairs: pa.Table, columns: PairColumns) -> pa.Table:
-    """The rows of a shard's embedding table: uid and, by model, image_embedding and text_embedding."""
+    """Returns the rows of a shard's embedding table: uid and, by model, image_embedding and text_embedding."""
     return pa.table({"uid": hexadecimal(pairs["pair_id"]), **{name: pairs[name] for name in columns.embeddings()}})
 
 
 def _measured(columns: PairColumns) -> list[str]:
-    """What was measured of a pair, in the order of the result's columns, then what its source said of it."""
+    """The names of the measured columns in the order of the result's columns, then those of the source columns."""
     scores = sorted(columns.measured_by("embed"), key=lambda name: columns[name].stored)
     # A pair without a decoded image is not kept.
     pixels = [name for name in columns.measured_by("pixels") if name != "decoded"]

@@ -1,6 +1,6 @@
-"""The pack pass: one shard of the result from the parts that hold its kept pairs.
+"""The pack pass: writes one shard of the result from the parts that hold its kept pairs.
 
-Kept pairs stand in the order of (part, row of plan); shard s holds those from s · shard_size on. A shard is
+Kept pairs are ordered by (part, row of plan); shard s holds shard_size pairs from number s · shard_size on. A shard is
 a function of committed inputs alone: order, time stamps, owners and compression are fixed.
 """
 
@@ -21,7 +21,7 @@ from curate.store import Folder, Inputs, Outputs
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
 _BATCH_BYTES = 16 << 20
-"""Image bytes held before they are handed to the layouts, and one image more."""
+"""Image bytes that are collected before they are passed to the layouts; one image may exceed this."""
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
@@ -55,14 +55,14 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
 
 def shard_sizes(select: Folder, shard_size: int) -> list[int]:
-    """How many samples each shard has: `shard_size` in all but the last."""
+    """The number of samples of each shard: `shard_size` in all but the last."""
     kept = sum(select.table("parts.parquet", columns=["kept"])["kept"].to_pylist())
     full, rest = divmod(kept, shard_size)
     return [shard_size] * full + [rest] * (rest > 0)
 
 
 def n_shards(select: Folder, shard_size: int) -> int:
-    """How many shards the kept pairs fill.
+    """The number of shards that the kept pairs fill.
 
     Args:
         select: the folder of decisions, done as a whole.
@@ -72,16 +72,16 @@ def n_shards(select: Folder, shard_size: int) -> int:
 
 
 def spans(select: Folder, shard_size: int, shard: int) -> list[tuple[int, int, int]]:
-    """Where the pairs of a shard lie: (part, start, stop), counted in the part's kept rows."""
+    """The places of a shard's pairs: (part, start, stop), counted in the part's kept rows."""
     parts = select.table("parts.parquet", columns=["part", "kept"])
     first, end = shard * shard_size, (shard + 1) * shard_size
-    found, before = [], 0
+    places, before = [], 0
     for part, kept in zip(parts["part"].to_pylist(), parts["kept"].to_pylist(), strict=True):
         start, stop = max(first - before, 0), min(end - before, kept)
         if start < stop:
-            found.append((part, start, stop))
+            places.append((part, start, stop))
         before += kept
-    return found
+    return places
 
 
 def _add_images(

@@ -1,4 +1,4 @@
-"""The rows that the page shows: all that is known of each, and a thumbnail."""
+"""Reads the rows that the page shows, with all their columns and a thumbnail."""
 
 import base64
 import io
@@ -21,10 +21,10 @@ THUMBNAIL = 160
 """The longer side of a thumbnail, in pixels."""
 
 BUDGET = 4_500_000
-"""Characters of all thumbnails of a page; pictures beyond it are left out, and the page says so."""
+"""Characters of all thumbnails of a page; further pictures are left out, and the page shows `no preview`."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-"""What fetch stores; no other decoder is let near the bytes."""
+"""The formats that fetch stores; no other decoder is used."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: 
 
     Args:
         inputs: the folders plan, fetch, pixels, `embed-<model>` and `signals-<scorer>`.
-        columns: those of a pair of the run.
-        places: which rows; in their order the budget is given out.
-        budget: characters of data URIs in all.
+        columns: the columns of a pair of the run.
+        places: the rows to read; the first ones get a thumbnail where the budget is too small for all.
+        budget: characters of all data URIs together.
     """
     wanted = list(dict.fromkeys(places))
     rows_of: defaultdict[int, list[int]] = defaultdict(list)
@@ -100,11 +100,11 @@ def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnai
 
 
 def thumb(data: bytes) -> Thumbnail | None:
-    """A JPEG of at most THUMBNAIL pixels a side, re-encoded; None for what cannot be decoded, or has too many scans."""
+    """Returns a re-encoded JPEG of at most THUMBNAIL pixels a side; None for an undecodable or many-scan image."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             if opened.format == "JPEG" and jpeg.count_scans(data) > jpeg.allowed_scans(opened.width * opened.height):
-                # fetch stores no such JPEG, but before 0.1.0 it did.
+                # fetch refuses such JPEGs; versions before 0.1.0 stored them.
                 return None
             opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
             picture = opened.convert("RGB")

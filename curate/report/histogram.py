@@ -1,4 +1,4 @@
-"""Counts of a similarity in fine bins, and their drawing as stacked bars."""
+"""Counts a similarity in fine bins, and lays the counts out as stacked bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from curate.errors import short
 from curate.report.text import count
 
 FINE = 0.001
-"""Width of a counted bin: a cosine's range is 2,000 of them, whatever the number of pairs."""
+"""Width of a counted bin: 2,000 bins cover the range of a cosine, whatever the number of pairs."""
 
 _BINS = round(2 / FINE)
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -24,10 +24,10 @@ TICKS = 6
 
 @dataclass
 class Histogram:
-    """How many pairs have which cosine, per stack.
+    """The number of pairs per bin of a cosine, and per stack.
 
     Attributes:
-        stacks: how many kinds of pairs are told apart.
+        stacks: the number of kinds of pairs that are counted separately.
         counts: int64[stacks, bins of width FINE from -1 to 1].
         missing: pairs without a value.
     """
@@ -40,7 +40,7 @@ class Histogram:
         self.counts = np.zeros((self.stacks, _BINS), np.int64)
 
     def add(self, values: npt.NDArray[np.floating], stack: npt.NDArray[np.integer]) -> None:
-        """Counts values; NaN is missing, what rounding pushed over ±1 goes to the end.
+        """Counts values; NaN counts as missing, values that rounding moved beyond ±1 count in the outermost bin.
 
         Args:
             values: float[rows].
@@ -70,7 +70,7 @@ class Bar:
         x: left edge, percent of the width.
         width: percent of the width.
         blocks: (stack, y, height) in percent of the height, y from the top.
-        says: the bar in words.
+        says: a description of the bar, for its tooltip.
     """
 
     x: float
@@ -99,11 +99,11 @@ class Drawing:
 
 
 def draw(histogram: Histogram, names: Sequence[str], thresholds: Sequence[float]) -> Drawing | None:
-    """Lays a histogram out; None where nothing was counted.
+    """Returns the layout of a histogram's drawing; None where nothing was counted.
 
     Args:
         histogram: the counts.
-        names: what each stack is called, the lowest first.
+        names: the name of each stack, the lowest first.
         thresholds: values to mark with a line.
     """
     used = np.flatnonzero(histogram.counts.sum(axis=0))
@@ -112,7 +112,7 @@ def draw(histogram: Histogram, names: Sequence[str], thresholds: Sequence[float]
     marked = [int(_bin(np.float64(line))) for line in thresholds]
     first, last = min([int(used[0]), *marked]), max([int(used[-1]), *marked]) + 1
     merged = next(round(step / FINE) for step in _STEPS if (last - first) * FINE / step <= BARS - 1)
-    # A bar ends at the threshold, so that none is on both sides of it.
+    # Bars are aligned to the threshold, so that no bar lies on both sides of it.
     anchor = marked[0] if marked else _bin(np.float64(0))
     first -= int(first - anchor) % merged
     last += (first - last) % merged
@@ -146,7 +146,7 @@ def draw(histogram: Histogram, names: Sequence[str], thresholds: Sequence[float]
 
 
 def _bin(values: npt.NDArray[np.float64] | np.float64) -> npt.NDArray[np.int64]:
-    """The bins of values; one that lies on an edge is not to fall below it by a rounding error."""
+    """Returns the bins of values; a small offset keeps values on an edge from being rounded into the bin below."""
     return np.floor((values + 1) / FINE + 1e-6).astype(np.int64)
 
 
@@ -159,7 +159,7 @@ def _stack(parts: Sequence[tuple[int, int]], top: int) -> list[tuple[int, float,
 
 
 def _scale(highest: int) -> tuple[int, list[Mark]]:
-    """A round number above the highest bar, and two to five round ones up to it."""
+    """Returns the top of the y axis, a round number not below the highest bar, and its round ticks."""
     step = next(digit * 10**power for power in range(19) for digit in (1, 2, 5) if highest <= 4 * digit * 10**power)
     top = -(-highest // step) * step
     return top, [Mark(round(100 - 100 * at / top, 3), count(at)) for at in range(step, top + 1, step)]

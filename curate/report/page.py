@@ -1,9 +1,9 @@
-"""The page: gathers what it shows and fills `page.html`.
+"""Renders the report page: collects what it shows and fills `page.html`.
 
-The template escapes everything by itself (Jinja2 with autoescape); text that came from outside goes through
-the filters `visible` (in the page's text) or `plain` (in attributes), which also show control characters.
-The page has no script; its Content-Security-Policy lets in nothing but its own style, by digest, and data
-images, so that a caption could start nothing even if it slipped through.
+The template escapes everything (Jinja2 with autoescape); text from outside goes through the filters `visible` (in the
+page's text) or `plain` (in attributes), which also show control characters. The page has no script; its
+Content-Security-Policy allows only its own style, by digest, and data images, so that markup in a caption could run
+nothing even if it were not escaped.
 """
 
 import base64
@@ -39,7 +39,7 @@ STACKS = ("kept", "dropped by this threshold", "dropped for another reason")
 """The stacks of a similarity histogram, in the order of `survey.KEPT`, `UNDER_THRESHOLD`, `OTHER`."""
 
 RECIPE_LINES = 400
-"""Lines of the recipe that are shown; a source may be a list of very many paths."""
+"""Lines of the recipe that are shown, as a source may list very many paths."""
 
 NOTES = 40
 """Notes of units that are shown."""
@@ -52,13 +52,13 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the report needs beside the run's files.
+    """What the report needs besides the run's files.
 
     Attributes:
         title: the page's heading.
         recipe: the recipe, dumped as JSON.
-        facts: per model, what is known of it (weights' digest, precision, preprocessing, …).
-        columns: those of a pair of the run.
+        facts: per model, its facts (digest of the weights, precision, preprocessing, …).
+        columns: the columns of a pair of the run.
         evaluation: the demo's evaluation in its JSON form; None for a real run.
         examples: rows to show per reason.
         run: `url`, `sample` (share of the parts, or None), `engine`, `allow` (opened addresses), `missing`
@@ -76,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Twins:
-    """A pair dropped as a duplicate, beside the one that stayed for it."""
+    """A pair dropped as a duplicate, with the kept pair that it duplicates."""
 
     dropped: Example
     kept: Example
@@ -91,11 +91,11 @@ class Sheet:
         anchor: the section's id.
         name: the reason; `kept`.
         says: what the step does.
-        is_code: whether that is SQL.
-        rows: how many rows have the reason.
-        columns: further columns to show, those that the step looks at.
-        pictures: a fair draw of its rows.
-        twins: for a duplicates step, instead, the draw with the kept copies.
+        is_code: whether `says` is SQL.
+        rows: the number of rows with the reason.
+        columns: further columns to show: those that the step reads.
+        pictures: a random sample of its rows.
+        twins: for a duplicates step, a random sample of its rows with the kept copies, in place of `pictures`.
         below, above: for a step over a similarity, the dropped and kept rows closest to its threshold.
         threshold: that threshold.
     """
@@ -120,10 +120,10 @@ class Figure:
     Attributes:
         title: what is counted.
         drawing: None where nothing was measured.
-        stacks: the names of the stacks that occur, with their number.
+        stacks: the stacks that occur, by number and name.
         quantiles: per group of pairs, the values at `QUANTILES`.
         missing: pairs without a value.
-        measure: of near copies, what their similarity is.
+        measure: for near copies, the name of their similarity.
     """
 
     title: str
@@ -139,7 +139,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Host:
-    """A host that failed often: failed images, and how many by class."""
+    """A host with many failures: its failed images in total, and by error class."""
 
     name: str
     failed: int
@@ -148,7 +148,7 @@ class Host:
 
 @dataclass
 class _Gathered:
-    """Everything that was read, before it is arranged."""
+    """Everything that was read for the page."""
 
     funnel: Mapping[str, Any]
     survey: Survey
@@ -167,7 +167,7 @@ class _Gathered:
 
 
 def render(settings: Settings, inputs: Inputs) -> str:
-    """The whole page.
+    """Returns the whole page as HTML.
 
     Raises:
         BrokenResult: the parts' decisions do not add up to the funnel.
@@ -223,7 +223,7 @@ def render(settings: Settings, inputs: Inputs) -> str:
 
 
 def ranges(numbers: Sequence[int], limit: int = 40) -> str:
-    """Numbers with their runs drawn together: 3, 7–9."""
+    """Returns numbers as text, consecutive ones as a range: `3, 7–9`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -235,7 +235,7 @@ def ranges(numbers: Sequence[int], limit: int = 40) -> str:
 
 
 def _check_sums(funnel: Mapping[str, Any], found: Survey, inputs: Inputs) -> None:
-    """The page vouches for the conservation that it prints: it has counted every decision again."""
+    """Raises BrokenResult where the decisions, counted again, do not add up to the funnel that the page prints."""
     listed = {step["name"]: step["dropped"] for step in funnel["steps"] if step["dropped"]}
     if found.kept != funnel["kept"] or dict(+found.dropped) != listed:
         raise BrokenResult(
@@ -245,7 +245,7 @@ def _check_sums(funnel: Mapping[str, Any], found: Survey, inputs: Inputs) -> Non
 
 
 def _places(found: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
-    """All rows to show, those first that should have a picture if there is not room for all."""
+    """The places of all rows to show; those that need a picture most come first, as the pictures' size is limited."""
     places = [copy.place for copies in found.copies.values() for copy in copies]
     places += twins.values()
     for close in (found.below, found.above):
@@ -316,7 +316,7 @@ def _twins(step: Step, dropped: Example, kept: Example, similarity: float | None
 
 
 def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> list[str]:
-    """The columns that a step looks at, without those that stand under every picture."""
+    """The columns that a step reads, without those that are shown under every picture."""
     if example is None:
         return []
     shown = _ALWAYS_SHOWN | {f"clip_similarity_{model}" for model in models}
@@ -332,7 +332,7 @@ def _figure(model: str, gathered: _Gathered) -> Figure:
 
 
 def _near(inputs: Inputs, gathered: _Gathered) -> list[Figure]:
-    """A histogram for each search whose near pairs a step reads."""
+    """Returns a histogram for each search whose near pairs a step reads."""
     by_search: defaultdict[str, list[Step]] = defaultdict(list)
     for step in gathered.funnel["steps"]:
         if step["near"] in inputs.folders:
@@ -360,7 +360,7 @@ def _drawn(
 
 
 def _errors(fetched: Mapping[str, int], gathered: _Gathered) -> list[tuple[str, str, int, int]]:
-    """(class, what it means, images, pairs), the most frequent first."""
+    """Returns (class, its words, images, pairs) for each error class, the most frequent first."""
     rows = []
     for name, images in fetched.items():
         if name.startswith("error:") and images:
@@ -383,14 +383,14 @@ def _hosts(found: Survey) -> list[Host]:
 
 def _recipe_lines(recipe: Mapping[str, Any]) -> list[str]:
     text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
-    # The page is sent around; a password within a source's URL is not to go with it.
+    # Reports are passed on to others, so passwords in URLs of the source are removed.
     lines = [plain(_CREDENTIALS.sub("…@", line), 500) for line in text.rstrip("\n").split("\n")]
     hidden = len(lines) - RECIPE_LINES
     return lines if hidden <= 0 else [*lines[:RECIPE_LINES], f"… ({hidden} more lines)"]
 
 
 def visible(text: object, limit: int = 300) -> Markup:
-    """Escaped text whose control and reordering characters are shown, and marked as such."""
+    """Returns escaped text whose control and reordering characters are shown as escapes and marked."""
     shown = (
         Markup('<span class="esc">{}</span>').format(piece) if hostile else escape(piece)
         for piece, hostile in pieces(str(text), limit)
@@ -399,7 +399,7 @@ def visible(text: object, limit: int = 300) -> Markup:
 
 
 def _scalar(given: object) -> str:
-    """A column's value or a model's fact in a few characters."""
+    """Returns a column's value or a model's fact as short text."""
     if given is None:
         return "–"
     if isinstance(given, bool):

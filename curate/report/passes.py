@@ -15,17 +15,17 @@ EXAMPLES = 12
 
 
 def declare(reads: Sequence[str], truth: str | None) -> Declaration:
-    """The page depends on all that was done, and on the digest of a demo's table of truth."""
+    """Declares `report`: it depends on every other pass, and on the digest of a demo's truth table."""
     return Declaration("report", "report", VERSION, {"truth": truth} if truth else {}, reads)
 
 
 def work(prepared: Prepared, layout: Layout, evaluation: Json | None, sample: float | None, engine: str) -> Work:
-    """Writes the page.
+    """Returns the work that writes the page.
 
     Args:
-        prepared: the recipe and what is known of it.
+        prepared: the checked recipe.
         layout: every pass.
-        evaluation: how often a demo's steps were right.
+        evaluation: how often a demo's steps were right, in JSON form; None for a real run.
         sample: the share of the parts that the run covers.
         engine: the engine's name.
     """

@@ -1,6 +1,6 @@
-"""One walk over the parts: it recounts the decisions, fills the histograms and picks the rows to show.
+"""Reads every part once: recounts the decisions, fills the histograms and picks the rows to show.
 
-Memory holds counts, a bounded tally of hosts and the picked rows; the tables of a few parts at a time.
+Memory holds counts, a bounded tally of hosts, the picked rows, and the tables of a few parts at a time.
 """
 
 from collections import Counter
@@ -23,10 +23,10 @@ from curate.schema import FETCHED, REPEATED, SIMILARITY
 from curate.store import Folder, Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
-"""The stacks of a similarity histogram: kept; dropped by a threshold on this very column; dropped otherwise."""
+"""The stacks of a similarity histogram: kept; dropped by a threshold on the same column; dropped for another reason."""
 
 READERS = 8
-"""Parts read ahead at once: on remote stores the walk waits for answers, not for the CPU."""
+"""Parts that are read at once, as reading from a remote store waits for answers, not for the CPU."""
 
 HOSTS = 20_000
 """Hosts counted at once, at most (`Tally`)."""
@@ -50,8 +50,7 @@ class Place:
 class Tally:
     """Counts of names in bounded memory (Misra and Gries, 1982; merged as by Agarwal et al., 2012).
 
-    While no more than `capacity` names come up, the counts are exact; above, each is too low by at most
-    `error`.
+    With at most `capacity` different names the counts are exact; with more, each is too low by at most `error`.
     """
 
     capacity: int
@@ -59,7 +58,7 @@ class Tally:
     error: int = 0
 
     def add(self, more: Mapping[tuple[str, str], int]) -> None:
-        """Counts more."""
+        """Adds counts."""
         self.counts.update(more)
         if len(self.counts) > self.capacity:
             spill = sorted(self.counts.values(), reverse=True)[self.capacity // 2]
@@ -69,7 +68,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Copy:
-    """A pair that a duplicates step dropped, and the pair_id of the one that stayed for it."""
+    """A pair that a duplicates step dropped, and the pair_id of the kept pair that it duplicates."""
 
     place: Place
     of: bytes
@@ -78,14 +77,14 @@ class Copy:
 
 @dataclass
 class Survey:
-    """What the walk gathers.
+    """What `survey` collects.
 
     Attributes:
         kept: rows kept.
         dropped: rows by reason.
         similarity: per model, its histogram.
         examples: per reason, and `None` for kept, the rows to show.
-        copies: per step that names kept pairs, the same with their twins.
+        copies: per step that names kept pairs, the rows to show with the kept pairs that they duplicate.
         above, below: per step with a threshold on a similarity, the closest kept and dropped rows with their values.
         failures: images that failed, by (host, error class).
     """
@@ -113,20 +112,20 @@ class _Rows:
 def survey(
     inputs: Inputs, columns: PairColumns, models: Sequence[str], steps: Sequence[Mapping[str, Any]], examples: int
 ) -> Survey:
-    """Walks over the parts of a run.
+    """Reads the parts of a run, in order, and returns what they add up to.
 
-    Which rows are shown is a fair draw that a run repeats: an image's part and its row in the part follow
+    The rows to show are a random sample that is the same every time: an image's part and its row in the part follow
     from hashes of its URL (and the recipe's seed), so the first rows of the first parts are a random sample.
 
     Args:
         inputs: the folders plan, fetch, select and `embed-<model>`.
-        columns: those of a pair of the run.
+        columns: the columns of a pair of the run.
         models: the models' short names, in the recipe's order.
         steps: the steps of `funnel.json`.
         examples: rows to show per reason.
 
     Raises:
-        BrokenResult: tables of a part do not belong together.
+        BrokenResult: tables of a part do not fit together.
     """
     found = Survey(similarity={model: Histogram(3) for model in models})
     by_name = {step["name"]: step for step in steps}
@@ -161,12 +160,12 @@ def survey(
 
 
 def is_cut(step: Mapping[str, Any], model: str, columns: PairColumns) -> bool:
-    """Whether a step keeps the top of this model's similarity, by whichever of its names."""
+    """Whether a step keeps the top of this model's similarity, under any of that column's names."""
     return step["of"] in columns.scores(model, SIMILARITY)
 
 
 def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
-    """Where kept pairs stand.
+    """Returns the places of kept pairs by pair_id.
 
     Raises:
         BrokenResult: a pair is kept in no part.
@@ -191,12 +190,12 @@ def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
 
 
 def near_similarities(near: Folder, above: float) -> Histogram:
-    """How many near pairs there are at which similarity; streamed, as there may be very many.
+    """Returns the histogram of near pairs by similarity; the table is streamed, as it may be very long.
 
     Args:
         near: the folder of a search.
-        above: the step's threshold: pairs at it or above are counted as UNDER_THRESHOLD is in other
-            histograms, as what the step acts on, the rest as OTHER.
+        above: the step's threshold: pairs at or above it are counted in the stack UNDER_THRESHOLD, which stands for
+            what the step acts on, and the others in OTHER.
     """
     found = Histogram(3)
     with near.store.open(near.file("near.parquet")) as opened:
@@ -207,7 +206,7 @@ def near_similarities(near: Folder, above: float) -> Histogram:
 
 
 def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:
-    """The parts' contents in the parts' order, some read ahead."""
+    """Yields the result of `read` for each part, in the order of the parts; reads some parts ahead, in threads."""
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(parts), READERS):
             yield from pool.map(read, parts[start : start + READERS])
@@ -243,7 +242,7 @@ def _pick_copies(picked: list[Copy], rows: _Rows, mask: npt.NDArray[np.bool_], e
 def _closest(
     found: list[tuple[float, Place]], part: int, values: Floats, mask: npt.NDArray[np.bool_], examples: int
 ) -> None:
-    """Keeps the rows of the lowest values, over the parts seen so far."""
+    """Keeps in `found` the rows with the lowest values of all parts seen so far."""
     rows = np.flatnonzero(mask & ~np.isnan(values))
     rows = rows[np.argsort(values[rows], kind="stable")[:examples]]
     found.extend((float(values[row]), Place(part, int(row))) for row in rows)

@@ -1,4 +1,4 @@
-"""The funnel in the terminal, at the end of a run."""
+"""Prints the funnel in the terminal, at the end of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,19 +16,19 @@ __all__ = ["plain", "print_funnel"]
 
 Row = tuple[str, ...]
 
-LEGEND = "right, wrong: by the truth that was drawn; either: the truth leaves it open"
+LEGEND = "right, wrong: compared with the demo's ground truth; either: the truth allows both"
 
 NOTE_LIMIT = 160
-"""Characters of a step's note; a predicate may be a page long."""
+"""Characters of a step's note, at most, as a predicate may be a page long."""
 
 
 def print_funnel(console: Console, funnel: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> None:
-    """Prints what each step saw and dropped, and the sum.
+    """Prints what each step saw and dropped, and the totals.
 
-    A terminal is given a table; anything else (a pipe, a log) plain lines of aligned columns, unwrapped.
+    On a terminal it prints a table, elsewhere (a pipe, a log) plain lines with aligned columns, unwrapped.
 
     Args:
-        console: where to.
+        console: the console to print on.
         funnel: the content of `funnel.json`.
         evaluation: the demo's evaluation in its JSON form, for the columns `right` and `wrong`; else None.
     """
@@ -57,7 +57,7 @@ def _row(step: Mapping[str, Any], verdicts: Verdicts | None) -> Row:
     if verdicts:
         verdict = verdicts.steps.get(step["name"])
         row += (count(verdict.right), count(verdict.wrong), count(verdict.may)) if verdict else ("", "", "")
-    # Before the steps the reason's own name says enough.
+    # Reasons before the steps are explained by their names.
     what = "" if step["kind"] == "before" else plain(step["says"], NOTE_LIMIT)
     return (*row, "; ".join(note for note in (what, step["without"]) if note))
 
@@ -76,7 +76,7 @@ def _remarks(funnel: Mapping[str, Any], verdicts: Verdicts | None) -> list[str]:
         lines.append(LEGEND)
         went = percent(verdicts.must_drop_dropped, verdicts.must_drop)
         stayed = percent(verdicts.must_keep_kept, verdicts.must_keep)
-        lines.append(f"of the pairs that had to go {went} went; of those that had to stay {stayed} stayed")
+        lines.append(f"{went} of the pairs to drop were dropped, {stayed} of the pairs to keep were kept")
     return lines
 
 
@@ -85,7 +85,7 @@ def _show_table(console: Console, header: Row, rows: list[Row], totals: list[Row
     for position, name in enumerate(header):
         last = position == len(header) - 1
         number = position > 0 and not last
-        # Where the window is narrow the note folds; a number never does.
+        # In a narrow window the note is folded; numbers never are.
         table.add_column(
             Text(name), justify="right" if number else "left", no_wrap=not last, overflow="fold",
             style="dim" if last else "",

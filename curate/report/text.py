@@ -1,32 +1,32 @@
-"""How hostile text and numbers are written, on the page and in the terminal."""
+"""Formats hostile text and numbers, for the page and the terminal."""
 
 from collections.abc import Iterator
 from itertools import groupby
 
 JOINERS = "\u200c\u200d"
-"""Invisible, yet needed to write Persian and emoji, and harmless: they reorder and hide nothing."""
+"""Invisible characters that are left as they are: Persian and emoji need them, and they reorder and hide nothing."""
 
 
 def plain(text: str, limit: int | None = None) -> str:
-    r"""Text that can do nothing to a terminal or to the line it stands in.
+    r"""Returns text that cannot affect a terminal or the line around it.
 
     Characters that move the cursor, reorder or hide text (controls, bidi overrides, unassigned and private
     ones, line separators) appear as Python writes them: `\x1b`, `\u202e`. Spaces of all kinds become a space.
 
     Args:
         text: anything, lone surrogates included.
-        limit: the most characters of the result; a longer one ends in `…` and the text's true length.
+        limit: the largest number of characters; a longer text ends in `…` and its full length.
     """
     return "".join(piece for piece, _ in pieces(text, limit))
 
 
 def pieces(text: str, limit: int | None = None) -> Iterator[tuple[str, bool]]:
-    """The pieces of `plain(text, limit)`, each with whether it stands for hostile characters."""
+    """Yields the pieces of `plain(text, limit)`, each with whether it represents hostile characters."""
     tail = ""
     if limit is not None and len(text) > limit:
         tail = f"… ({count(len(text))} characters)"
         text = text[:limit]
-    # An escape is up to ten characters long, so that the limit is applied to what is shown as well.
+    # An escape is up to ten characters long, so the limit is also applied to what is shown.
     left = len(text) * 10 if limit is None else limit
     for hostile, run in groupby(text, _is_hostile):
         if left <= 0:
@@ -54,12 +54,12 @@ def _escape(char: str) -> str:
 
 
 def count(number: int) -> str:
-    """A count with its thousands parted: 12,345."""
+    """Returns a count with thousands separators: 12,345."""
     return f"{number:,}"
 
 
 def percent(part: float, whole: float) -> str:
-    """A share in percent that says 0 and 100 only where it is exactly that; – of nothing."""
+    """Returns a share in percent, `0 %` and `100 %` only where the share is exact; `–` where the whole is 0."""
     if not whole:
         return "–"
     share = 100 * part / whole
@@ -72,7 +72,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes in decimal units: 1.2 MB."""
+    """Returns bytes in decimal units: 1.2 MB."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
@@ -81,7 +81,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.04 s, 2.5 s, 75 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Returns a readable duration: 0.04 s, 2.5 s, 75 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 1:
         return f"{seconds:.2f} s"
     if seconds < 10:
@@ -98,7 +98,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(number: float) -> str:
-    """Something per second with three digits at least: 0.52, 31.4, 1,250."""
+    """Returns a rate per second with two or three significant digits, and all digits above: 0.52, 31.4, 1,250."""
     for below, digits in ((1, 2), (100, 1)):
         if number < below:
             return f"{number:.{digits}f}"

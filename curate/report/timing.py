@@ -1,4 +1,4 @@
-"""What each pass did and how long it took, from the markers of its units."""
+"""Reads what each pass did and how long it took from the markers of its units."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from curate.report.survey import in_order
 from curate.store import WHOLE, Folder, Inputs
 
 _MEASURES = ("samples", "pairs", "images", "planned", "rows", "prompts")
-"""Counts by which a pass's rate is told; the first one that it has."""
+"""Counts that may give a pass's rate; the first one that the pass has is used."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Timing:
     Attributes:
         name: the folder's short name.
         units: how many units were done (parts, shards, or 1).
-        seconds: their seconds, summed; units that ran side by side count in full.
-        wall: seconds from the first one's start to the last one's end, pauses between runs included.
+        seconds: their seconds, summed; units that ran at the same time count in full.
+        wall: seconds from the start of the first unit to the end of the last one, pauses between runs included.
         counts: the units' counts, summed.
-        measure: the count that tells the rate.
-        notes: (unit, note) of exceptions that the units wrote down.
+        measure: the count that gives the rate.
+        notes: (unit, note) of the exceptions in the units' markers.
     """
 
     name: str
@@ -35,21 +35,21 @@ class Timing:
 
     @property
     def done(self) -> int:
-        """The count that tells the rate."""
+        """The value of the count that gives the rate."""
         return self.counts[self.measure]
 
 
 def timings(inputs: Inputs) -> list[Timing]:
-    """Of every folder that is done, in the order of the inputs."""
+    """Returns the timing of every folder with finished units, in the order of the inputs."""
     return [found for name, folder in inputs.folders.items() if (found := _timing(inputs, name, folder))]
 
 
 def _timing(inputs: Inputs, name: str, folder: Folder) -> Timing | None:
     done = folder.units()
-    # Shards are numbered by themselves; the other units are parts, of which a sample covers some.
+    # The units of pack are shards; the other units are parts, of which a sample covers some.
     units = sorted(done if name == "pack" else done & {WHOLE, *inputs.parts})
     if WHOLE in units and any(measure in folder.marker().counts for measure in _MEASURES):
-        # Its parts were written within the whole, whose marker counts them all.
+        # Parts that were written by the whole unit are included in the counts of its marker.
         units = [WHOLE]
     if not units:
         return None

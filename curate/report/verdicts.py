@@ -1,4 +1,4 @@
-"""How often a run of the demo was right, as `curate.demo.truth.Evaluation` counts it."""
+"""Reads how often the decisions of a demo run were right, as counted by `curate.demo.truth.Evaluation`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,7 +9,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class StepVerdict:
-    """What one reason dropped, judged: `dropped` = `right` + `wrong` + `may` (either would do)."""
+    """The evaluation of one reason's dropped pairs: `dropped` = `right` + `wrong` + `may` (both are right)."""
 
     dropped: int
     right: int
@@ -37,17 +37,17 @@ class Verdicts:
 
     @property
     def must_keep_kept(self) -> int:
-        """Pairs that had to stay and did."""
+        """Pairs that had to be kept and were."""
         return self.kept_right
 
     @property
     def must_drop_dropped(self) -> int:
-        """Pairs that had to go and did."""
+        """Pairs that had to be dropped and were."""
         return self.must_drop - self.kept_wrong
 
 
 def read_verdicts(evaluation: Mapping[str, Any] | None) -> Verdicts | None:
-    """The evaluation from its JSON form (`dataclasses.asdict`); None for a run whose truth nobody knows."""
+    """Returns the evaluation from its JSON form (`dataclasses.asdict`); None for a run without a known truth."""
     if evaluation is None:
         return None
     steps = {name: _pick(StepVerdict, step) for name, step in evaluation["steps"].items()}
@@ -55,5 +55,5 @@ def read_verdicts(evaluation: Mapping[str, Any] | None) -> Verdicts | None:
 
 
 def _pick(kind: type[_T], given: Mapping[str, Any]) -> _T:
-    """The fields of a dataclass out of a mapping that also holds what can be derived from them."""
+    """Returns a dataclass from a mapping; keys of the mapping that are not its fields are ignored."""
     return kind(**{known.name: given[known.name] for known in fields(kind) if known.name in given})  # type: ignore[arg-type]

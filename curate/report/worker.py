@@ -9,7 +9,7 @@ from curate.store import Inputs, Outputs
 
 
 def open_worker(settings: Mapping[str, Any]) -> Callable[[int, Inputs, Mapping[str, Outputs]], None]:
-    """The worker of the only unit, `curate.store.WHOLE`.
+    """Returns the worker of the only unit, `curate.store.WHOLE`.
 
     Args:
         settings: the fields of `curate.report.page.Settings`; `columns` as `PairColumns.to_json` gives them.

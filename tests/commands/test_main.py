@@ -70,5 +70,5 @@ def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
     assert cli.main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 0
     captured = capsys.readouterr()
     assert "would run over 1 file;" in captured.out
-    assert "'pocket' knows drawn shapes alone" in captured.err
+    assert "'pocket' knows only drawn shapes" in captured.err
     assert sorted(tmp_path.rglob("*")) == before

@@ -36,8 +36,8 @@ def test_the_demo_has_its_verdicts_in_both_forms(tmp_path):
         assert "right" in text
         assert re.search(r"mismatched +30 +5 +16.7 % +4 +1 +0 +keeps the top 50 % of all fetched", text)
         assert re.search(r"kept +60 +15 +25.0 % +13 +2 +0", text)
-        assert "right, wrong: by the truth that was drawn; either: the truth leaves it open\n" in text
-        assert "of the pairs that had to go" in text
+        assert "right, wrong: compared with the demo's ground truth; either: the truth allows both\n" in text
+        assert "of the pairs to drop were dropped" in text
     assert "the truth" not in printed(made.funnel)
 
 

@@ -127,7 +127,7 @@ def test_a_sample_that_was_never_run_is_one_line_and_those_that_were_are_named(r
     assert main(["status", run, "--sample", "0.5"]) == 0
     assert "1 of 2 parts" in capsys.readouterr().out
     assert main(["explain", run, f"http://{web.address}/3.jpg", "--sample", "0.5"]) == 2
-    assert "nothing was decided yet" in capsys.readouterr().err
+    assert "no decisions yet" in capsys.readouterr().err
     assert main([*command, "--sample", "0.5", "--until", "select"]) == 0
     said = []
     for number in range(ROWS):

@@ -1,1 +1,1 @@
-"""The result layouts, a file each: kept pairs → the files in which others read them."""
+"""The result layouts, a file each: the file formats in which the kept pairs are written."""

@@ -27,18 +27,19 @@ _IMAGE, _TEXT = "image_embedding", "text_embedding"
 _FLOAT16 = np.dtype("<f2")
 
 _LENGTH_ERROR = 0.01
-"""How far from 1 the length of an embedding may be; rounding to float16 moves it by 0.0005 at most."""
+"""The largest difference of an embedding's length from 1; rounding to float16 changes it by 0.0005 at most."""
 
 _COSINE_ERROR = 0.005
-"""How far the cosine of two stored embeddings may be from `clip_similarity`, which is computed before rounding
-to float16, and that moves it by 0.001 at most."""
+"""The largest difference of the cosine of two stored embeddings from `clip_similarity`, which is computed before the
+embeddings are rounded to float16; rounding changes the cosine by 0.001 at most."""
 
 
 class ClipRetrieval(ResultLayout):
     """For each model a folder that `clip-retrieval index` and `embedding_reader` read; a shard is a partition of it.
 
-    Both pair the sorted .npy files of a folder with the sorted Parquet files of `metadata/`, row for row. Some releases
-    of embedding_reader search `img_emb**`: a further model has a folder of its own, and not an `img_emb_<model>`.
+    Both tools pair the sorted .npy files of a folder with the sorted Parquet files of `metadata/`, row for row. Some
+    releases of embedding_reader search `img_emb**`, so a further model has its own folder instead of an
+    `img_emb_<model>` beside the first.
     """
 
     name = "clip_retrieval"
@@ -60,9 +61,9 @@ class ClipRetrieval(ResultLayout):
         return Description(counted(len(packed.sizes), "clip-retrieval partition"), files, _reading())
 
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
-        """See `ResultLayout`; an embedding belongs to its pair where its cosine is the pair's `clip_similarity`.
+        """See `ResultLayout`; the cosine of a pair's embeddings is compared with the pair's `clip_similarity`.
 
-        Where the decisions are unknown the partition's metadata stands for them.
+        Where the decisions are unknown, the other files are compared with the partition's metadata.
         """
         for suffix in _suffixes(packed.embeddings):
             image_name, text_name, metadata_name = _names(f"{shard:08d}", suffix)
@@ -107,12 +108,12 @@ class _PartitionWriter(ShardWriter):
 
 
 def _suffixes(columns: Sequence[str]) -> list[str]:
-    """What the columns, and the folders, of each model end in."""
+    """The suffix of each model's columns and folder; that of the first model is empty."""
     return [name.removeprefix(_IMAGE) for name in columns if name.startswith(_IMAGE)]
 
 
 def _names(number: str, suffix: str) -> tuple[str, str, str]:
-    """A partition's image embeddings, text embeddings and metadata."""
+    """The names of a partition's image embeddings, text embeddings and metadata."""
     folder = f"clip_retrieval{suffix}"
     return (
         f"{folder}/img_emb/img_emb_{number}.npy",
@@ -122,7 +123,7 @@ def _names(number: str, suffix: str) -> tuple[str, str, str]:
 
 
 def _metadata(table: pa.Table) -> pa.Table:
-    """The rows of a shard's table as clip-retrieval names them: an image's path is the key of its sample."""
+    """Returns the rows of a shard's table with clip-retrieval's names: an image's path is the key of its sample."""
     if "image_path" in table.column_names:
         raise BrokenResult("two columns of clip-retrieval's metadata are named 'image_path'")
     others = [name for name in table.column_names if name != "caption"]
@@ -131,7 +132,7 @@ def _metadata(table: pa.Table) -> pa.Table:
 
 
 def _npy(column: pa.ChunkedArray) -> bytes:
-    """A column of fixed-size lists as the bytes of an .npy file: a float16 matrix, its first row the first pair."""
+    """Returns a column of fixed-size lists as the bytes of an .npy file: a float16 matrix [pairs, dim]."""
     flat = column.combine_chunks().flatten().to_numpy()
     sink = io.BytesIO()
     np.lib.format.write_array(
@@ -141,7 +142,10 @@ def _npy(column: pa.ChunkedArray) -> bytes:
 
 
 def _checked(name: str, keys: Sequence[str] | None, files: CheckedFiles) -> npt.NDArray[Any] | None:
-    """A file's embeddings as float32; None, and a fault, where they are not one of length 1 for each pair."""
+    """Returns a file's embeddings as float32; reports a fault and returns None where they are not valid.
+
+    Valid are float16 rows of length 1, one for each pair.
+    """
     with files.file(name) as path:
         if not path:
             return None

@@ -1,4 +1,4 @@
-"""What a result layout is: the contract between the pack pass, the card, `verify` and a layout's module."""
+"""The contract of a result layout, between the pack pass, the card, `verify` and a layout's module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ class Description:
     """What the card says of a layout's files, in Markdown.
 
     Args:
-        holds: what the pairs are in, such as `3 WebDataset shards`.
+        holds: what contains the pairs, such as `3 WebDataset shards`.
         files: lines of the section on files.
         reading: lines of the section on reading them: code blocks that run in the result's folder.
         data_files: a glob of the files that Hugging Face's `load_dataset` is to read; '' where it cannot read them. Of
@@ -100,20 +100,20 @@ class LayoutFiles:
 
 
 class CheckedFiles(Protocol):
-    """The result's files as `verify` lends them to a layout's check. A file that no check asks for is a fault."""
+    """The result's files as `verify` passes them to a layout's check. A file that no check opens is a fault."""
 
     def file(self, name: str) -> AbstractContextManager[Path | None]:
-        """Lends a file of the result as a local path.
+        """Gives a file of the result as a local path, for the time of the context.
 
-        None where the file is missing or differs from the manifest; `verify` reports that itself. What reading a
-        damaged file raises inside the context ends the context and is reported, too.
+        None where the file is missing or differs from the manifest; `verify` reports that itself. Exceptions from
+        reading a damaged file end the context and are reported as faults, too.
 
         Args:
             name: in the result's folder.
         """
 
     def fault(self, name: str, what: str) -> None:
-        """Reports what is wrong with a file, in one line."""
+        """Reports a fault of a file, in one line."""
 
 
 class ShardWriter(ABC):
@@ -139,7 +139,7 @@ class ShardWriter(ABC):
         """
 
     def close(self) -> None:  # noqa: B027  (few writers hold something open)
-        """Lets go of what the writer holds open; called in any case, also after `finish`."""
+        """Releases what the writer holds open; always called, also after `finish`."""
 
 
 class ResultLayout(ABC):
@@ -150,10 +150,10 @@ class ResultLayout(ABC):
     on nothing but what its methods are given: no times, no hosts, no order of completion.
 
     Attributes:
-        name: as `pack.layouts` of a recipe says it: small letters, digits and underscores.
-        version: raised when it would write other bytes from the same pairs; part of pack's fingerprint.
-        takes_images: whether its writers take image bytes. Each image is read once for all layouts that take it, and
-            not at all where none does.
+        name: its name in `pack.layouts`: small letters, digits and underscores.
+        version: raised when the layout would write other bytes from the same pairs; part of pack's fingerprint.
+        takes_images: whether its writers take image bytes. Each image is read once for all layouts that take images,
+            and not at all where none does.
     """
 
     name: ClassVar[str]
@@ -162,7 +162,7 @@ class ResultLayout(ABC):
 
     @abstractmethod
     def open_shard(self, shard: int, scratch: Path) -> ShardWriter:
-        """A writer of one shard's files.
+        """Returns a writer of one shard's files.
 
         Args:
             shard: its number, from 0.
@@ -174,7 +174,7 @@ class ResultLayout(ABC):
 
     @abstractmethod
     def describe(self, packed: Packed) -> Description:
-        """What the card says of its files."""
+        """Returns what the card says of its files."""
 
     @abstractmethod
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
@@ -184,7 +184,7 @@ class ResultLayout(ABC):
             shard: its number.
             expected: the `key` of each pair, in order; None where the decisions cannot be read.
             packed: what the whole result holds.
-            files: lends the files and takes the faults.
+            files: opens the files and takes the faults.
         """
 
     def check_whole(self, packed: Packed, files: CheckedFiles) -> None:  # noqa: B027  (as `write_whole`)
@@ -192,7 +192,7 @@ class ResultLayout(ABC):
 
 
 def differences(found: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
-    """Faults of a file whose rows are pairs: another number of them, and the first row that is another pair."""
+    """Yields faults of a file whose rows are pairs: a wrong number of rows, and the first row with a wrong pair."""
     if len(found) != len(expected):
         yield f"holds {counted(len(found), 'pair')}, not {len(expected)}"
     for row, (key, wanted) in enumerate(zip(found, expected, strict=False)):

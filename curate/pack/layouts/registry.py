@@ -1,4 +1,4 @@
-"""Which result layouts there are."""
+"""The registry of result layouts."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ LAYOUTS: Registry[ResultLayout] = Registry(
 
 
 def layouts(names: Sequence[str]) -> list[ResultLayout]:
-    """The layouts of these names, in their order.
+    """Returns the layouts of these names, in their order.
 
     Raises:
-        RecipeError: there is no layout of a name; names the nearest, or all known ones.
+        RecipeError: there is no layout of a name; the message suggests the nearest name, or lists all names.
     """
     return [LAYOUTS.find(name) for name in names]

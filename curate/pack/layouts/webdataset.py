@@ -74,7 +74,7 @@ class WebDataset(ResultLayout):
         return Description(holds, files, reading, data_files="shards/*.tar")
 
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
-        """See `ResultLayout`; where the decisions are unknown the shard's table stands for them."""
+        """See `ResultLayout`; where the decisions are unknown, the other files are compared with the shard's table."""
         del packed
         tar_name, table_name, embeddings_name, stats_name = _names(shard)
         captions: list[str] | None = None
@@ -110,10 +110,10 @@ class WebDataset(ResultLayout):
 
 
 class _TarWriter(ShardWriter):
-    """Writes a shard: its tar as images come, per sample image, json and txt by extension; then the files beside it.
+    """Writes a shard: its tar as images arrive, per sample image, json and txt by extension; then the other files.
 
     The members are plain USTAR with time 0, owner 0 and mode 644 (tarfile's own defaults), so that every
-    reader of tars reads them and equal samples make equal bytes.
+    reader of tars reads them and equal samples give equal bytes.
     """
 
     def __init__(self, shard: int, path: Path) -> None:
@@ -146,7 +146,7 @@ class _TarWriter(ShardWriter):
 
 
 def _names(shard: int) -> tuple[str, str, str, str]:
-    """A shard's tar, table, embeddings and counts."""
+    """The names of a shard's tar, table, embeddings and counts."""
     return (
         f"shards/{shard:08d}.tar",
         f"shards/{shard:08d}.parquet",
@@ -160,7 +160,7 @@ def _sizes(packed: Packed) -> dict[str, int]:
 
 
 def _stats(samples: int) -> dict[str, Any]:
-    """What img2dataset says of a shard, without its times."""
+    """The counts of img2dataset's stats file, without its times."""
     return {
         "count": samples,
         "successes": samples,
@@ -171,7 +171,7 @@ def _stats(samples: int) -> dict[str, Any]:
 
 
 def _contents(rows: pa.Table) -> list[dict[str, Any]]:
-    """What each row's json says, in this order of keys."""
+    """The content of each row's json, in this order of keys."""
     scores = [name for name in rows.column_names if name.startswith("clip_similarity")]
     source = [name for name in rows.column_names if name.startswith("source_")]
     names = [*_FIRST, *scores, "status", *source]
@@ -214,7 +214,7 @@ def _reading(shards: int) -> list[str]:
 
 
 def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str] | None) -> Iterator[str]:
-    """What is wrong with a shard's samples: their order, their members, what their json and txt say."""
+    """Yields the faults of a shard's samples: their order, their members, the content of their json and txt."""
     keys: list[str] = []
     with tarfile.open(path, "r:") as tar:
         for key, group in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
