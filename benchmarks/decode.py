@@ -1,23 +1,25 @@
-"""What `embed.decode: fast` does to embeddings and clip_similarity, and what it saves.
+"""Measures how `embed.decode: fast` changes embeddings and clip_similarity, and how much time it saves.
 
     python benchmarks/decode.py --photos FOLDER [--captions captions.tsv] [--model NAME --pretrained WEIGHTS]
 
-libjpeg decodes a JPEG at 1/2, 1/4 or 1/8 of its size for a fraction of the work. For each model this asks how long
-the shorter side must stay, in multiples of the model's input, so that nothing that matters moves; and what the
-vectorised resize moves. Sources:
+libjpeg decodes a JPEG at 1/2, 1/4 or 1/8 of its size for a fraction of the work. For each model, this script measures
+how long the shorter side must stay, in multiples of the model's input, for embeddings and scores to stay the same for
+all practical purposes, and how much the vectorised resize changes them. Sources:
 
-- photos: as they are, stored anew as fetch does it (JPEG, quality 95);
-- mosaics: 3 × 3 photos side by side, so that pictures are large and yet as sharp as real ones pixel by pixel;
-- scenes: the demo's drawings, 640 × 480, with their true captions: what the pocket model was trained on.
+- photos: photographs, encoded as fetch stores them (JPEG, quality 95);
+- mosaics: 3 × 3 photos side by side, which are large and as sharp as photographs;
+- scenes: the demo's drawings, 640 × 480, with their true captions: the kind of picture that the pocket model was
+  trained on.
 
-Models: the pocket model (trained, 64 pixels) and ViT-B-32 with random weights (224 pixels; it says how much the
-image side moves, not what a trained model makes of it). Every row compares with the whole decode: cosine of the two
-image embeddings (median, worst), shift of clip_similarity with the picture's own caption and with another one's
-(median, worst), the same in standard deviations of clip_similarity over the pictures, and Spearman's rank
-correlation. The row `bf16` is the yardstick: the whole decode, the forward pass in bfloat16.
+Models: the pocket model (trained, 64 pixels) and ViT-B-32 with random weights (224 pixels; it shows how much the input
+changes, not how a trained model reacts). Every row compares with the decode at full size: cosine of the two image
+embeddings (median, worst), shift of clip_similarity with the picture's own caption and with another picture's (median,
+worst), the shift with the own caption in standard deviations of clip_similarity over the pictures, and Spearman's rank
+correlation. The row `bf16` is the reference for these shifts: decoded at full size, with a forward pass in bfloat16.
 
-Measured on two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 375), Pillow 13 with libjpeg-turbo. Shifts
-of clip_similarity with the own caption, then another's, then the own in deviations; each as median and worst:
+Measured on two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 375), Pillow 13 with libjpeg-turbo. Shift
+of clip_similarity with the own caption (`own`), with another picture's (`other`), and with the own in standard
+deviations; each as median and worst:
 
     model    source   decode    n  cosine             own              other            deviations     spearman
     pocket   photos   >= 1x    137  0.999325 0.990939  0.00209 0.03366  0.00227 0.02815  0.0355 0.5714  0.99544
@@ -52,18 +54,19 @@ of clip_similarity with the own caption, then another's, then the own in deviati
     random   scenes   fast     100  1.000000 0.999997  0.00000 0.00004  0.00000 0.00002  0.0000 0.0015  1.00000
     random   scenes   bf16     100  0.999960 0.999951  0.00031 0.00126  0.00030 0.00099  0.0116 0.0473  0.99959
 
-(n: pictures that were compared, in the rows `>=` those that were reduced; such rows that reduce as the one above does
-are left out. `kept` is the reduced decode of `fast`, `resize` its vectorised resize, `fast` both.)
+(n: number of pictures compared, in the rows `>=` only those that were decoded reduced; a row that reduces the same
+pictures as the row above is left out. `kept` is the reduced decode of `fast`, `resize` its vectorised resize, `fast`
+both.)
 
-Milliseconds of a picture in one thread, of the decode + of the exact resize and crop to 224 (of the vectorised one):
-photos 1.1 + 2.5 (0.5); scenes 0.9 + 3.5 (0.7); mosaics whole 7.7 + 10.1 (1.3), at 1/2 6.7 + 3.5 (0.65), at 1/4 6.1 +
-1.4 (0.4).
+Milliseconds per picture in one thread, for the decode + for the exact resize and crop to 224 (for the vectorised one):
+photos 1.1 + 2.5 (0.5); scenes 0.9 + 3.5 (0.7); mosaics at full size 7.7 + 10.1 (1.3), at 1/2 6.7 + 3.5 (0.65), at 1/4
+6.1 + 1.4 (0.4).
 
-So: the vectorised resize moves nothing that bf16 would leave. A reduced decode down to twice a model's size does, on
-photographs that the model was never shown: one of 122 moves by 0.024, six times bf16's worst.
-`fast` therefore keeps twice the model's size and 448 pixels at least: at that, the worst shift of clip_similarity is
-0.0024 (mosaics), below bf16's on photographs, and what fetch stores by default is too small to be reduced at all: its
-worst shift is 0.0002. No trained model of 224 pixels was at hand; `--model` measures one's own.
+Conclusions. The vectorised resize shifts scores less than bf16 does. A decode reduced to twice a model's size shifts
+them more, on photographs unlike the model's training data: one of 122 shifts by 0.024, six times the worst of bf16.
+`fast` therefore keeps twice the model's size, and at least 448 pixels. The worst shift of clip_similarity is then
+0.0024 (mosaics), below that of bf16 on photographs. Pictures that fetch stores by default are too small to be reduced
+at all; their worst shift is 0.0002. No trained model of 224 pixels was available here; `--model` measures another one.
 """
 
 import argparse
@@ -95,10 +98,10 @@ MOSAICS = 60
 SCENES = 100
 MULTIPLES = (1.0, 1.5, 2.0, 3.0)
 KEPT = 2
-"""Times the model's size that `fast` keeps, and never less than REDUCED pixels (curate/embed/decode/prepare.py)."""
+"""`fast` keeps this many times the model's size, and at least REDUCED pixels (curate/embed/decode/prepare.py)."""
 Floats = npt.NDArray[np.float32]
 Pictures = list[tuple[bytes, str]]
-"""Bytes of a JPEG, and a caption."""
+"""For each picture, the bytes of a JPEG and a caption."""
 
 
 def main() -> None:
@@ -136,12 +139,12 @@ def main() -> None:
 
 
 def both(load_in: Callable[[str], Model]) -> tuple[Model, Model]:
-    """A model in float32 and in bfloat16."""
+    """Returns a model in float32 and in bfloat16."""
     return load_in("fp32"), load_in("bf16")
 
 
 def photos(folder: Path, captions: Path | None) -> Pictures:
-    """The photographs as fetch would store them, with their captions or their names."""
+    """Returns the photographs as fetch would store them, with their captions, or their names where there are none."""
     said = {}
     if captions:
         with captions.open(newline="") as opened:
@@ -154,7 +157,7 @@ def photos(folder: Path, captions: Path | None) -> Pictures:
 
 
 def mosaics(singles: Pictures) -> Pictures:
-    """3 × 3 photographs cut to 400 × 400, and the caption of the one in the middle."""
+    """Returns mosaics of 3 × 3 photographs cut to 400 × 400, with the caption of the one in the middle."""
     rng = random.Random(0)
     large = [(data, text) for data, text in singles if min(Image.open(io.BytesIO(data)).size) >= 300]
     found = []
@@ -171,7 +174,7 @@ def mosaics(singles: Pictures) -> Pictures:
 
 
 def scenes() -> Pictures:
-    """Drawings of the demo, with true captions."""
+    """Returns drawings of the demo with true captions."""
     rng = random.Random(1)
     found = []
     for _ in range(SCENES):
@@ -181,14 +184,14 @@ def scenes() -> Pictures:
 
 
 def stored(image: Image.Image) -> bytes:
-    """As fetch stores it."""
+    """Encodes a picture as fetch stores it by default."""
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=QUALITY)
     return sink.getvalue()
 
 
 def random_model(precision: str) -> Model:
-    """ViT-B-32 without training, the same in both precisions."""
+    """Returns ViT-B-32 with random weights, the same in both precisions."""
     torch.manual_seed(0)
     clip = open_clip.create_model("ViT-B-32", pretrained_image=False)
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,21 +201,21 @@ def random_model(precision: str) -> Model:
 
 
 def decoded(data: bytes, shorter_side: int | None) -> Image.Image:
-    """As curate decodes it; every picture here can be."""
+    """Decodes a picture as Curate does; every picture here can be decoded."""
     image = decode(data, shorter_side)
     assert image
     return image
 
 
 def embedded(model: Model, images: Sequence[Image.Image], *, exact: bool = True) -> Floats:
-    """float32[n, dim], L2-normalised."""
+    """Embeds pictures; returns float32[n, dim], L2-normalised."""
     prepared = [model.preprocess(image, exact=exact) for image in images]
     rows = [model.encode_images(prepared[at : at + 32], 32).float().numpy() for at in range(0, len(prepared), 32)]
     return np.concatenate(rows)
 
 
 def shifts(exact: Model, half: Model, pictures: Pictures) -> list[dict[str, Any]]:
-    """A row per multiple and one for bfloat16."""
+    """Returns one row of figures for each multiple of the model's size, and one for bfloat16."""
     whole = [decoded(data, None) for data, _ in pictures]
     text = exact.encode_captions([said for _, said in pictures], 32)
     reference = embedded(exact, whole)
@@ -234,7 +237,7 @@ def shifts(exact: Model, half: Model, pictures: Pictures) -> list[dict[str, Any]
 
 
 def compared(a: Floats, b: Floats, text: Floats) -> dict[str, Any]:
-    """How far the embeddings b of pictures are from a, alone and with captions."""
+    """Returns how far embeddings `b` of pictures are from `a`, by themselves and in their scores with captions."""
     found: dict[str, Any] = {"pictures": len(a)}
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     found["cosine"] = [round(float(np.median(cosines)), 6), round(float(cosines.min()), 6)]
@@ -249,12 +252,12 @@ def compared(a: Floats, b: Floats, text: Floats) -> dict[str, Any]:
 
 
 def ranks(values: Floats) -> npt.NDArray[np.float64]:
-    """Each value's place among them."""
+    """Returns each value's rank among all values."""
     return np.argsort(np.argsort(values)).astype(np.float64)
 
 
 def timings(model: Model, pictures: Pictures, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of one picture in one thread: decoding and the model's resize and crop."""
+    """Returns the milliseconds per picture in one thread of decoding and of the model's resize and crop."""
     sides: list[int | None] = [None, *(round(multiple * model.image_side) for multiple in MULTIPLES)]
     sizes = [decoded(data, None).size for data, _ in pictures]
     rows = []
@@ -282,7 +285,7 @@ def timings(model: Model, pictures: Pictures, rounds: int) -> list[dict[str, Any
 
 
 def best(work: Callable[[], None], rounds: int, count: int) -> float:
-    """Milliseconds per picture in the best of some rounds."""
+    """Returns the milliseconds per picture in the fastest of some rounds."""
     took = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Pictures for measurements where there are no photographs."""
+"""Draws pictures for measurements without photographs."""
 
 import numpy as np
 from PIL import Image
 
 
 def drawn(seed: int) -> Image.Image:
-    """Noise of many scales, about as hard to compress as a photograph."""
+    """Returns noise of many scales, which compresses about as well as a photograph."""
     rng = np.random.default_rng(seed)
     pixels = np.full((600, 800, 3), 128.0)
     for step in (1, 2, 4, 8, 16, 32, 64):

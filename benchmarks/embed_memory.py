@@ -1,13 +1,13 @@
-"""Whether the memory of an embedding worker grows with the parts that it does.
+"""Measures whether the memory of an embedding worker grows with the number of parts that it embeds.
 
     python benchmarks/embed_memory.py [--parts 100] [--images 50]
 
-One worker (the pocket model, CPU, pixels and embeddings, the next part read ahead) does one part after the other,
-each of its own drawn JPEGs of 512 × 384. Printed is the resident memory after the 10th and after the last part; the
-last line is one JSON object. Linux only.
+One worker (the pocket model, CPU, pixels and embeddings, the next part read ahead) embeds one part after the other;
+each part has drawn JPEGs of its own, 512 × 384. The script prints the resident memory after the 10th and after the last
+part; the last line is one JSON object. Linux only.
 
-Two cores of an AMD EPYC, 50 images a part: 1,004 MB after 10 parts, 1,006 MB after 100 (and at most): +0.2 %. Four
-Python threads at the end: the main one, the reader and two that decode.
+Measured on two cores of an AMD EPYC with 50 images a part: 1,004 MB after 10 parts, 1,006 MB after 100, which is also
+the maximum: +0.2 %. Four Python threads at the end: the main one, the reader and two that decode.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from curate.store import Folder, Inputs, Store
 
 
 def main() -> None:
-    """Embeds the parts and prints what memory did."""
+    """Embeds the parts and prints the memory figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", type=int, default=100, help="parts in all (100)")
     parser.add_argument("--images", type=int, default=50, help="images of a part (50)")
@@ -123,7 +123,7 @@ def make_part(folders: dict[str, Folder], part: int, count: int) -> None:
 
 
 def resident_mb() -> int:
-    """What this process holds."""
+    """Returns the resident memory of this process in MB."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found, "Linux only"
     return int(found[1]) >> 10

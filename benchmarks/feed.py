@@ -1,13 +1,13 @@
-"""How fast images become what a model takes: in threads, and in processes behind threads.
+"""Measures how fast images are decoded and prepared for a model: in threads, and in processes.
 
     python benchmarks/feed.py [--photos FOLDER] [--workers 1 2] [--images 2000]
 
 Nothing is embedded. Pictures are those of `score.py`: a longer side of 512 pixels, JPEG at quality 95, resized to 224;
-with the pixel columns, as when a part is embedded for the first time, and without. Ways take turns; the best of three
-rounds counts, since what disturbs only ever slows down. `own` is the processor time that this process itself spent on
-an image, in milliseconds: what is left for its other threads. The last line is one JSON object.
+with the pixel columns, as when a part is embedded for the first time, and without. The ways are measured in turn, and
+the fastest of three rounds counts, as disturbances can only slow a round down. `own` is the processor time that this
+process itself spent on an image, in milliseconds, which its other threads do not get. The last line is one JSON object.
 
-Two cores of an AMD EPYC (AVX2), drawn pictures, nothing else running:
+Measured on two cores of an AMD EPYC (AVX2), drawn pictures, nothing else running:
 
                  with pixel columns            without
                  images/s    own ms      images/s    own ms
@@ -16,8 +16,8 @@ Two cores of an AMD EPYC (AVX2), drawn pictures, nothing else running:
     2 threads         406      4.51           953      1.99
     2 processes       445      0.10           929      0.08
 
-So the way to a process and back costs what it saves at two cores. What it is for is more cores: the process that
-drives a GPU has 0.1 ms of work left for an image, and no lock that its decoders wait for.
+So on two cores, sending images to processes and back costs as much as it saves. Processes pay off with more cores: the
+process that drives a GPU spends 0.1 ms on an image, and its decoders do not wait for its lock.
 """
 
 import argparse
@@ -42,7 +42,7 @@ AHEAD = 256
 
 @dataclass(frozen=True)
 class Way:
-    """One way of preparing images."""
+    """One way of preparing images: a pool of threads or processes, with or without pixel columns."""
 
     name: str
     decoding: Decoding
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def once(way: Way, members: list[tuple[int, bytes]]) -> tuple[float, float]:
-    """Seconds, and this process's own processor time."""
+    """Returns the seconds of one pass over the members, and the processor seconds of this process."""
     own, started = time.process_time(), time.perf_counter()
     assert sum(image is not None for _, image in way.decoding.prepared(way.prepare, iter(members), AHEAD)) == len(
         members

@@ -1,11 +1,12 @@
-"""Fetching, side by side with the img2dataset command line: the same lists, server, sizes, processes and threads.
+"""Compares fetch with the img2dataset command line: the same lists, server, sizes, processes and threads.
 
-    python benchmarks/fetch.py                       # the figures, some half an hour on two cores
-    python benchmarks/fetch.py --scale 0.01          # whether it works at all
+    python benchmarks/fetch.py                       # all figures, about half an hour on two cores
+    python benchmarks/fetch.py --scale 0.01          # a quick check that the script works
 
-Each figure is a whole command's images per second, its start included. The commands take turns, and the best of
-`--repeats` counts for each. Photographs come from `--photos`, else they are drawn. Every guard is on; limits per host
-are lifted, as all hosts are this machine and img2dataset has none. The last line is one JSON object.
+Each figure is the images per second of a whole command, its start included. The commands run in turn, and the fastest
+of `--repeats` runs counts for each. Photographs come from `--photos`, else they are drawn. All checks of fetch are on,
+except limits per host, as all hosts are this machine and img2dataset has no such limits. The last line is one JSON
+object.
 """
 
 import argparse
@@ -46,7 +47,7 @@ SIDES = {"mixed": (500, 3000), "fast": (200, 500)}
 
 @dataclass
 class Run:
-    """What one command did."""
+    """The result of one command."""
 
     seconds: float
     images: int
@@ -84,7 +85,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> None:
     sides = {"curate": bench.curate, "img2dataset": bench.img2dataset}
     named = (arguments.only,) if arguments.only else ("mixed", "fast", "stalls")
     for name in ("start", *named):
-        # Where a part's end is waited for, its size counts: there it is what both take by themselves.
+        # With stalls, each part waits for its slowest request, so the size of a part matters: it is each one's default.
         part = PART_OF_STALLS if name == "stalls" else PART
         photos = folder / ("mixed" if name == "mixed" else "fast")
         runs: dict[str, list[Run]] = {who: [] for who in sides}
@@ -135,7 +136,7 @@ def _print(ratios: dict[str, float], growth: float | None, figures: dict[str, fl
 
 
 class _Bench:
-    """Runs the two commands on a list, into a folder that is made anew each time."""
+    """Runs the two commands on a list, each time into a new folder."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
@@ -156,7 +157,7 @@ class _Bench:
                 "processes": PROCESSES,
                 "threads": THREADS,
                 "allow": [f"{address}:{self._port}" for address in addresses(HOSTS)],
-                # All hosts are this machine; politeness to it would measure the setting.
+                # All hosts are this machine: with limits per host, the benchmark would measure the limits.
                 "host_connections": 10_000,
                 "host_failures": 1_000_000,
             },
@@ -195,7 +196,7 @@ class _Bench:
         return Run(seconds, sum(json.loads(path.read_text())["successes"] for path in stats), peak)
 
     def pixel_difference(self) -> float:
-        """The mean difference of the two commands' pictures of the same URLs, of 255 levels."""
+        """Returns the mean difference of the two commands' pictures of the same URLs, in levels of 255."""
         theirs: dict[str, bytes] = {}
         for path in sorted((self._folder / "img2dataset").glob("*.tar")):
             with tarfile.open(path) as tar:
@@ -231,7 +232,7 @@ def _ours(output: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _run(command: Sequence[str]) -> tuple[float, float]:
-    """Seconds of a command, and the peak memory of its largest worker in MB."""
+    """Runs a command; returns its seconds, and the peak memory of its largest worker in MB."""
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     started = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -246,7 +247,7 @@ def _run(command: Sequence[str]) -> tuple[float, float]:
 
 
 def _watch(root: int, note: Callable[[float], None]) -> None:
-    """Notes the high-water mark of the memory of every descendant of a process, until that one ends."""
+    """Records the peak memory of every descendant of a process, until that process ends."""
     while Path(f"/proc/{root}").exists():
         for pid in _children(root):
             with contextlib.suppress(OSError, StopIteration):
@@ -287,7 +288,7 @@ def _server(photos: Path, port: int, slow_hosts: int = 0) -> Iterator[None]:
 
 
 def _write_list(path: Path, photos: Path, count: int, port: int, never: int | None = None) -> Path:
-    """A list over all photographs and hosts, of which each `never`-th is never answered."""
+    """Writes a list over all photographs and hosts; every `never`-th URL is never answered."""
     files = sorted(file.name for file in photos.iterdir())
     hosts = addresses(HOSTS)
     with path.open("w", newline="") as opened:
@@ -300,7 +301,7 @@ def _write_list(path: Path, photos: Path, count: int, port: int, never: int | No
 
 
 def _write_photos(folder: Path, low: int, high: int, source: Path | None) -> None:
-    """Fifty JPEGs whose longer sides lie evenly between two bounds."""
+    """Writes fifty JPEGs whose longer sides are spread evenly between two bounds."""
     folder.mkdir()
     rng = random.Random(0)
     sources = sorted(source.glob("*.jpg")) if source else []

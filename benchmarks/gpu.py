@@ -1,29 +1,29 @@
-"""Every code path that needs a GPU, tried and measured by one command within nine minutes.
+"""Tests and measures every code path that needs a GPU, in one command of at most nine minutes.
 
     python benchmarks/gpu.py                        # on a machine with a CUDA device
-    python benchmarks/gpu.py --device cpu --quick   # what makes sense without one, small: whether this script works
+    python benchmarks/gpu.py --device cpu --quick   # the sections that need no GPU, small: a check of this script
 
 It needs torch (2.8 or later), torchvision, open_clip, timm, pyarrow, Pillow and fsspec, and no network (README.md says
-how to bring what a machine lacks). Sections, each in a process of its own with a limit of its own:
+how to install what a machine lacks). Each section runs in a process of its own with a time limit of its own:
 
     parity         each precision of some models, by the embedding worker on the device, against float32 on the CPU
     batch          the default batch size, the share of the memory that it takes, and the rate by batch size
     halving        a batch that memory does not hold, forced by a limit on this process's share of the device
-    near           near pairs on the device against the CPU: the same ones, and the ratio of time
-    decoding       images per second from stored bytes to what a model takes, by the number of processes
-    speed_b        ViT-B-32 with random weights: forward, forward cut, embed and plain, as score.py has them
-    lost           a device-side assert in the embedding worker, which has to come out as DeviceLost
+    near           near pairs on the device against the CPU: the same pairs, and the ratio of the times
+    decoding       images per second from stored bytes to a model's input, by the number of processes
+    speed_b        ViT-B-32 with random weights: forward, forward cut, embed and plain, as in score.py
+    lost           a device-side assert in the embedding worker, which has to raise DeviceLost
     device_decode  JPEGs decoded and resized on the device against processes
     speed_l        ViT-L-14, as speed_b
 
-A section that fails, or is stopped at its limit, leaves the figures that it had, and the next one begins; what no time
-is left for is named. A failed check ends in exit code 1. Printed are a table in Markdown and, in the last line, every
-figure as one JSON object.
+Where a section fails or is stopped at its limit, the figures that it has written are kept, and the next section begins;
+sections for which no time is left are named. A failed check gives exit code 1. The output is a table in Markdown and,
+in the last line, every figure as one JSON object.
 
-Bounds of `parity`, for clip_similarity against float32 on the CPU. Float32 rounds at 2^-24, and twelve blocks in
-another order of summation move a cosine by some 1e-6; a TF32 convolution, which torch takes by default, rounds at 2^-11
-and moves it by more than the bound. Bfloat16 rounds at 2^-9 and float16 at 2^-12, eight times finer; both are held to
-twice what is tolerated on a CPU (tests/embed/test_parity.py), as a device rounds at other places.
+Bounds of `parity`, for clip_similarity against float32 on the CPU: float32 rounds at 2^-24, and twelve blocks with
+another order of summation change a cosine by about 1e-6. A TF32 convolution, torch's default, rounds at 2^-11 and
+changes it by more than the bound. Bfloat16 rounds at 2^-9 and float16 at 2^-12, eight times finer; their bounds are
+twice those for a CPU (tests/embed/test_parity.py), as a device rounds in other places.
 """
 
 import argparse
@@ -56,18 +56,19 @@ if TYPE_CHECKING:
     from curate.embed.worker import Embedder
     from curate.store import Inputs, Store
 
-# What starts the sections imports neither torch nor curate.embed: it has to be there in time, whatever they do.
+# The process that starts the sections imports neither torch nor curate.embed, so that it can stop them in time,
+# whatever they do.
 
 SECONDS = 520
-"""Of the whole, by default: nine minutes with what a machine takes to begin and to end."""
+"""Default time limit of the whole command; with the start and the end of a machine, nine minutes."""
 
 LEAST = 25
-"""Seconds without which no section begins: most of them go into importing torch and open_clip."""
+"""Least seconds with which a section is begun: importing torch and open_clip takes most of them."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 MEDIAN = {"fp32": 2e-6, "bf16": 2e-3, "fp16": 4e-4}
 WORST = {"fp32": 2e-5, "bf16": 0.02, "fp16": 4e-3}
-"""Of the shift of clip_similarity; the docstring says why."""
+"""Bounds of the shift of clip_similarity; the module's docstring gives the reasons."""
 
 BATCH = 32
 FLOOR = 0.95
@@ -77,12 +78,12 @@ QUICK_MODEL = "ViT-S-32-alt"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the whole.
+    """A section.
 
     Attributes:
-        run: what it does.
-        seconds: its limit.
-        gpu_only: why it is skipped on a CPU, or None.
+        run: its function.
+        seconds: its time limit.
+        gpu_only: the reason why it is skipped on a CPU, or None.
     """
 
     run: "Callable[[Task], None]"
@@ -92,16 +93,16 @@ class Section:
 
 @dataclass
 class Task:
-    """What a section is given, and where it says what it found.
+    """The arguments of a section, and the file for its figures.
 
     Attributes:
-        name: of the section.
+        name: name of the section.
         device: `cpu` or `cuda`.
-        quick: as small as it can be.
-        until: the moment of the monotonic clock at which it should come to its end.
+        quick: whether to use the smallest sizes.
+        until: the time on the monotonic clock by which the section should end.
         scratch: an empty folder.
-        results: the file that its lines go to.
-        failed: the checks that did not hold.
+        results: the file to which figures are appended.
+        failed: the checks that failed.
     """
 
     name: str
@@ -114,13 +115,13 @@ class Task:
 
     @property
     def torch_device(self) -> "torch.device":
-        """The device as torch has it."""
+        """The device as a torch.device."""
         import torch
 
         return torch.device(self.device)
 
     def has(self, seconds: float) -> bool:
-        """Whether that much time is left."""
+        """Returns whether at least this many seconds are left."""
         return time.monotonic() + seconds < self.until
 
     def say(
@@ -129,12 +130,12 @@ class Task:
         """Adds a figure.
 
         Args:
-            key: in the JSON, unique within the section.
-            value: JSON-able.
-            words: what it is, for the table.
-            expected: what it should be, for the table.
-            holds: whether it is; None where nothing is expected.
-            brief: the table has it only where it is not what it should be.
+            key: key in the JSON, unique within the section.
+            value: the value, JSON-able.
+            words: description of the figure, for the table.
+            expected: description of the expected value, for the table.
+            holds: whether the value is as expected; None where nothing is expected.
+            brief: whether the table has the figure only where it is not as expected.
         """
         if holds is False:
             self.failed.append(key)
@@ -162,13 +163,13 @@ def main() -> None:
 
 @dataclass
 class Outcome:
-    """What became of a section.
+    """The outcome of a section.
 
     Attributes:
         state: ok, failed (a check, or an error), stopped (at its limit), skipped, or left out (no time).
-        reason: where it is not ok.
+        reason: the reason, where the state is not ok.
         seconds: how long it took.
-        figures: as `Task.say` wrote them.
+        figures: the figures as `Task.say` has written them.
     """
 
     state: str
@@ -178,10 +179,10 @@ class Outcome:
 
 
 def supervise(arguments: argparse.Namespace) -> int:
-    """Runs the sections one after the other, prints what they found, and returns the exit code."""
+    """Runs the sections one after the other, prints their figures, and returns the exit code."""
     began = time.monotonic()
     end = began + arguments.seconds
-    # Whoever ends this process ends what it started, too.
+    # A signal that ends this process also ends the processes that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = arguments.only or list(SECTIONS)
     outcomes: dict[str, Outcome] = {}
@@ -192,8 +193,8 @@ def supervise(arguments: argparse.Namespace) -> int:
             outcomes[name] = Outcome("skipped", reason)
         else:
             waiting.append(name)
-    # On a device each section has a process of its own: it begins with all of the memory, and a process whose device is
-    # lost takes nothing else with it. On a CPU one process saves the time of importing.
+    # On a GPU each section has a process of its own: it begins with all of the memory free, and a lost device fails one
+    # section only. On a CPU one process runs all sections, which saves the time of importing.
     groups = [[name] for name in waiting] if arguments.device == "cuda" else [waiting]
     machine: dict[str, Any] = {}
     began_none = False
@@ -203,7 +204,7 @@ def supervise(arguments: argparse.Namespace) -> int:
             outcomes |= {name: Outcome("left out", f"{max(0, limit):.0f} s were left") for name in group}
             continue
         if began_none:
-            # No device, or a package that is missing: the others would end as the first one did.
+            # No device, or a missing package: the other sections would fail like the first one.
             outcomes |= {name: Outcome("left out", "the first one did not get as far as its device") for name in group}
             continue
         found, about = _run_group(group, arguments, limit)
@@ -226,7 +227,7 @@ def _skipped(name: str, arguments: argparse.Namespace) -> str | None:
 def _run_group(
     group: Sequence[str], arguments: argparse.Namespace, limit: float
 ) -> tuple[dict[str, Outcome], dict[str, Any]]:
-    """Runs some sections in a process; what it did not come to is a failure of theirs."""
+    """Runs some sections in a process; a section that the process did not reach counts as failed."""
     with tempfile.TemporaryDirectory(prefix="curate-gpu-", ignore_cleanup_errors=True) as folder:
         results, log = Path(folder) / "results", Path(folder) / "log"
         results.touch()
@@ -234,11 +235,11 @@ def _run_group(
         own += ["--quick"] * arguments.quick
         began = time.monotonic()
         root = str(Path(__file__).resolve().parents[1])
-        # From a checkout, where nothing of it is installed.
+        # Runs from a checkout that is not installed.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         env["PYTHONUNBUFFERED"] = "1"
         with log.open("w") as output:
-            # A group of its own, so that what it started ends with it.
+            # A process group of its own, so that the processes that it starts end with it.
             child = subprocess.Popen(
                 [sys.executable, str(Path(__file__).resolve()), *own],
                 stdout=output,
@@ -276,7 +277,7 @@ def _run_group(
 
 
 def table(machine: Mapping[str, Any], outcomes: Mapping[str, Outcome], seconds: float) -> str:
-    """The outcomes as a table in Markdown."""
+    """Returns the outcomes as a table in Markdown."""
     about = ", ".join(f"{key} {value}" for key, value in machine.items())
     lines = [f"{about}; {seconds:.0f} s", "", "| section | what | figure | expected | |", "|---|---|---|---|---|"]
     for name, outcome in outcomes.items():
@@ -304,7 +305,7 @@ def _escaped(text: str) -> str:
 
 
 def summary(machine: Mapping[str, Any], outcomes: Mapping[str, Outcome], seconds: float) -> dict[str, Any]:
-    """The outcomes as one JSON object."""
+    """Returns the outcomes as one JSON object."""
     sections = {
         name: {
             "state": outcome.state,
@@ -327,7 +328,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 
 
 def do_sections(arguments: argparse.Namespace) -> int:
-    """Runs the sections named, one after the other, and writes what they find to the file of results."""
+    """Runs the named sections one after the other, and writes their figures to the file of results."""
     until = time.monotonic() + arguments.seconds - 5
     _append(arguments.results, {"machine": _machine(arguments.device)})
     for name in arguments.only:
@@ -347,7 +348,7 @@ def do_sections(arguments: argparse.Namespace) -> int:
         _append(arguments.results, {"section": name, "end": end})
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not the interpreter's own end: it would wait for threads and processes that decode, and a lost device for ever.
+    # Not a normal exit: the interpreter would wait for threads and processes that decode, with a lost device for ever.
     os._exit(0)
 
 
@@ -386,7 +387,7 @@ def _embedder(device: str, models: Mapping[str, Mapping[str, Any]], decoders: in
 
 
 def _model(task: Task, name: str, precision: str, rows: int | None) -> dict[str, Any]:
-    """A model of a recipe; with random weights, unless it is the pocket model."""
+    """Returns a recipe's model section; with random weights, unless it is the pocket model."""
     weights = task.scratch / f"{name}.pt"
     if name != "pocket" and not weights.exists():
         from score import random_weights
@@ -398,7 +399,7 @@ def _model(task: Task, name: str, precision: str, rows: int | None) -> dict[str,
         "pretrained": pretrained,
         "precision": precision,
         "batch_size": rows,
-        # Small models lose more by waiting for a second thread than they gain.
+        # With two threads, small models lose more time in synchronisation than they gain.
         "threads": 1 if task.quick else min(16, _cores()),
     }
 
@@ -406,7 +407,7 @@ def _model(task: Task, name: str, precision: str, rows: int | None) -> dict[str,
 def _embed(
     worker: "Embedder", inputs: "Inputs", store: "Store", names: Sequence[str], attempt: str
 ) -> dict[str, "pa.Table"]:
-    """The worker's tables of part 0, and its notes."""
+    """Embeds part 0; returns the worker's tables and notes."""
     from curate.store import Folder
 
     folders = {name: Folder(store, name, attempt) for name in names}
@@ -426,7 +427,7 @@ def _notes(store: "Store", name: str, attempt: str) -> Sequence[str]:
 
 
 def _drawn_part(task: Task, pictures: int) -> "tuple[Store, Inputs]":
-    """A part of the demo's drawings with their captions, in several sizes and formats; one picture is torn."""
+    """Writes a part of the demo's drawings and captions, in several sizes and formats; one picture is truncated."""
     from score import part_of
 
     from curate.demo.captions import caption
@@ -444,7 +445,7 @@ def _drawn_part(task: Task, pictures: int) -> "tuple[Store, Inputs]":
         stored.append(sink.getvalue())
         captions.append(caption(scene, rng))
     stored[7] = stored[7][: len(stored[7]) // 2]
-    # Cut at the model's context, empty, and the shortest.
+    # Captions longer than the model's context, empty, and of one character.
     captions[1:4] = ["a very long caption of a drawing " * 20, "", "a"]
     store = Store(str(task.scratch / "part"))
     return store, part_of(store, stored, captions)
@@ -454,8 +455,8 @@ def _drawn_part(task: Task, pictures: int) -> "tuple[Store, Inputs]":
 
 
 def parity(task: Task) -> None:
-    """Each precision of some models, by the whole worker: decoders, pinned memory, batches, tables."""
-    # A CPU takes minutes for the low precisions of larger ones.
+    """Checks each precision of some models through the whole worker: decoders, pinned memory, batches, tables."""
+    # On a CPU, larger models take minutes in the low precisions.
     models = [] if task.quick else ["ViT-B-32", "RN50", "coca_ViT-B-32", "convnext_base"]
     store, inputs = _drawn_part(task, 12 if task.quick else 200)
     for name in ["pocket", *models]:
@@ -484,13 +485,13 @@ def parity(task: Task) -> None:
 
 
 def _close(*workers: "Embedder") -> None:
-    """Ends what decodes for workers that this process is done with."""
+    """Ends the decoding processes of workers that are not used any more."""
     for worker in workers:
         worker._decoding.close()
 
 
 def _compare(task: Task, key: str, found: "dict[str, pa.Table]", reference: "dict[str, pa.Table]") -> None:
-    """The tables of one model in one precision against those of float32 on the CPU."""
+    """Compares the tables of one model in one precision with those of float32 on the CPU."""
     import numpy as np
 
     from curate import schema
@@ -515,7 +516,7 @@ def _compare(task: Task, key: str, found: "dict[str, pa.Table]", reference: "dic
 
 
 def batch(task: Task) -> None:
-    """The default batch size by memory, and what other sizes would do."""
+    """Measures the default batch size by memory, and the rates of other batch sizes."""
     import numpy as np
     import torch
 
@@ -546,7 +547,7 @@ def batch(task: Task) -> None:
                 before = torch.cuda.memory_allocated()
                 model.encode_images([crop] * default, default)
                 share = (torch.cuda.max_memory_allocated() - before) / total
-                # What the probe saw of 8 rows grows no faster than the rows do.
+                # Memory grows at most in proportion to the rows, which the probe measured with 8 rows.
                 words = f"{name} {precision}: share of the memory that it takes"
                 task.say(f"{name}.{precision}.share", share, words, expected="<= 0.3", holds=share <= 0.3)
             rates: dict[str, float | None] = {}
@@ -563,7 +564,7 @@ def batch(task: Task) -> None:
 
 
 def _seconds(task: Task, work: Callable[[], Any], rounds: int) -> float:
-    """How long something takes, in the median of some rounds after one that does not count; a GPU is waited for."""
+    """Returns the median seconds of some rounds, after one that does not count; waits for the GPU in each."""
     import torch
 
     took = []
@@ -587,7 +588,7 @@ def _empty_cache(task: Task) -> None:
 
 
 def halving(task: Task) -> None:
-    """A worker whose batch does not fit, since the process may take little more than what its weights take."""
+    """Runs a worker whose batch does not fit: the process may use little more memory than the weights take."""
     import numpy as np
     import torch
 
@@ -617,7 +618,7 @@ def halving(task: Task) -> None:
 
 
 def lost(task: Task) -> None:
-    """A device-side assert in the real worker: tokens that the model's table has no rows for."""
+    """Causes a device-side assert in the real worker, by token ids beyond the rows of the model's token table."""
     import torch
 
     from curate.errors import DeviceLost
@@ -645,7 +646,7 @@ def lost(task: Task) -> None:
 
 
 def near(task: Task) -> None:
-    """Near pairs of one set of vectors on the CPU and on the device, and of a larger one on the device."""
+    """Searches near pairs of one set of vectors on the CPU and on the device, and of a larger set on the device."""
     import numpy as np
     import torch
 
@@ -664,7 +665,7 @@ def near(task: Task) -> None:
     # On the device the first product also loads cuBLAS.
     search(some[: 2 * tile], task.device, tile)
     times, pairs = {}, {}
-    # Another size of tiles, too: what is found may depend on neither.
+    # With another tile size, too: the pairs may depend on neither device nor tile size.
     for device, side in (("cpu", tile // 2), (task.device, tile)):
         began = time.perf_counter()
         pairs[side] = search(some, device, side)
@@ -691,7 +692,7 @@ def near(task: Task) -> None:
 
 
 def _vectors(count: int, dim: int) -> "npt.NDArray[np.float16]":
-    """Unit vectors, a quarter of them near another quarter, with cosines on both sides of the floor."""
+    """Returns unit vectors, a quarter of them near another quarter, with cosines on both sides of the floor."""
     import numpy as np
 
     rng = np.random.default_rng(3)
@@ -704,7 +705,7 @@ def _vectors(count: int, dim: int) -> "npt.NDArray[np.float16]":
 
 
 def decoding(task: Task) -> None:
-    """Images per second by the number of processes that decode, with the pixel columns and without."""
+    """Measures images per second by the number of decoding processes, with the pixel columns and without."""
     members = _jpegs(4 if task.quick else 64)
     counts = [1] if task.quick else [n for n in (1, 2, 4, 8, 16) if n <= _cores()]
     for workers in counts:
@@ -722,7 +723,7 @@ def _jpegs(count: int) -> list[bytes]:
 
 
 def _processes(stored: Sequence[bytes], workers: int, images: int) -> dict[str, float]:
-    """What so many decoding processes prepare in a second, for each of them so many images."""
+    """Returns the images per second of a number of decoding processes; each prepares `images` images."""
     from itertools import cycle, islice
 
     from feed import SIDE, Way, once
@@ -737,7 +738,7 @@ def _processes(stored: Sequence[bytes], workers: int, images: int) -> dict[str, 
     found: dict[str, float] = {}
     for name, measures in (("with_pixel_columns", True), ("without_pixel_columns", False)):
         way = Way(name, pool, Prepare([Preprocess.of({"size": SIDE})], [SIDE], measures, is_exact=False))
-        # Enough for each of them to get some: they have begun when it is done.
+        # Enough images for every process to get some, so that all have started once these are done.
         once(way, members[: 16 * workers])
         found.setdefault("start_seconds", time.perf_counter() - began)
         found[name] = len(members) / min(once(way, members)[0] for _ in range(2))
@@ -746,7 +747,7 @@ def _processes(stored: Sequence[bytes], workers: int, images: int) -> dict[str, 
 
 
 def device_decode(task: Task) -> None:
-    """The same JPEGs by torchvision's decoder on the device, then resized and cropped there."""
+    """Decodes the same JPEGs with torchvision on the device, then resizes and crops them there."""
     import numpy as np
     import torch
     from feed import SIDE
@@ -796,7 +797,7 @@ def device_decode(task: Task) -> None:
 
 
 def speed(task: Task, name: str, pairs: int, rows: int) -> None:
-    """The ways of score.py; `plain` reads its tar without webdataset."""
+    """Measures the four ways of score.py; `plain` reads its tar without webdataset."""
     from score import Bench
 
     if task.quick:

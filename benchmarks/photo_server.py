@@ -2,7 +2,8 @@
 
     python benchmarks/photo_server.py FOLDER --port 8200 --hosts 10 --slow-hosts 1 --slow-seconds 1
 
-`/<file>?<anything>` is a file, `/never/<anything>` never answers. Prints `ready`, ends with its standard input.
+`/<file>?<anything>` returns a file, `/never/<anything>` never answers. The server prints `ready` once it has started,
+and ends when its standard input is closed.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def addresses(hosts: int) -> list[str]:
-    """The loopback addresses of so many hosts; the slow ones come first."""
+    """Returns the loopback addresses of a number of hosts; the slow ones come first."""
     return [f"127.0.1.{number + 1}" for number in range(hosts)]
 
 

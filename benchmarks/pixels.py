@@ -1,21 +1,21 @@
-"""What the pixel columns cost, and what they cost when everything was measured at full size.
+"""Measures the time of the pixel columns, now and when they were measured at full size (version 1).
 
     python benchmarks/pixels.py --photos FOLDER [--rounds 5]
 
-One thread, milliseconds for one decoded picture, the best of some rounds. `before` is each column's formula over
-every pixel (version 1 of the pixels pass): colourfulness over the whole picture, sharpness from a bicubic resize, all
-of it at whatever size the picture was stored. `shift` is the median over the pictures of |after - before| / before,
-and `same_hash` the share of hashes that stayed. The large pictures are 2 × 2 photographs side by side, enlarged to
-1600 × 1600. The last line is one JSON object.
+One thread, milliseconds per decoded picture, the fastest of some rounds. `before` is version 1 of the pixels pass,
+which computed each column from every pixel at the stored size: colourfulness over the whole picture, sharpness from a
+bicubic resize. `shift` is the median over the pictures of |after - before| / before, and `same_hash` the share of
+unchanged hashes. The large pictures are 2 × 2 photographs side by side, enlarged to 1600 × 1600. The last line is one
+JSON object.
 
-Two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 375), Pillow 13:
+Measured on two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 375), Pillow 13:
 
               decode  before  after   colorfulness  sharpness  contrast  same hash
     photos      1.9     3.4    2.0      0.012         0.37       0         1.00
     large      18.3    44.8    5.5      0.022         0.37       0.005     0.94
 
-The most of what is left is the hash's resize (Lanczos, 0.8 ms for a photo), which imagehash prescribes. Sharpness has
-another scale than before: a bilinear resize blurs more than a bicubic one.
+Most of the remaining time is the resize for the hash (Lanczos, 0.8 ms for a photo), which imagehash prescribes.
+Sharpness has another scale than before, as a bilinear resize blurs more than a bicubic one.
 """
 
 import argparse
@@ -65,14 +65,14 @@ def main() -> None:
 
 
 def opened(data: bytes, shorter_side: int | None) -> Image.Image:
-    """The picture in RGB, as fetch stores it."""
+    """Returns the decoded picture in RGB, as fetch stores it."""
     image = decode(data, shorter_side)
     assert image
     return image.convert("RGB")
 
 
 def large(singles: list[bytes]) -> list[bytes]:
-    """Four photographs side by side, enlarged."""
+    """Returns pictures of four photographs side by side, enlarged."""
     found = []
     for at in range(0, len(singles) - 3, 4):
         canvas = Image.new("RGB", (1600, 1600))
@@ -85,7 +85,7 @@ def large(singles: list[bytes]) -> list[bytes]:
 
 
 def at_full_size(rgb: Image.Image) -> Measures:
-    """The columns as version 1 measured them."""
+    """Computes the columns as version 1 did."""
     luma = rgb.convert("L")
     values = np.arange(256)
     levels = np.asarray(luma.histogram(), np.float64)
@@ -106,18 +106,18 @@ def at_full_size(rgb: Image.Image) -> Measures:
 
 
 def shift(before: list[Measures], after: list[Measures], column: str) -> float:
-    """The median of the relative change."""
+    """Returns the median relative change of a column."""
     a, b = (column_of(measures, column) for measures in (before, after))
     return round(float(np.median(abs(b - a) / np.maximum(a, 1e-9))), 4)
 
 
 def column_of(measures: list[Measures], column: str) -> npt.NDArray[np.float64]:
-    """One column as an array."""
+    """Returns one column as an array."""
     return np.array([getattr(measure, column) for measure in measures])
 
 
 def best(work: Callable[[], object], rounds: int, count: int) -> float:
-    """Milliseconds per picture in the best of some rounds."""
+    """Returns the milliseconds per picture in the fastest of some rounds."""
     took = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -1,11 +1,12 @@
-"""Scores the pairs of a tar as a script of one's own would: the way that `score.py` compares with.
+"""Scores the pairs of a tar as a simple script would; `score.py` compares Curate with it.
 
     echo | python benchmarks/plain_clip.py pairs.tar ViT-B-32 weights.pt --device cpu --precision fp32 --batch 64
 
-Webdataset reads (`--reader tar`, where it is not installed: the tar's samples by number), open_clip's preprocessing and
-tokenizer run in a DataLoader's workers, its encode_image and encode_text give the embeddings, and their cosine is the
-score. It is a process of its own, so that nothing that curate does to its process speeds it up. For each line on
-standard input (the number of loader workers, 0 if empty) it goes through the tar once and prints the seconds.
+webdataset reads the tar (with `--reader tar`, where webdataset is not installed, a dataset of samples by number does),
+open_clip's preprocessing and tokenizer run in the workers of a DataLoader, encode_image and encode_text compute the
+embeddings, and their cosine is the score. The script is a process of its own, so that settings that Curate makes in its
+process do not speed it up. For each line on standard input (the number of loader workers, 0 if empty) it scores the tar
+once and prints the seconds.
 """
 
 import argparse
@@ -26,7 +27,7 @@ Prepare = Callable[[Image.Image, str], Any]
 
 
 def main() -> None:
-    """Loads the model and scores as often as it is asked to."""
+    """Loads the model, and scores the tar once for each line on standard input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("tar")
     parser.add_argument("model")
@@ -72,7 +73,7 @@ def _webdataset(tar: str, prepare: Prepare, workers: int) -> Any:
 
 
 class _Tar(Dataset[Any]):
-    """The samples of a tar by number; a DataLoader shares the numbers out among its workers."""
+    """A dataset of the samples of a tar by number; a DataLoader distributes the numbers among its workers."""
 
     def __init__(self, tar: str, prepare: Prepare, _workers: int) -> None:
         self._tar, self._prepare = tar, prepare
@@ -95,7 +96,7 @@ class _Tar(Dataset[Any]):
 
 
 def _every(source: Any) -> Any:
-    """What one of some loader workers takes of a single tar."""
+    """Yields the share of a single tar's samples that belongs to the current loader worker."""
     info = get_worker_info()
     return (sample for n, sample in enumerate(source) if info is None or n % info.num_workers == info.id)
 

@@ -1,12 +1,12 @@
-"""How much memory and time `plan` takes for a long list.
+"""Measures the memory and time that `plan` takes for a long list.
 
     python benchmarks/plan.py [rows]
 
 Writes one parquet list (url, caption, width, height, similarity), plans it in a process of its own and prints
 that process's peak memory, the list's size and the rows per second. Linux only.
 
-Measured with 10,000,000 rows (626 MB of parquet, 1,000 parts) on two cores that were also busy with other work:
-497 MB at most, 230 s. The memory is what matters here: 1,000,000 rows took 437 MB.
+Measured with 10,000,000 rows (626 MB of parquet, 1,000 parts) on two cores that were also used by other work: 497 MB at
+most, 230 s. The point is the memory, which hardly depends on the length of the list: 1,000,000 rows took 437 MB.
 """
 
 import json
@@ -25,7 +25,7 @@ BATCH = 500_000
 
 
 def write_list(path: Path, rows: int) -> None:
-    """A list as the web gives it: long URLs, captions of 3 to 20 words, numbers beside them."""
+    """Writes a realistic list: long URLs, captions of 3 to 20 words, and columns of numbers."""
     rng = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(5000)])
     sentences = np.array([" ".join(rng.choice(words, rng.integers(3, 20))) for _ in range(20_000)])
@@ -50,7 +50,7 @@ def write_list(path: Path, rows: int) -> None:
 
 
 def plan_it(path: Path, run: Path) -> None:
-    """Plans the list and prints what it took, as JSON."""
+    """Plans the list and prints seconds and peak memory as JSON."""
     from curate.plan.worker import open_worker
     from curate.recipe import Source
     from curate.store import WHOLE, Folder, Inputs, Store
@@ -61,14 +61,14 @@ def plan_it(path: Path, run: Path) -> None:
     start = time.monotonic()
     open_worker(settings)(WHOLE, Inputs({}, []), {"plan": out})
     seconds = round(time.monotonic() - start, 1)
-    # Not getrusage: its maximum outlives exec, so a large parent would be measured too.
+    # Not getrusage: its maximum includes the parent's memory before exec.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak, "Linux only"
     print(json.dumps({**out.counts, "peak_mb": int(peak[1]) >> 10, "seconds": seconds}))
 
 
 def main() -> None:
-    """Generates, plans apart, prints one line."""
+    """Writes the list, plans it in a process of its own, and prints one line of figures."""
     if sys.argv[1:2] == ["--plan"]:
         plan_it(Path(sys.argv[2]), Path(sys.argv[3]))
         return

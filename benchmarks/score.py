@@ -1,29 +1,28 @@
-"""How fast pairs are embedded and scored, and how near that is to the models' forward passes alone.
+"""Measures how fast pairs are embedded and scored, compared with the forward passes of the model alone.
 
     python benchmarks/score.py                                    # ViT-B-32, some minutes on two cores
     python benchmarks/score.py --model ViT-L-14 --pairs 64        # a larger one
     python benchmarks/score.py --precision bf16 --pairs 20000 --batch 512 --threads 16      # on a GPU
 
-One run, four ways that take turns; of each the median of `--rounds` counts, after one that does not:
+One run measures four ways in turn; for each, the median of `--rounds` rounds counts, after one that does not:
 
     forward      both towers, inputs resident on the device, captions padded to the model's context (77)
     forward_cut  the same, captions sorted by length and cut to the longest of their batch
     score        curate's embedding worker: from a part's tar and tables to its Parquet files, pixel columns too
-    plain        a script as one writes it (`plain_clip.py`), in a process of its own: webdataset, open_clip's
-                 preprocessing and tokenizer in a DataLoader, its encode_image and encode_text, the cosine; the best of
-                 0, 1, 2, 4, … `--threads` loader workers
+    plain        a simple script (`plain_clip.py`) in a process of its own: webdataset, open_clip's preprocessing and
+                 tokenizer in a DataLoader, encode_image and encode_text, the cosine; the fastest of 0, 1, 2, 4, …
+                 `--threads` loader workers
 
-The first three share a process and what curate does to it: on a CPU, freed memory is used again. `score` may be faster
-than `forward_cut`, since it computes the last block of a tower for the one place that is read.
+The first three share a process with Curate's settings: on a CPU, freed memory is reused. `score` may be faster than
+`forward_cut`, as it computes the last block of a tower for one position of each row only.
 
-Weights are random (speed does not depend on them), the batch size is the same for all, and so is the precision unless
-`--plain-precision` says otherwise (open_clip's own default is fp32). Pictures are drawn
-noise of many scales with a longer side of 512 pixels, JPEG at quality 95, as fetch stores them by default. Captions
-are distinct words of the demo's, 3 to 40 of them, 11 in the median. `matrix_share` is the arithmetic that `score`
-did, as counted by torch, as a share of what a large matrix product of that precision reaches in this run. The last
-line is one JSON object.
+Weights are random (speed does not depend on them). The batch size is the same for all ways, and so is the precision,
+unless `--plain-precision` is given (open_clip's own default is fp32). Pictures are drawn noise of many scales with a
+longer side of 512 pixels, JPEG at quality 95, as fetch stores them by default. Captions are distinct and made of the
+demo's words, 3 to 40 words, 11 in the median. `matrix_share` is the arithmetic of `score`, as counted by torch,
+relative to the rate of a large matrix product of that precision in this run. The last line is one JSON object.
 
-clip-retrieval 2.45 does not install beside this program: it wants open_clip_torch < 3, numpy < 2 and pyarrow < 16.
+clip-retrieval 2.45 cannot be installed with Curate: it requires open_clip_torch < 3, numpy < 2 and pyarrow < 16.
 """
 
 import argparse
@@ -65,7 +64,7 @@ from curate.store import Folder, Inputs, Store
 SIDE = 512
 DISTINCT = 64
 MATRIX = {"cpu": 4096, "cuda": 8192}
-"""Rows of a matrix product: on a GPU so many that its launch takes nothing beside it."""
+"""Rows of the matrix product; on a GPU so many that the time of its launch is negligible."""
 
 NAME = "m"
 
@@ -131,7 +130,7 @@ def _measure(bench: "Bench", arguments: argparse.Namespace, device: torch.device
 
 @dataclass
 class _Forward:
-    """Batches that lie on the device."""
+    """Batches of inputs in the device's memory."""
 
     images: list[torch.Tensor]
     tokens: list[torch.Tensor]
@@ -139,7 +138,7 @@ class _Forward:
 
 
 class Bench:
-    """One part, and the ways through it."""
+    """One part, and the four ways to score it."""
 
     def __init__(
         self,
@@ -180,17 +179,17 @@ class Bench:
         self._plain = subprocess.Popen([*script, *what, *how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def rates(self, counts: Sequence[int], rounds: int, until: float = math.inf) -> tuple[dict[str, float], int]:
-        """Pairs per second of each way, the median of some rounds after one that does not count; ways take turns.
+        """Measures the ways in turn; returns pairs per second, the median of some rounds after one that does not count.
 
         Args:
-            counts: of loader workers, of which `plain` gets the best.
-            rounds: how many.
-            until: no further round is begun after that moment of the monotonic clock.
+            counts: numbers of loader workers, of which `plain` uses the fastest.
+            rounds: number of rounds.
+            until: no further round begins after this time on the monotonic clock.
 
         Returns:
             The rates, and the number of loader workers.
         """
-        self.plain(counts[-1])  # the first pass is slower, whatever it is
+        self.plain(counts[-1])  # a warm-up: the first pass is always slower
         workers = min(counts, key=lambda count: self.seconds(lambda: self.plain(count)))
         ways: dict[str, Callable[[], None]] = {
             "forward": self.forward,
@@ -207,7 +206,7 @@ class Bench:
         return {name: self._pairs / statistics.median(its[1:]) for name, its in seconds.items()}, workers
 
     def seconds(self, way: Callable[[], None]) -> float:
-        """How long a way takes; a GPU is waited for."""
+        """Returns the seconds of one way; waits for the GPU to finish."""
         torch.set_num_threads(self._threads)
         started = time.perf_counter()
         way()
@@ -216,7 +215,7 @@ class Bench:
         return time.perf_counter() - started
 
     def forward(self) -> None:
-        """Both towers, captions padded."""
+        """Runs both towers with padded captions."""
         clip = self._model.clip
         with torch.inference_mode():
             for images, tokens in zip(self._forward.images, self._forward.tokens, strict=True):
@@ -224,12 +223,12 @@ class Bench:
                 clip.encode_text(tokens)
 
     def forward_cut(self) -> None:
-        """Both towers, captions cut."""
+        """Runs both towers with cut captions."""
         clip, parts = self._model.clip, _causal(self._model).parts
         with torch.inference_mode():
             for images, tokens in zip(self._forward.images, self._forward.cut, strict=True):
                 clip.encode_image(images)
-                # open_clip's `encode_text`, which itself insists on the full length.
+                # The steps of open_clip's `encode_text`, which itself requires the full length.
                 length = tokens.shape[1]
                 embedded = parts.token_embedding(tokens).to(self._model.dtype)
                 embedded = embedded + parts.positional_embedding[:length].to(self._model.dtype)
@@ -237,7 +236,7 @@ class Bench:
                 parts.ln_final(text_global_pool(seen, tokens)) @ parts.text_projection
 
     def score(self) -> None:
-        """The worker, from tar to Parquet."""
+        """Runs the worker, from tar to Parquet."""
         self._attempts += 1
         outputs = {n: Folder(self._store, n, f"x{self._attempts}").outputs(0) for n in ("pixels", f"embed-{NAME}")}
         self._worker(0, self._inputs, outputs)
@@ -245,19 +244,19 @@ class Bench:
             output.commit()
 
     def plain(self, workers: int) -> None:
-        """As one writes it."""
+        """Runs `plain_clip.py` with a number of loader workers."""
         assert self._plain.stdin
         assert self._plain.stdout
         print(workers, file=self._plain.stdin, flush=True)
-        # Libraries may print, too.
+        # Other lines may be output of libraries.
         line = next((line for line in self._plain.stdout if line.startswith("scored ")), "scored no pairs")
         count = line.split()[1]
         assert count == str(self._pairs), f"plain_clip.py scored {count} pairs of {self._pairs}"
 
     def operations(self) -> float:
-        """Floating-point operations of `score`: two for each product and sum."""
+        """Returns the floating-point operations of `score`; a multiplication with an addition counts as two."""
         was = torch.backends.mha.get_fastpath_enabled()
-        # The counter knows no fused attention: it would leave out a third of the image tower.
+        # The counter does not count fused attention, and would miss a third of the image tower.
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with FlopCounterMode(display=False) as counter:
@@ -267,7 +266,7 @@ class Bench:
         return float(counter.get_total_flops())
 
     def peak(self) -> float:
-        """Operations per second of a large matrix product."""
+        """Returns the operations per second of a large matrix product."""
         side = MATRIX[self._device.type]
         one = torch.randn(side, side, device=self._device, dtype=self._model.dtype)
 
@@ -296,7 +295,7 @@ def _resident(model: Model, captions: list[str], batch: int) -> _Forward:
 
 
 def random_weights(name: str, folder: Path) -> Path:
-    """A file of weights for a model of open_clip, untrained: neither speed nor rounding depends on training."""
+    """Writes a file of untrained weights for an open_clip model: neither speed nor rounding depends on training."""
     path = folder / f"{name}.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(name).state_dict(), path)
@@ -304,7 +303,7 @@ def random_weights(name: str, folder: Path) -> Path:
 
 
 def stored_pictures(photos: Path | None, count: int = DISTINCT) -> list[bytes]:
-    """JPEGs as fetch stores them."""
+    """Returns JPEGs as fetch stores them."""
     found = []
     paths = sorted(photos.glob("*.jpg")) if photos else []
     for number in range(count):
@@ -317,7 +316,7 @@ def stored_pictures(photos: Path | None, count: int = DISTINCT) -> list[bytes]:
 
 
 def distinct_captions(count: int) -> list[str]:
-    """Distinct captions of 3 to 40 words, 11 in the median."""
+    """Returns distinct captions of 3 to 40 words, 11 in the median."""
     rng = random.Random(0)
     found: dict[str, None] = {}
     while len(found) < count:
@@ -330,7 +329,7 @@ def distinct_captions(count: int) -> list[str]:
 
 
 def part_of(store: Store, pictures: list[bytes], captions: list[str]) -> Inputs:
-    """A part's plan and images, as their passes commit them."""
+    """Writes a part's plan and images as their passes commit them."""
     count = len(pictures)
     urls = {schema.image_id(url): url for url in (f"https://example.com/{n}.jpg" for n in range(count))}
     ids = sorted(urls)
@@ -369,7 +368,7 @@ def _tar(members: Any) -> bytes:
 
 
 def _memory_growth() -> float:
-    """Of the resident memory of a worker, from 10 parts to 100."""
+    """Returns the growth of a worker's resident memory from 10 parts to 100, as a ratio."""
     script = str(Path(__file__).with_name("embed_memory.py"))
     done = subprocess.run([sys.executable, script, "--images", "20"], capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])["memory_growth"])

@@ -195,7 +195,7 @@ def test_the_process_ends_with_the_block_though_clients_hang(capfd):
 def test_a_taken_port_is_named():
     with socket.create_server((SERVED_HOSTS[3], 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port {port} of {SERVED_HOSTS[3]} is taken"), serve(Corpus(0, 1, port)):
+        with pytest.raises(UsageError, match=f"port {port} of {SERVED_HOSTS[3]} is in use"), serve(Corpus(0, 1, port)):
             pass
 
 
