@@ -2,8 +2,8 @@
 
     python pipelines/eval_pocket.py                   # the weights in curate/models/pocket
 
-The model is loaded as any user loads it: by open_clip, from the config and the weights, with open_clip's own
-preprocessing of pictures of the demo's sizes and encodings.
+The model is loaded as a user would load it: by open_clip, from config and weights. The pictures have the demo's sizes
+and encodings, and pass open_clip's own preprocessing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CONCEPTS = {
     "watermark": ("a picture with a watermark", "a picture", "a picture of shapes", "a picture of only text"),
     "only_text": ("a picture of only text", "a picture of shapes", "a picture with a watermark"),
 }
-"""The prompts of the demo's recipe: what is looked for, then what there may be instead."""
+"""The prompts of the demo's recipe: the concept first, then the alternatives."""
 CONCEPT_THRESHOLD = 0.7
 
 Vectors = npt.NDArray[np.float32]
@@ -66,13 +66,13 @@ class Pocket:
 
 @dataclass(frozen=True)
 class Captions:
-    """How well right captions are told from others.
+    """How well scores separate right captions from wrong ones.
 
     Attributes:
         auc_wrong: ROC AUC of right captions against captions of other scenes.
         auc_half_wrong: ROC AUC of right captions against those with one wrong colour or number.
-        rank_1_of_100: Share of pictures whose own caption is the best of 100, the 99 others being false of it.
-        rank_1_of_any_100: The same with any 99 other captions; some are true of the picture too.
+        rank_1_of_100: Share of pictures whose own caption scores highest of 100, where the 99 others are false of it.
+        rank_1_of_any_100: The same with any 99 other captions, some of which are true of the picture, too.
     """
 
     auc_wrong: float
@@ -82,7 +82,7 @@ class Captions:
 
 
 def measure_captions(pocket: Pocket, n: int, seed: int) -> Captions:
-    """Measure on n pictures, a multiple of 100."""
+    """Return the figures for n pictures; n is a multiple of 100."""
     rng = random.Random(seed)
     shown = [scenes.sample_scene(rng) for _ in range(n)]
     facts = [captions.facts_of(scene, rng) for scene in shown]
@@ -108,11 +108,11 @@ def measure_captions(pocket: Pocket, n: int, seed: int) -> Captions:
 
 @dataclass(frozen=True)
 class Copies:
-    """What happens at one threshold of image similarity.
+    """The figures of copy detection at one threshold of image similarity.
 
     Attributes:
-        recall: Share of copies at or above it, by what was done to the copy.
-        look_alikes: Share of pictures with another one at or above it that shows other things.
+        recall: Share of copies at or above the threshold, by kind of copy.
+        look_alikes: Share of pictures with a picture of other content at or above the threshold.
     """
 
     threshold: float
@@ -121,7 +121,7 @@ class Copies:
 
 
 def measure_copies(pocket: Pocket, n: int, n_others: int, seed: int) -> list[Copies]:
-    """Measure copies of n pictures, and look-alikes among n_others."""
+    """Return the figures for copies of n pictures, and for look-alikes among n_others pictures, by threshold."""
     rng = random.Random(seed)
     originals = [scenes.draw_scene(scenes.sample_scene(rng), sample_size(rng)) for _ in range(n)]
     embedded = pocket.images([encoded(image, rng.randint(75, 92)) for image in originals])
@@ -142,14 +142,14 @@ def measure_copies(pocket: Pocket, n: int, n_others: int, seed: int) -> list[Cop
 
 @dataclass(frozen=True)
 class Concept:
-    """How well prompts tell pictures that have something from those that have not.
+    """How well prompts detect a concept in pictures.
 
-    Measured is the first prompt's share of the softmax over the prompts, as in zero-shot classification.
+    The score is the first prompt's share of the softmax over the prompts, as in zero-shot classification.
 
     Attributes:
-        auc: ROC AUC of that share.
-        found: Share of those that have it which are above the threshold.
-        mistaken: Share of plain pictures which are above the threshold.
+        auc: ROC AUC of the score.
+        found: Share of the pictures with the concept whose score is above the threshold.
+        mistaken: Share of plain pictures whose score is above the threshold.
     """
 
     auc: float
@@ -158,7 +158,7 @@ class Concept:
 
 
 def measure_concepts(pocket: Pocket, n: int, seed: int) -> dict[str, Concept]:
-    """Measure on n plain pictures, the same with a watermark, and n of only text."""
+    """Return the figures of each concept for n plain pictures, the same with a watermark, and n of only text."""
     rng = random.Random(seed)
     plain = [scenes.draw_scene(scenes.sample_scene(rng), sample_size(rng)) for _ in range(n)]
     without = pocket.images([encoded(image, rng.randint(60, 95)) for image in plain])
@@ -177,7 +177,7 @@ def measure_concepts(pocket: Pocket, n: int, seed: int) -> dict[str, Concept]:
 
 
 def auc(positives: Vectors, negatives: Vectors) -> float:
-    """Return the chance that a positive is above a negative, ties counting half."""
+    """Return the probability that a positive is above a negative; ties count half."""
     below = np.searchsorted(np.sort(negatives), positives, "left")
     not_above = np.searchsorted(np.sort(negatives), positives, "right")
     return float(np.mean(below + not_above) / 2 / len(negatives))
@@ -223,7 +223,7 @@ CHANGES: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
 
 
 def figures(pocket: Pocket, seed: int = HELD_OUT_SEED) -> str:
-    """Measure all and return it as JSON."""
+    """Measure everything and return the figures as JSON."""
     measured = {
         "captions": asdict(measure_captions(pocket, 5_000, seed)),
         "concepts": {name: asdict(v) for name, v in measure_concepts(pocket, 1_000, seed + 1).items()},

@@ -1,7 +1,7 @@
 """Draw the pairs that the pocket CLIP model is trained on.
 
-Pictures come in twos, which stand beside each other in a batch. Most second ones are twins of the first, with one
-number, colour or shape changed, or its watermark gone: negatives that are hard to tell.
+Pictures are drawn in twos that are next to each other in a batch. Most second pictures are twins of the first, with one
+number, colour or shape changed, or without its watermark: they are hard negatives.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ from curate.demo.scenes import Scene
 
 CAPTIONS_PER_IMAGE = 4
 CHUNK = 500
-"""Pictures that one job draws."""
+"""Pictures per job of the drawing processes."""
 
 
 def register() -> str:
-    """Make the pocket's config known to open_clip and return its name there."""
+    """Register the pocket model's config in open_clip and return its name there."""
     open_clip.add_model_config(POCKET / "config.json")
     return "config"
 
 
 @cache
 def tokenizer() -> Any:
-    """Return the standard tokenizer, with the pocket's context length."""
+    """Return the standard CLIP tokenizer with the pocket model's context length."""
     return open_clip.get_tokenizer(register())
 
 
@@ -69,14 +69,14 @@ def telling_captions(scene: Scene, other: Scene, rng: random.Random) -> list[str
 
 
 def sample_size(rng: random.Random) -> tuple[int, int]:
-    """Return a width and a height between 3:4 and 4:3. Small, as what is larger looks the same once reduced."""
+    """Return a width and a height between 3:4 and 4:3. Small, as a larger picture looks the same once it is reduced."""
     short = rng.choice((64, 64, 64, 64, 72, 96, 128, 192))
     long = round(short * rng.choice((1, 1, 1.2, 4 / 3)))
     return (short, long) if rng.random() < 0.4 else (long, short)
 
 
 def as_seen(image: Image.Image, rng: random.Random, side: int) -> npt.NDArray[np.uint8]:
-    """Return the picture as it comes from the web and through open_clip's preprocessing, before normalising."""
+    """Return the picture, half of the time JPEG-compressed, after open_clip's resize and crop: uint8[side, side, 3]."""
     if rng.random() < 0.5:
         image = encoded(image, rng.randint(40, 95))
     scale = side / min(image.size)
@@ -88,23 +88,23 @@ def as_seen(image: Image.Image, rng: random.Random, side: int) -> npt.NDArray[np
 
 
 def sample_two(rng: random.Random) -> list[tuple[Image.Image, list[str]]]:
-    """Draw two pictures that belong beside each other in a batch, with their captions."""
+    """Draw two pictures that are next to each other in a batch, with their captions."""
     scene = scenes.sample_scene(rng)
     kind = rng.random()
     n = CAPTIONS_PER_IMAGE
     if kind < 0.12:
         facts = [captions.facts_of(scene, rng) for _ in range(n)]
-        said = [captions.say(replace(f, watermark=True), rng) for f in facts]
-        said[0] = captions.watermark_caption(rng)
+        true_captions = [captions.say(replace(f, watermark=True), rng) for f in facts]
+        true_captions[0] = captions.watermark_caption(rng)
         plain = [captions.plain_caption(rng), *(captions.say(f, rng) for f in facts[1:])]
         image = scenes.draw_scene(scene, sample_size(rng))
-        return [(scenes.with_watermark(image, rng), said), (scenes.draw_scene(scene, sample_size(rng)), plain)]
+        return [(scenes.with_watermark(image, rng), true_captions), (scenes.draw_scene(scene, sample_size(rng)), plain)]
     if kind < 0.16:
         text = captions.sample_text(rng)
         image = scenes.draw_text_image(text, sample_size(rng), rng)
-        said = [captions.text_caption(text, rng) for _ in range(n)]
+        true_captions = [captions.text_caption(text, rng) for _ in range(n)]
         plain = [captions.plain_caption(rng), *(captions.caption(scene, rng) for _ in range(n - 1))]
-        return [(image, said), (scenes.draw_scene(scene, sample_size(rng)), plain)]
+        return [(image, true_captions), (scenes.draw_scene(scene, sample_size(rng)), plain)]
     other = scenes.sample_scene(rng) if kind < 0.3 else twin(scene, rng)
     return [
         (scenes.draw_scene(a, sample_size(rng)), telling_captions(a, b, rng))
@@ -118,9 +118,9 @@ def _draw_chunk(job: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.N
     tokenize = tokenizer()
     images, texts = [], []
     for _ in range(CHUNK // 2):
-        for image, said in sample_two(rng):
+        for image, of_picture in sample_two(rng):
             images.append(as_seen(image, rng, side))
-            texts += said
+            texts += of_picture
     tokens = tokenize(texts).numpy().astype(np.uint16)
     return np.stack(images), tokens.reshape(CHUNK, CAPTIONS_PER_IMAGE, -1)
 
@@ -128,9 +128,9 @@ def _draw_chunk(job: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.N
 def draw_cache(
     folder: Path, seed: int, n_images: int, side: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
-    """Draw training pairs, or open those that an earlier start has drawn."""
+    """Draw training pairs, or open those that an earlier call has drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    # What is drawn depends on this code too: a cache of older code must not be taken for this one's.
+    # The pictures depend on this code, too: a cache that other code has drawn must not be used.
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (scenes, captions))
     digest = hashlib.blake2b(sources + Path(__file__).read_bytes(), digest_size=4).hexdigest()
     paths = [folder / f"{name}-{seed}-{n_images}-{side}-{digest}.npy" for name in ("images", "tokens")]
@@ -147,7 +147,7 @@ def draw_cache(
                     rate = (i + 1) * CHUNK / (time.monotonic() - started)
                     print(f"drawn {(i + 1) * CHUNK}/{n_images}, {rate:.0f}/s", flush=True)
         images.flush()
-        # Written last: the tokens say that the cache is complete.
+        # Written last, so that the file of tokens shows that the cache is complete.
         unfinished = paths[1].with_suffix(".part.npy")
         np.save(unfinished, np.concatenate(tokens))
         unfinished.rename(paths[1])

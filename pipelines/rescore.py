@@ -1,13 +1,13 @@
-"""Score what you already have: WebDataset tars and folders of images, from embed onwards.
+"""Run a recipe over samples that you already have: WebDataset tars and folders of images, without downloads.
 
     python pipelines/rescore.py shards/ --output rescored
     python pipelines/rescore.py "s3://bucket/cc12m/*.tar" --output s3://bucket/cc12m-l14 --recipe l14.yaml
     python pipelines/rescore.py photos/ --output rescored --until signals
 
-Any tar that img2dataset, DataComp or open_clip users have will do, and any folder with `a.jpg` beside `a.txt` or
-`a.json`. Nothing is downloaded: where `curate run` fetches, images are read out of the tars. All that follows is the
-same: embeddings and scores, signals, duplicates, the funnel of the recipe, shards and a report. Kill it at any time;
-the same command goes on.
+It takes tars as img2dataset, DataComp and open_clip use them, and folders with `a.jpg` beside `a.txt` or `a.json`.
+Where `curate run` downloads images, this command reads them from the tars. All later passes are the same: embeddings
+and scores, signals, duplicates, the recipe's steps, shards and a report. It can be killed at any time; the same command
+continues where it stopped.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the recipe over the paths."""
     parser = argparse.ArgumentParser(
         description="Score image-text samples that you have: tars and folders, no download.",
-        epilog="exit codes: 0 done, 1 the run ended incomplete, 2 the command, the recipe or a tar is wrong (one line)",
+        epilog="exit codes: 0 done, 1 the run is incomplete, 2 the command, the recipe or a tar is wrong (one line)",
     )
     parser.add_argument(
         "paths",
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=RECIPE,
         help="models, signals and steps (docs/recipes.md); it needs no version, and its source and output are not "
         "read. The default scores "
-        "with the pocket model, which knows drawn shapes alone, keeps images as they are and drops nothing",
+        "with the pocket model, which was trained on drawn shapes only, keeps images unchanged and drops nothing",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     parser.add_argument("--until", choices=PASSES, default="report", help="stop after this pass (report)")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _has_version(recipe: Path) -> bool:
-    """Whether a recipe states its format; of a file that cannot be read `curate run` says what is wrong."""
+    """Returns whether a recipe has a version; True where it cannot be read, as `curate run` then reports the fault."""
     try:
         content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -1,11 +1,11 @@
 """Train the pocket CLIP model from drawn scenes, with open_clip's own contrastive loss.
 
-    python pipelines/train_pocket.py                  # about an hour on two cores; goes on where it was stopped
+    python pipelines/train_pocket.py                  # about an hour on two cores; continues where it was stopped
     python pipelines/train_pocket.py --eval-only      # measure the weights in curate/models/pocket
 
 1. pocket_pairs.py draws pictures and captions into a cache, with all cores; training reads them there.
-2. The loss compares each picture with the batch's captions, and some with a second look at themselves, so that a
-   cropped or brightened copy stays near.
+2. The loss compares each picture with the batch's captions, and some pictures with an augmented copy of themselves, so
+   that the embedding of a cropped or brightened copy stays near.
 3. The weights are written as float16 safetensors, which open_clip loads by itself, and eval_pocket.py measures
    them on scenes of another seed.
 """
@@ -34,7 +34,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Plan:
-    """How the training goes. A change of any of these starts it anew."""
+    """The settings of the training. With other settings, training starts from the beginning."""
 
     n_images: int = 96_000
     """Pictures in a cache."""
@@ -46,11 +46,11 @@ class Plan:
     warmup: int = 150
     decay: float = 0.1
     views: float = 0.25
-    """Share of a batch whose pictures are also compared with a second look at themselves."""
+    """Share of a batch whose pictures are also compared with an augmented copy of themselves."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every picture of a cache is seen once."""
+        """Steps in which every picture of a cache is used once."""
         return self.n_images // self.batch
 
     @property
@@ -60,7 +60,7 @@ class Plan:
 
 
 def augmented(images: Tensor, n_unchanged: int, generator: torch.Generator) -> Tensor:
-    """Return the pictures, all but the first few cropped, moved and lit a little, normalised as open_clip does."""
+    """Return the pictures normalised as in open_clip, all but the first few slightly cropped, moved and brightened."""
     n = len(images)
     changed = (torch.arange(n) >= n_unchanged).float()
     zoom = 1 + changed * (torch.rand(n, generator=generator) * 0.13 - 0.11)
@@ -75,16 +75,16 @@ def augmented(images: Tensor, n_unchanged: int, generator: torch.Generator) -> T
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Return pictures of 0 to 1 with open_clip's mean and deviation."""
+    """Return pictures with values of 0 to 1, normalised with open_clip's mean and standard deviation."""
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=images.device).view(1, 3, 1, 1)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def embed_text(model: Any, tokens: Tensor) -> Tensor:
-    """Return what `model.encode_text(tokens, normalize=True)` does, cut to the batch's longest caption.
+    """Return the result of `model.encode_text(tokens, normalize=True)`, with tokens cut to the batch's longest caption.
 
-    The text tower is causal and read at the end token, so what follows cannot matter.
+    The text tower is causal and its output is taken at the end token, so later tokens do not change the result.
     """
     n = int((tokens != 0).sum(dim=1).max())
     tokens = tokens[:, :n]
@@ -95,7 +95,7 @@ def embed_text(model: Any, tokens: Tensor) -> Tensor:
 
 
 class Training:
-    """A model, its optimisers and where they stand."""
+    """A model, its optimisers and the state of the training."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         torch.manual_seed(SEED)
@@ -110,7 +110,7 @@ class Training:
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": plan.decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        # A batch has a hundred of the table's 49,408 rows: only those are touched.
+        # A batch uses about a hundred of the token table's 49,408 rows; sparse gradients update only those.
         self.optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), eps=1e-6),
             torch.optim.SparseAdam([table], lr=plan.token_rate, betas=(0.9, 0.98)),
@@ -120,7 +120,7 @@ class Training:
         self.seconds = 0.0
 
     def rate_now(self) -> float:
-        """Return the share of the full learning rate: a linear start, then half a cosine."""
+        """Return the current share of the full learning rate: a linear warm-up, then half a cosine."""
         if self.step < self.plan.warmup:
             return (self.step + 1) / self.plan.warmup
         done = (self.step - self.plan.warmup) / max(1, self.plan.steps - self.plan.warmup)
@@ -138,9 +138,9 @@ class Training:
         n_views = round(len(images) * self.plan.views)
         looks = augmented(torch.cat([images, images[:n_views]]), len(images) // 2, generator)
         seen = self.model.encode_image(looks, normalize=True)
-        said = embed_text(self.model, tokens.to(self.device).long())
+        text = embed_text(self.model, tokens.to(self.device).long())
         scale = self.model.logit_scale.exp()
-        loss = self.loss(seen[: len(images)], said, scale)
+        loss = self.loss(seen[: len(images)], text, scale)
         if n_views:
             loss = loss + 0.25 * self.loss(seen[:n_views], seen[len(images) :], scale)
         loss.backward()
@@ -153,7 +153,7 @@ class Training:
         return float(loss.detach())
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint atomically."""
         state = {
             "plan": asdict(self.plan),
             "step": self.step,
@@ -166,10 +166,10 @@ class Training:
         unfinished.rename(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same plan."""
+        """Continue from a checkpoint with the same settings."""
         state = torch.load(path, map_location=self.device)
         if state["plan"] != asdict(self.plan):
-            raise SystemExit(f"{path} is of another plan ({state['plan']}): remove it to start anew")
+            raise SystemExit(f"{path} has other settings ({state['plan']}): remove it to start from the beginning")
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -177,7 +177,7 @@ class Training:
 
 
 def rows_of(plan: Plan, step: int) -> npt.NDArray[np.intp]:
-    """Return which pictures of its cache a step sees; twins stay together."""
+    """Return the rows of the cache that a step uses; twins stay next to each other."""
     epoch, at = divmod(step, plan.steps_per_epoch)
     order = np.random.default_rng((SEED, epoch)).permutation(plan.n_images // 2)
     firsts = np.sort(order[at * plan.batch // 2 : (at + 1) * plan.batch // 2]) * 2
@@ -185,19 +185,19 @@ def rows_of(plan: Plan, step: int) -> npt.NDArray[np.intp]:
 
 
 def image_side(model: Any) -> int:
-    """Return the side of the pictures that the model takes."""
+    """Return the side of the model's square input, in pixels."""
     size = model.visual.image_size
     return int(size if isinstance(size, int) else size[0])
 
 
 def train(plan: Plan, work: Path, *, go_on: bool = True) -> Training:
-    """Train, going on from the checkpoint if there is one; without `go_on` only load that."""
+    """Train, continuing from the checkpoint if there is one; without `go_on`, only load the checkpoint."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = Training(plan, device)
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists() or not go_on:
         training.load(checkpoint)
-        print(f"stands at step {training.step} after {training.seconds / 60:.0f} min", flush=True)
+        print(f"continuing at step {training.step}, after {training.seconds / 60:.0f} min", flush=True)
     if not go_on:
         return training
     training.model.train()
@@ -211,8 +211,8 @@ def train(plan: Plan, work: Path, *, go_on: bool = True) -> Training:
             images, tokens = draw_cache(work, SEED + cache, plan.n_images, image_side(training.model))
         rows = rows_of(plan, step)
         pick = np.random.default_rng((SEED, 1, step)).integers(0, CAPTIONS_PER_IMAGE, len(rows))
-        said = tokens[rows, pick].astype(np.int32)
-        losses.append(training.advance(torch.from_numpy(images[rows]), torch.from_numpy(said)))
+        chosen = tokens[rows, pick].astype(np.int32)
+        losses.append(training.advance(torch.from_numpy(images[rows]), torch.from_numpy(chosen)))
         now = time.monotonic()
         if now - reported > 20 or training.step == plan.steps:
             training.seconds += now - reported
@@ -233,7 +233,7 @@ def train(plan: Plan, work: Path, *, go_on: bool = True) -> Training:
 def export(model: nn.Module, tokens: npt.NDArray[np.uint16], path: Path) -> None:
     """Write the weights for open_clip.
 
-    Matrices are halved to float16. The rows of tokens that training never met hold chance alone: they become
+    Matrices are stored as float16. Rows of tokens that training did not use still have random values: they are set to
     zero, so that an unknown word changes a caption's embedding as little as possible.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -242,7 +242,7 @@ def export(model: nn.Module, tokens: npt.NDArray[np.uint16], path: Path) -> None
     state["token_embedding.weight"] = state["token_embedding.weight"].masked_fill(unmet[:, None], 0)
     halved = {name: value.half() if value.ndim > 1 else value for name, value in state.items()}
     save_file(halved, path, metadata={"format": "pt"})
-    # safetensors makes the file readable to its owner alone, and so it would be installed.
+    # safetensors writes a file that only its owner can read, and it would be installed with this mode.
     path.chmod(0o644)
 
 
@@ -251,8 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="folder of cache and checkpoint")
     parser.add_argument("--to", type=Path, default=POCKET / "weights.safetensors", help="where the weights go")
-    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="measure the weights that are there")
+    parser.add_argument("--export-only", action="store_true", help="only write the weights of the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="only measure the existing weights")
     options = parser.parse_args()
     if not options.eval_only:
         plan = Plan()
