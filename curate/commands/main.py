@@ -270,8 +270,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, arguments.sample))
-    print(*said, sep="\n")
+        output = list(lines(store, arguments.sample))
+    print(*output, sep="\n")
     return 0
 
 
@@ -280,8 +280,8 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.run, arguments.endpoint)
     with store.accessible():
-        said = list(lines(store, arguments.pair, arguments.sample))
-    print(*said, sep="\n")
+        output = list(lines(store, arguments.pair, arguments.sample))
+    print(*output, sep="\n")
     return 0
 
 

@@ -63,24 +63,24 @@ def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: 
         files = {file for file in table["file"].to_pylist() if file}
         return table, _thumbnails(inputs["fetch"], part, files)
 
-    found: dict[Place, Example] = {}
+    examples: dict[Place, Example] = {}
     parts = sorted(rows_of)
     for part, (table, thumbnails) in zip(parts, in_order(read, parts), strict=True):
         for row, values in zip(rows_of[part], table.to_pylist(), strict=True):
-            found[Place(part, row)] = Example(values, thumbnails.get(values["file"]))
+            examples[Place(part, row)] = Example(values, thumbnails.get(values["file"]))
     for place in wanted:
-        example = found[place]
+        example = examples[place]
         if example.thumbnail:
             budget -= len(example.thumbnail.uri)
             if budget < 0:
-                found[place] = replace(example, thumbnail=None)
-    return found
+                examples[place] = replace(example, thumbnail=None)
+    return examples
 
 
 def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnail]:
-    found: dict[str, Thumbnail] = {}
+    thumbnails: dict[str, Thumbnail] = {}
     if not files:
-        return found
+        return thumbnails
     with (
         fetch.store.open(fetch.file("images.tar", part)) as opened,
         tarfile.open(fileobj=opened, mode="r:") as tar,
@@ -93,10 +93,10 @@ def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnai
             content = tar.extractfile(member)
             thumbnail = thumb(content.read()) if content else None
             if thumbnail:
-                found[member.name] = thumbnail
+                thumbnails[member.name] = thumbnail
             if not left:
                 break
-    return found
+    return thumbnails
 
 
 def thumb(data: bytes) -> Thumbnail | None:

@@ -174,11 +174,11 @@ def render(settings: Settings, inputs: Inputs) -> str:
     """
     funnel = inputs["select"].json("funnel.json")
     models, columns = list(settings.recipe["models"]), settings.columns
-    found = survey(inputs, columns, models, funnel["steps"], settings.examples)
-    _check_sums(funnel, found, inputs)
-    twins = find_pairs(inputs, {copy.of for copies in found.copies.values() for copy in copies})
-    examples = load(inputs, columns, _places(found, twins))
-    gathered = _Gathered(funnel, found, found.copies, twins, examples, models, columns)
+    totals = survey(inputs, columns, models, funnel["steps"], settings.examples)
+    _check_sums(funnel, totals, inputs)
+    twins = find_pairs(inputs, {copy.of for copies in totals.copies.values() for copy in copies})
+    examples = load(inputs, columns, _places(totals, twins))
+    gathered = _Gathered(funnel, totals, totals.copies, twins, examples, models, columns)
     passes = timings(inputs)
     counts = {timing.name: timing.counts for timing in passes}
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -198,8 +198,8 @@ def render(settings: Settings, inputs: Inputs) -> str:
             fetched=counts.get("fetch", Counter()),
             packed=counts.get("pack", Counter()),
             errors=_errors(counts.get("fetch", Counter()), gathered),
-            hosts=_hosts(found),
-            hosts_error=found.failures.error,
+            hosts=_hosts(totals),
+            hosts_error=totals.failures.error,
             verdicts=read_verdicts(settings.evaluation),
             figures=[_figure(model, gathered) for model in models],
             near=_near(inputs, gathered),
@@ -234,23 +234,23 @@ def ranges(numbers: Sequence[int], limit: int = 40) -> str:
     return ", ".join(shown + ["…"] * (len(runs) > limit))
 
 
-def _check_sums(funnel: Mapping[str, Any], found: Survey, inputs: Inputs) -> None:
+def _check_sums(funnel: Mapping[str, Any], totals: Survey, inputs: Inputs) -> None:
     """Raises BrokenResult where the decisions, counted again, do not add up to the funnel that the page prints."""
     listed = {step["name"]: step["dropped"] for step in funnel["steps"] if step["dropped"]}
-    if found.kept != funnel["kept"] or dict(+found.dropped) != listed:
+    if totals.kept != funnel["kept"] or dict(+totals.dropped) != listed:
         raise BrokenResult(
-            f"{inputs['select'].path}: the parts' decisions (kept {found.kept}, dropped "
-            f"{dict(+found.dropped)}) are not those of funnel.json (kept {funnel['kept']}, dropped {listed})"
+            f"{inputs['select'].path}: the parts' decisions (kept {totals.kept}, dropped "
+            f"{dict(+totals.dropped)}) are not those of funnel.json (kept {funnel['kept']}, dropped {listed})"
         )
 
 
-def _places(found: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
+def _places(totals: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
     """The places of all rows to show; those that need a picture most come first, as the pictures' size is limited."""
-    places = [copy.place for copies in found.copies.values() for copy in copies]
+    places = [copy.place for copies in totals.copies.values() for copy in copies]
     places += twins.values()
-    for close in (found.below, found.above):
+    for close in (totals.below, totals.above):
         places += [place for rows in close.values() for _, place in rows]
-    return places + [place for rows in found.examples.values() for place in rows]
+    return places + [place for rows in totals.examples.values() for place in rows]
 
 
 def _kept_sheet(gathered: _Gathered) -> Sheet:
@@ -370,9 +370,9 @@ def _errors(fetched: Mapping[str, int], gathered: _Gathered) -> list[tuple[str, 
     return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
-def _hosts(found: Survey) -> list[Host]:
+def _hosts(totals: Survey) -> list[Host]:
     classes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (host, error), number in found.failures.counts.items():
+    for (host, error), number in totals.failures.counts.items():
         classes[host][error] = number
     hosts = [
         Host(host, errors.total(), sorted(errors.items(), key=lambda item: (-item[1], item[0])))

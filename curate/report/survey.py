@@ -127,23 +127,23 @@ def survey(
     Raises:
         BrokenResult: tables of a part do not fit together.
     """
-    found = Survey(similarity={model: Histogram(3) for model in models})
+    totals = Survey(similarity={model: Histogram(3) for model in models})
     by_name = {step["name"]: step for step in steps}
     for number, rows in enumerate(in_order(lambda part: _read(inputs, columns, models, part), inputs.parts)):
         reasons = rows.decisions["reason"].to_numpy(zero_copy_only=False)
         kept = rows.decisions["kept"].to_numpy(zero_copy_only=False).astype(bool)
-        found.failures.add(rows.failures)
-        found.kept += int(kept.sum())
+        totals.failures.add(rows.failures)
+        totals.kept += int(kept.sum())
         present = [name for name in pc.unique(rows.decisions["reason"]).to_pylist() if name is not None]
         masks = {None: kept, **{name: (reasons == name) & ~kept for name in sorted(present)}}
         for reason, mask in masks.items():
             if reason is not None:
-                found.dropped[reason] += int(mask.sum())
+                totals.dropped[reason] += int(mask.sum())
             step = by_name.get(reason or "", {})
             if step.get("names_kept"):
-                _pick_copies(found.copies.setdefault(str(reason), []), rows, mask, examples)
+                _pick_copies(totals.copies.setdefault(str(reason), []), rows, mask, examples)
             else:
-                _pick(found.examples.setdefault(reason, []), rows.part, mask, examples)
+                _pick(totals.examples.setdefault(reason, []), rows.part, mask, examples)
         for model, values in rows.similarity.items():
             cut = [step for step in steps if is_cut(step, model, columns)]
             stack = np.where(kept, KEPT, OTHER)
@@ -151,12 +151,12 @@ def survey(
                 mask = masks.get(step["name"], np.zeros_like(kept))
                 stack[mask] = UNDER_THRESHOLD
                 if number < CLOSE_PARTS and step["threshold"] is not None:
-                    _closest(found.above.setdefault(step["name"], []), rows.part, values, kept, examples // 2)
-                    _closest(found.below.setdefault(step["name"], []), rows.part, -values, mask, examples // 2)
+                    _closest(totals.above.setdefault(step["name"], []), rows.part, values, kept, examples // 2)
+                    _closest(totals.below.setdefault(step["name"], []), rows.part, -values, mask, examples // 2)
             # A repeated row has no measurement of its own.
             own = reasons != REPEATED
-            found.similarity[model].add(values[own], stack[own])
-    return found
+            totals.similarity[model].add(values[own], stack[own])
+    return totals
 
 
 def is_cut(step: Mapping[str, Any], model: str, columns: PairColumns) -> bool:
@@ -197,12 +197,12 @@ def near_similarities(near: Folder, above: float) -> Histogram:
         above: the step's threshold: pairs at or above it are counted in the stack UNDER_THRESHOLD, which stands for
             what the step acts on, and the others in OTHER.
     """
-    found = Histogram(3)
+    histogram = Histogram(3)
     with near.store.open(near.file("near.parquet")) as opened:
         for batch in pq.ParquetFile(opened).iter_batches(columns=["similarity"]):
             values = batch.column(0).to_numpy(zero_copy_only=False)
-            found.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
-    return found
+            histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
+    return histogram
 
 
 def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:

@@ -41,7 +41,7 @@ class Timing:
 
 def timings(inputs: Inputs) -> list[Timing]:
     """Returns the timing of every folder with finished units, in the order of the inputs."""
-    return [found for name, folder in inputs.folders.items() if (found := _timing(inputs, name, folder))]
+    return [timing for name, folder in inputs.folders.items() if (timing := _timing(inputs, name, folder))]
 
 
 def _timing(inputs: Inputs, name: str, folder: Folder) -> Timing | None:

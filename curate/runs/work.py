@@ -79,7 +79,7 @@ class UnitResult:
     error_type: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    """What the unit noted as exceptions, as it stands in its marker."""
+    """The exceptions that the unit noted, as in its marker."""
 
 
 class Engine(Protocol):

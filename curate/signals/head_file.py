@@ -133,7 +133,7 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> HeadFile:
     biases = {name: f"{name.removesuffix('weight')}bias" for name in weights}
     unknown = sorted(set(state) - set(weights) - set(biases.values()) - set(_BESIDE))
     if unknown:
-        raise RecipeError(f"head {path}: {', '.join(map(repr, unknown[:3]))}: no part of a chain of linear layers")
+        raise RecipeError(f"head {path}: {', '.join(map(repr, unknown[:3]))} is not part of a chain of linear layers")
     if not weights:
         raise RecipeError(f"head {path} holds no linear layer")
     if len({re.sub(r"\d+", "0", name) for name in weights}) > 1:

@@ -64,9 +64,9 @@ class SignalsWorker:
                 output.counts.update(pairs=len(pairs))
 
 
-def _table(pairs: pa.Table, declared: Mapping[str, pa.DataType], found: Mapping[str, pa.Array]) -> pa.Table:
-    if set(found) != set(declared) or any(len(column) != len(pairs) for column in found.values()):
-        given = {name: len(column) for name, column in found.items()}
+def _table(pairs: pa.Table, declared: Mapping[str, pa.DataType], scored: Mapping[str, pa.Array]) -> pa.Table:
+    if set(scored) != set(declared) or any(len(column) != len(pairs) for column in scored.values()):
+        given = {name: len(column) for name, column in scored.items()}
         raise BrokenResult(f"a signal wrote the columns {given} for {len(pairs)} pairs; it declares {list(declared)}")
     schema = pa.schema([pairs.schema.field("pair_id"), *declared.items()])
-    return pa.table({"pair_id": pairs["pair_id"], **found}, schema=schema)
+    return pa.table({"pair_id": pairs["pair_id"], **scored}, schema=schema)

@@ -145,7 +145,7 @@ def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
     plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(text), r"[^\pL\pN]+", " "))
     whole, start = "|".join(BOILERPLATE_WHOLE), "|".join(BOILERPLATE_START)
     is_boilerplate = pc.match_substring_regex(plain, f"^(?:(?:{whole})$|(?:{start}))")
-    found = {
+    columns_by_name = {
         "caption_chars": pc.utf8_length(text),
         "caption_words": words,
         "caption_letters": _share(letters, visible),
@@ -156,7 +156,7 @@ def measure(captions: pa.ChunkedArray) -> Mapping[str, pa.Array]:
         "caption_is_boilerplate": is_boilerplate,
         "caption_repetition": repetition,
     }
-    return {name: found[name].cast(kind) for name, kind in COLUMNS.items()}
+    return {name: columns_by_name[name].cast(kind) for name, kind in COLUMNS.items()}
 
 
 def _words(trimmed: pa.Array) -> tuple[pa.Array, pa.Array]:
