@@ -66,7 +66,7 @@ class Pocket:
 
 @dataclass(frozen=True)
 class Captions:
-    """How well scores separate right captions from wrong ones.
+    """Figures of how well scores separate right captions from wrong ones.
 
     Attributes:
         auc_wrong: ROC AUC of right captions against captions of other scenes.
@@ -142,7 +142,7 @@ def measure_copies(pocket: Pocket, n: int, n_others: int, seed: int) -> list[Cop
 
 @dataclass(frozen=True)
 class Concept:
-    """How well prompts detect a concept in pictures.
+    """Figures of how well prompts detect a concept in pictures.
 
     The score is the first prompt's share of the softmax over the prompts, as in zero-shot classification.
 

@@ -1,4 +1,4 @@
-"""Generates captions for the demo's pictures: true ones, wrong ones, half-wrong ones, and text that is no caption.
+"""Generates captions for the demo's pictures: true ones, wrong ones, half-wrong ones, and texts that describe nothing.
 
 A caption is generated in two steps, so that it is known exactly whether it is true: `facts_of` chooses what to name of
 a scene, `say` puts these facts into words in one of many ways. `is_true_of` compares facts with any scene.
@@ -46,7 +46,7 @@ _UNCOUNTED = ("", "some", "several", "a few")
 
 @dataclass(frozen=True)
 class Named:
-    """What a caption states about one group; None is not stated, and without a count the group has more than one."""
+    """The facts that a caption states about one group; None is not stated, and a count of None means more than one."""
 
     shape: str
     colour: str | None
@@ -62,9 +62,9 @@ class Facts:
     background: str | None = None
     pattern: str | None = None
     grey: bool = False
-    """Whether the caption states that the picture is black and white."""
+    """True if the caption states that the picture is black and white, else False."""
     watermark: bool = False
-    """Whether the caption states that the picture has a watermark."""
+    """True if the caption states that the picture has a watermark, else False."""
 
 
 def caption(scene: Scene, rng: random.Random) -> str:

@@ -59,7 +59,7 @@ class Received:
     host: str | None = None
     lease: Lease | None = None
     sha256: str = field(init=False)
-    """Of the body, in hex digits."""
+    """The digest of the body, in hex digits."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha256", hashlib.sha256(self.body).hexdigest())

@@ -20,7 +20,7 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
     """Yields the declarations of the first fetch and of its rounds, oldest first; the newest is called `fetch`.
 
     All later passes read the newest. A round follows one particular first fetch, so rounds of other recipes' fetches
-    are left out, and so are rounds that brought nothing back. Every round keeps its number, so that a later round over
+    are left out, and so are rounds that recovered no image. Every round keeps its number, so that a later round over
     the same images has another folder than the one that was left out.
     """
     recipe = prepared.recipe
@@ -43,19 +43,19 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
 
 
 def _chain(rounds: Iterable[Round], base: str) -> list[tuple[int, Round]]:
-    """The rounds of a fetch that later passes depend on, with their numbers, oldest first."""
+    """Returns the rounds of a fetch that later passes depend on, with their numbers, oldest first."""
     numbered = enumerate((round_ for round_ in rounds if round_.base == base), start=1)
     return [(number, round_) for number, round_ in numbered if round_.recovered != 0]
 
 
 def unsettled(prepared: Prepared, layout: Layout) -> Round | None:
-    """The newest round, as long as nothing says what it brought back."""
+    """Returns the newest round if the number of images that it recovered is not recorded yet, else None."""
     chain = _chain(prepared.rounds, next(iter(layout.of("fetch").values())).folder.path)
     return chain[-1][1] if chain and chain[-1][1].recovered is None else None
 
 
 def settled(prepared: Prepared, layout: Layout, ended: Round) -> Prepared:
-    """Counts what the newest round brought back, of all parts that it has, and records it."""
+    """Counts the images that the newest round recovered, over all of its parts, and records the number."""
     folder = layout.passes["fetch"].folder
     recovered = sum(folder.marker(part).counts["recovered"] for part in folder.units())
     settle(prepared.store, ended, folder.path, recovered)

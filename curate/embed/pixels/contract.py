@@ -122,7 +122,7 @@ class PixelScorer:
 
     @property
     def depends(self) -> Json:
-        """What its columns depend on besides the pictures, for the fingerprint."""
+        """Settings, file digests and package that its columns depend on, besides the pictures; for the fingerprint."""
         package = {"package": self.package} if self.package else {}
         return {**self.kind.depends(self.keys), **self.learned, **package}
 

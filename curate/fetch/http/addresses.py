@@ -1,4 +1,4 @@
-"""Which addresses fetch may connect to: public ones, and those that the recipe allows (`fetch.allow`).
+"""Decides which addresses fetch may connect to: public ones, and those that the recipe allows (`fetch.allow`).
 
 The tables are IANA's special-purpose registries, plus addresses outside of these at which clouds serve credentials.
 `ipaddress.is_global` is not used, as its answers changed between patch releases of Python.

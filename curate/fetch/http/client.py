@@ -217,7 +217,7 @@ class Guard:
 
 
 class _Part:
-    """What the requests of one part share: limits per host, turns, memory and the part's deadline."""
+    """The state that the requests of one part share: limits per host, turns, memory and the part's deadline."""
 
     def __init__(self, settings: Settings, seconds: float | None) -> None:
         share = 1 / settings.processes

@@ -1,4 +1,4 @@
-"""Which failed requests are retried, and after which pause."""
+"""Decides whether a failed request is retried, and after which pause."""
 
 import random
 from datetime import UTC, datetime
