@@ -172,7 +172,7 @@ def read(
 ) -> pa.Table:
     """Reads columns of a part's pairs, row for row with the part's plan, in their stored types.
 
-    A row that repeats a pair has what was measured of its pair, and of its own image.
+    A row that repeats a pair has the values of that pair, and of its own image.
 
     Args:
         inputs: the folders of the columns, and `plan`.

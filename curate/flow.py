@@ -46,9 +46,9 @@ class Outcome:
     report: str | None = None
     manifest: Json | None = None
     shortfall: str = ""
-    """Why there is no result, though every pass before it ran to its end."""
+    """Why there is no result although every pass before `pack` is done; else empty."""
     is_unchanged: bool = False
-    """The newest round of fetching brought nothing back, so that what follows depends on the one before it."""
+    """Whether the newest round of fetching brought no image back, so that later passes read the round before it."""
 
     @property
     def result(self) -> str | None:

@@ -52,9 +52,9 @@ class Prepared:
     """Images that signals compare images with, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
     columns: PairColumns = field(default_factory=PairColumns)
     pixels: Sequence[PixelScorer] = ()
-    """Of the pixel scorers that other packages bring, with what was learned of the files that they name."""
+    """The pixel scorers of other packages, with what was learned from the files that they name."""
     caution: str = ""
-    """What the output's store does not hold to, in one line (`Store.check_writable`)."""
+    """A guarantee that the output's store does not give, in one line (`Store.check_writable`); else empty."""
 
     @property
     def models(self) -> list[str]:

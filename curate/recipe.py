@@ -222,7 +222,7 @@ def _signals() -> type[Keys]:
 if TYPE_CHECKING:
 
     class Signals(Keys):
-        """What the registry of signals makes of it."""
+        """Built at run time from the registry of signals."""
 
         def __getattr__(self, name: str) -> Any: ...
 else:
@@ -241,7 +241,7 @@ def _pixels() -> type[Keys]:
 if TYPE_CHECKING:
 
     class Pixels(Keys):
-        """What the registry of pixel scorers makes of it."""
+        """Built at run time from the registry of pixel scorers."""
 
         def __getattr__(self, name: str) -> Any: ...
 else:
@@ -262,7 +262,7 @@ def _dedup() -> type[Keys]:
 if TYPE_CHECKING:
 
     class Dedup(Keys):
-        """What the registry of kinds of duplicates makes of it."""
+        """Built at run time from the registry of kinds of duplicates."""
 else:
     Dedup = _dedup()
 
@@ -301,7 +301,7 @@ def _step() -> type[_AnyStep]:
 if TYPE_CHECKING:
 
     class Step(_AnyStep):
-        """What the registry of step kinds makes of it."""
+        """Built at run time from the registry of step kinds."""
 
         def __getattr__(self, name: str) -> Any: ...
 else:

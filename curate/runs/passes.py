@@ -97,10 +97,10 @@ class Pass:
         return f"{self.declared.name} keeps the settings of its first start ({kept}); new passes use the new values"
 
     def begun_with(self) -> Json:
-        """The settings (`how`) that the pass was first started with; empty where it was not, or has none."""
+        """The settings (`how`) recorded at the pass's first start; empty where it has not started or has none."""
         store, name = self.folder.store, f"{self.folder.bookkeeping}/pass.json"
-        begun: Json = store.read_json(name).get("how", {}) if self.declared.how and store.exists(name) else {}
-        return begun
+        recorded: Json = store.read_json(name).get("how", {}) if self.declared.how and store.exists(name) else {}
+        return recorded
 
 
 @dataclass(frozen=True)

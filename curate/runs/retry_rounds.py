@@ -1,8 +1,8 @@
 """Rounds of fetching: the error classes that each round fetched again, in order (docs/decisions/0005-rounds.md).
 
-A round belongs to the fetch that it follows, by the name of that one's folder. `rounds/0001.json`, … are
-created, never replaced, so that every later command sees the same chain. So is `rounds/settled/0001.json`, once the
-round has ended: it says how many images came back. Nothing is computed on a round that brought none back.
+A round names the folder of the fetch that its chain began with. `rounds/0001.json`, … are created and never replaced,
+so that every later command sees the same chain. When a round has ended, `rounds/settled/0001.json` is created and
+records how many images came back; later passes do not read a round that brought none back.
 """
 
 import json
@@ -20,9 +20,9 @@ class Round:
     """One round.
 
     Attributes:
-        base: the folder of the fetch that begins its chain.
-        classes: the classes that it tries again, sorted.
-        name: of its file.
+        base: the folder of the fetch that its chain began with.
+        classes: the error classes that it fetches again, sorted.
+        name: the name of its file.
         recovered: images that came back; None before the round has ended.
     """
 
