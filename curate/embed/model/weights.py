@@ -337,8 +337,8 @@ def _turn(what: str) -> Iterator[None]:
         # downloads the file by itself.
         with contextlib.suppress(OSError):
             locks.mkdir(parents=True, exist_ok=True)
-            # The lock file is never deleted: a process that waits for a deleted file and one that creates it again would
-            # hold two different locks.
+            # The lock file is never deleted: a process that waits for a deleted file and one that creates it again
+            # would hold two different locks.
             lock = held.enter_context((locks / hashlib.sha256(what.encode()).hexdigest()[:32]).open("wb"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
