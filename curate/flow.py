@@ -105,6 +105,8 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         outcome.is_unchanged = layout.passes["fetch"].folder.path != newest.folder.path
         if outcome.is_unchanged and options.only_with_gain:
             return outcome
+    if layout.sample:
+        watcher.tell(str(layout.sample))
     for pass_ in layout.of("embed").values():
         if (notice := pass_.begun_otherwise()) and not pass_.folder.units().issuperset(layout.parts):
             watcher.tell(notice)
@@ -131,7 +133,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         if options.reaches("report"):
             if options.truth:
                 outcome.evaluation = truth.evaluate(decisions(layout), pq.read_table(options.truth)).to_json()
-            go(report.work(prepared, layout, outcome.evaluation, options.sample, options.engine))
+            go(report.work(prepared, layout, outcome.evaluation, options.engine))
             outcome.report = store.path(f"{layout.passes['report'].folder.path}/index.html")
             if outcome.funnel["kept"]:
                 outcome.manifest = _manifest(prepared, layout, options, int(outcome.funnel["kept"]))

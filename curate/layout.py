@@ -5,7 +5,6 @@ is reused, and a changed threshold makes new folders of select, pack and report 
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 from curate.dedup import passes as dedup
@@ -17,6 +16,7 @@ from curate.prepare import Prepared, as_now
 from curate.report import passes as report
 from curate.runs.options import Options
 from curate.runs.passes import Declaration, Layout, Pass
+from curate.runs.sample import Sample
 from curate.select import passes as select
 from curate.signals import passes as signals
 from curate.store import Folder
@@ -48,7 +48,10 @@ def planned(prepared: Prepared, options: Options, missing: Sequence[int] = ()) -
         return None
     counts = folder.marker().counts
     truth = hashlib.sha256(options.truth.read_bytes()).hexdigest() if options.truth else None
-    return lay_out(prepared, counts["parts"], counts["rows"], sample=options.sample, missing=missing, truth=truth)
+    sample = None
+    if options.sample is not None:
+        sample = Sample.of(options.sample, folder.table("parts.parquet", columns=["rows"])["rows"].to_pylist())
+    return lay_out(prepared, counts["parts"], counts["rows"], sample=sample, missing=missing, truth=truth)
 
 
 def lay_out(
@@ -56,7 +59,7 @@ def lay_out(
     n_parts: int,
     n_rows: int = 0,
     *,
-    sample: float | None = None,
+    sample: Sample | None = None,
     missing: Sequence[int] = (),
     truth: str | None = None,
 ) -> Layout:
@@ -66,7 +69,7 @@ def lay_out(
         prepared: the recipe, checked.
         n_parts: parts of the plan; passes that work part by part do not depend on it.
         n_rows: rows of the plan.
-        sample: the share of the parts that the global passes cover, or None for all.
+        sample: the parts and rows that the global passes cover, or None for all.
         missing: parts that are set aside and left out by the global passes.
         truth: the SHA-256 of a demo's truth table.
     """
@@ -76,8 +79,9 @@ def lay_out(
         for one in declared:
             passes[one.name] = Pass.of(prepared.store, one, [passes[name].folder for name in one.reads])
 
-    covered = n_parts if sample is None else max(1, math.ceil(n_parts * sample))
+    covered = n_parts if sample is None else sample.parts
     scope = {"parts": covered, "missing": list(missing)}
+    rows = {"rows": sample.rows} if sample and sample.cuts else {}
     add(plan.declare(prepared))
     for one in fetch.declare(prepared, passes["plan"]):
         add(one)
@@ -85,8 +89,8 @@ def lay_out(
     add(*signals.declare(prepared))
     add(*dedup.declare(prepared, scope))
     columns = [name for name, pass_ in passes.items() if pass_.declared.is_decided_on]
-    add(select.declare(prepared, scope, columns))
+    add(select.declare(prepared, {**scope, **rows}, columns))
     add(pack.declare(prepared, columns))
     add(report.declare(list(passes), truth))
     parts = tuple(part for part in range(covered) if part not in set(missing))
-    return Layout(passes, n_parts, parts, tuple(missing), n_rows / n_parts)
+    return Layout(passes, n_parts, parts, tuple(missing), n_rows / n_parts, sample)

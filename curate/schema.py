@@ -83,9 +83,11 @@ MIRRORED = "clip_similarity_mirrored"
 mirrored image and caption. A recipe and its results name them `<column>_<model>`; for the first model of the recipe the
 plain name works too."""
 
+NOT_SAMPLED = "not_sampled"
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
 REASONS_BEFORE: Mapping[str, str] = {
+    NOT_SAMPLED: "beyond the rows that --sample covers",
     REPEATED: "the same pair (URL and caption, or uid) is in another row of the list",
     UNDECODABLE: "fetched, but no picture could be decoded from it",
 }

@@ -35,7 +35,7 @@ def test_what_may_heal_is_a_class():
 def test_the_card_has_the_words_of_every_reason():
     facts: dict[str, Any] = {"kind": "before", "seen": 9, "dropped": 1, "nulls": 0}
     steps = [{"name": reason, "rule": reason_words(reason), **facts} for reason in REASONS]
-    funnel = {"planned": 9, "kept": 1, "missing_parts": [], "steps": steps}
+    funnel = {"planned": 9, "kept": 1, "missing_parts": [], "sample": None, "steps": steps}
     said = card(funnel, {}, {"m": {}}, [])
     for step in steps:
         assert f"| `{step['name']}` | {reason_words(step['name'])} |" in said

@@ -20,7 +20,7 @@ def lines(prepared: Prepared, options: Options) -> Iterator[str]:
         names = [name for name, pass_ in passes if options.reaches(pass_.declared.stage)]
         yield f"then     {', '.join(name for name in names if name != 'plan')}"
         return
-    yield f"parts    {len(layout.parts)} of {layout.n_parts}"
+    yield f"parts    {len(layout.parts)} of {layout.n_parts}" + (f"  ({layout.sample})" if layout.sample else "")
     width = max(len(name) for name in layout.passes)
     for name, pass_ in layout.passes.items():
         if options.reaches(pass_.declared.stage):

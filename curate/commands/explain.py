@@ -67,7 +67,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
         return
     decision = _values(read(columns.decisions()))
     yield from _verdict(decision)
-    if decision["reason"] == schema.REPEATED:
+    if decision["reason"] in (schema.REPEATED, schema.NOT_SAMPLED):
         return
     image = _values(read(columns.measured_by("fetch")))
     yield from _fetched(image)

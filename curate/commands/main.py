@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", type=Path, help="a YAML recipe")
     _add_engine(run)
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
-    run.add_argument("--sample", type=_share, metavar="SHARE", help="only this share of the parts, to its own result")
+    run.add_argument("--sample", type=_share, metavar="SHARE", help="only this share of the rows, to its own result")
     run.add_argument("--until", choices=PASSES, default="report", help="stop after this pass")
     run.add_argument("--dry-run", action="store_true", help="list what would run and what is reused, run nothing")
     run.add_argument("--allow-missing", action="store_true", help="continue without parts that are set aside")

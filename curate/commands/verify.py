@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from curate.errors import BrokenResult, StoreError
 from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
-from curate.schema import REPEATED
+from curate.schema import NOT_SAMPLED, REPEATED
 from curate.scratch import scratch
 from curate.store import WHOLE, FileInfo, Folder, Store, key
 
@@ -177,7 +177,8 @@ def _decision_faults(rows: pa.Table, decided: pa.Table, *, has_uid: bool) -> Ite
     repeated = pc.fill_null(pc.equal(decided["reason"], REPEATED), fill_value=False)
     # Of rows that share a uid and have different URLs, select says which ones are repeated.
     differs = pc.and_not(rows["repeated"], repeated) if has_uid else pc.xor(rows["repeated"], repeated)
-    if pc.any(differs).as_py():
+    sampled = pc.fill_null(pc.not_equal(decided["reason"], NOT_SAMPLED), fill_value=True)
+    if pc.any(pc.and_(differs, sampled)).as_py():
         yield "`repeated` is not what plan says"
 
 

@@ -48,6 +48,8 @@ def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Se
     kept, planned = funnel["kept"], funnel["planned"]
     missing = len(funnel["missing_parts"])
     left_out = f" {counted(missing, 'part')} of the list missing from this result." if missing else ""
+    if sample := funnel["sample"]:
+        left_out += f" A sample: {sample['rows']:,} of {counted(sample['n_rows'], 'row')} of the list were decided on."
     holds = " and ".join(described.holds for described in descriptions)
     return "\n".join(
         [

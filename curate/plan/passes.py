@@ -6,7 +6,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs
 
-VERSION = 2
+VERSION = 3
 
 
 def declare(prepared: Prepared) -> Declaration:

@@ -70,6 +70,7 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
         raise SourceError("the source is empty: no rows in any of its files")
     n_parts = math.ceil(total / part_size)
     counts: Counter[str] = Counter(parts=n_parts)
+    rows = np.zeros(n_parts, np.int64)
     with scratch("plan") as folder:
         stored = pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
         buckets = Buckets(folder, stored, n_parts, part_size)
@@ -95,7 +96,9 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
                 )
                 unit.commit()
                 counts.update(unit.counts)
+                rows[part] = pairs.num_rows
     out.counts.update(counts)
+    out.put_table("parts.parquet", pa.table({"part": pa.array(range(n_parts), pa.int32()), "rows": rows}))
     out.put_json("summary.json", {name: counts[name] for name in ("parts", "rows", "images", "repeated")})
 
 

@@ -29,7 +29,7 @@ from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, 
 from curate.report.text import count, duration, percent, pieces, plain, rate, size
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
-from curate.schema import FETCH, UNDECODABLE, reason_words
+from curate.schema import FETCH, NOT_SAMPLED, UNDECODABLE, reason_words
 from curate.store import Inputs
 
 Step = Mapping[str, Any]
@@ -61,8 +61,7 @@ class Settings:
         columns: the columns of a pair of the run.
         evaluation: the demo's evaluation in its JSON form; None for a real run.
         examples: rows to show per reason.
-        run: `url`, `sample` (share of the parts, or None), `engine`, `allow` (opened addresses), `missing`
-            (parts that were set aside; may be left out).
+        run: `url`, `engine`, `allow` (opened addresses), `missing` (parts that were set aside; may be left out).
     """
 
     title: str
@@ -282,7 +281,7 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
     sheets = []
     for number, step in enumerate(gathered.funnel["steps"]):
         name = step["name"]
-        if _has_no_picture(step) or not step["dropped"]:
+        if _has_no_picture(step) or not step["dropped"] or name == NOT_SAMPLED:
             continue
         pictures = gathered.shown(gathered.survey.examples.get(name, []))
         twins = [

@@ -19,14 +19,13 @@ def declare(reads: Sequence[str], truth: str | None) -> Declaration:
     return Declaration("report", "report", VERSION, {"truth": truth} if truth else {}, reads)
 
 
-def work(prepared: Prepared, layout: Layout, evaluation: Json | None, sample: float | None, engine: str) -> Work:
+def work(prepared: Prepared, layout: Layout, evaluation: Json | None, engine: str) -> Work:
     """Returns the work that writes the page.
 
     Args:
         prepared: the checked recipe.
         layout: every pass.
         evaluation: how often a demo's steps were right, in JSON form; None for a real run.
-        sample: the share of the parts that the run covers.
         engine: the engine's name.
     """
     recipe = prepared.recipe
@@ -39,7 +38,6 @@ def work(prepared: Prepared, layout: Layout, evaluation: Json | None, sample: fl
         "examples": EXAMPLES,
         "run": {
             "url": recipe.output,
-            "sample": sample,
             "engine": engine,
             "allow": recipe.fetch.allow,
             "missing": list(layout.missing),

@@ -19,7 +19,7 @@ from curate.columns import PairColumns
 from curate.columns import read as read_columns
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
-from curate.schema import FETCHED, REPEATED, SIMILARITY
+from curate.schema import FETCHED, NOT_SAMPLED, REPEATED, SIMILARITY
 from curate.store import Folder, Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
@@ -153,8 +153,8 @@ def survey(
                 if number < CLOSE_PARTS and step["threshold"] is not None:
                     _closest(totals.above.setdefault(step["name"], []), rows.part, values, kept, examples // 2)
                     _closest(totals.below.setdefault(step["name"], []), rows.part, -values, mask, examples // 2)
-            # A repeated row has no measurement of its own.
-            own = reasons != REPEATED
+            # A repeated row has no measurement of its own; rows outside the sample were seen by no step.
+            own = (reasons != REPEATED) & (reasons != NOT_SAMPLED)
             totals.similarity[model].add(values[own], stack[own])
     return totals
 

@@ -70,6 +70,8 @@ def _kept(verdicts: Verdicts | None) -> Row:
 
 def _remarks(funnel: Mapping[str, Any], verdicts: Verdicts | None) -> list[str]:
     lines = [f"{count(funnel['kept'])} of {count(funnel['planned'])} pairs kept"]
+    if sample := funnel["sample"]:
+        lines.append(f"a sample: {count(sample['rows'])} of {count(sample['n_rows'])} rows were decided on")
     if missing := funnel["missing_parts"]:
         lines.append(f"{counted(len(missing), 'part is', 'parts are')} missing and not counted here")
     if verdicts:

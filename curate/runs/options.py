@@ -15,7 +15,7 @@ class Options:
     """Command-line options that are not part of a recipe.
 
     Args:
-        sample: run this share of the parts (the first ones; parts are random samples) to a result of its own.
+        sample: run this share of the rows (`curate.runs.sample`) to a result of its own.
         until: the last pass to run.
         allow_missing: continue without the parts that are set aside.
         retry_parts: start parts again that an earlier run set aside.

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curate.runs.sample import Sample
 from curate.store import Folder, Inputs, Json, Store
 
 
@@ -113,6 +114,7 @@ class Layout:
         parts: the parts that the run covers.
         missing: parts that are set aside and left out by the global passes; they are not in `parts`.
         rows: rows of a part, on average.
+        sample: what `--sample` covers; None where all is covered.
     """
 
     passes: Mapping[str, Pass]
@@ -120,6 +122,7 @@ class Layout:
     parts: tuple[int, ...]
     missing: tuple[int, ...] = ()
     rows: float = 0.0
+    sample: Sample | None = None
 
     def inputs(self, *names: str) -> Inputs:
         """The folders that the named passes read, over the covered parts."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import BrokenResult, RecipeError
-from curate.schema import ERROR_CLASSES, FETCH, REPEATED, UNDECODABLE, reason_words
+from curate.schema import ERROR_CLASSES, FETCH, NOT_SAMPLED, REPEATED, UNDECODABLE, reason_words
 from curate.select.database import one_line
 from curate.select.ids import words
 from curate.select.rows import PartRows
@@ -158,21 +158,23 @@ class Funnel:
 
         Only a source with pair ids of its own (`uid`) has a pair of several images, in one part or in several.
         """
+        eligible = f"coalesce(before, '') NOT IN ('{REPEATED}', '{NOT_SAMPLED}')"
         self._do(
             f"""CREATE TABLE again AS
             SELECT high, low, coalesce(min(source_row) FILTER (before IS NULL), min(source_row)) AS stays FROM pairs
-            WHERE before IS DISTINCT FROM '{REPEATED}' GROUP BY high, low HAVING count(*) > 1"""
+            WHERE {eligible} GROUP BY high, low HAVING count(*) > 1"""
         )
         self._do(
             f"""UPDATE pairs SET before = '{REPEATED}' FROM again
-            WHERE pairs.high = again.high AND pairs.low = again.low AND pairs.source_row <> again.stays"""
+            WHERE pairs.high = again.high AND pairs.low = again.low AND pairs.source_row <> again.stays
+            AND {eligible}"""
         )
 
     def _before_steps(self) -> list[dict[str, Any]]:
         counts = dict(
             self._con.execute("SELECT before, count(*) FROM pairs WHERE before IS NOT NULL GROUP BY before").fetchall()
         )
-        order = [REPEATED, *(FETCH + name for name in ERROR_CLASSES), UNDECODABLE]
+        order = [NOT_SAMPLED, REPEATED, *(FETCH + name for name in ERROR_CLASSES), UNDECODABLE]
         if unknown := sorted(set(counts).difference(order)):
             raise BrokenResult(
                 f"select: images failed for reasons that this version does not know: {', '.join(unknown)}"

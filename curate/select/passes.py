@@ -1,6 +1,7 @@
 """The pass `select`: a decision for every row; one unit."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from curate.keys import chosen
 from curate.prepare import Prepared, steps_of
@@ -9,11 +10,11 @@ from curate.runs.work import Work
 from curate.select.steps.registry import versions
 from curate.store import WHOLE, Json
 
-VERSION = 4
+VERSION = 5
 
 
 def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaration:
-    """The decisions depend on the steps, their kinds, the parts that are covered, and every pass with columns."""
+    """The decisions depend on the steps, their kinds, the parts and rows covered, and every pass with columns."""
     steps = [chosen(step) for step in prepared.recipe.select]
     kinds = versions(steps_of(prepared.recipe))
     depends = {"steps": steps, **({"kinds": kinds} if kinds else {}), "models": prepared.models, **scope}
@@ -22,10 +23,13 @@ def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaratio
 
 def work(prepared: Prepared, layout: Layout) -> Work:
     """Decides."""
+    sample = layout.sample
     settings: Json = {
         "steps": [step.model_dump(mode="json") for step in prepared.recipe.select],
         **prepared.columns.to_json(),
         "memory_limit": "1GB",
+        "missing": list(layout.missing),
+        "sample": asdict(sample) if sample and sample.rows < sample.n_rows else None,
     }
     opener = "curate.select.worker:open_worker"
     return Work("select", opener, settings, layout.of("select"), layout.inputs("select"), (WHOLE,))

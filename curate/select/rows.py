@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from curate.columns import BEFORE, PairColumns, predicate_view, reasons_before
 from curate.columns import read as read_columns
+from curate.schema import NOT_SAMPLED
 from curate.store import Inputs
 
 
@@ -27,16 +28,29 @@ class PartRows:
     columns: pa.Table
 
 
-def read(inputs: Inputs, columns: PairColumns, part: int, wanted: Collection[str]) -> PartRows:
+def read(
+    inputs: Inputs, columns: PairColumns, part: int, wanted: Collection[str], sampled: int | None = None
+) -> PartRows:
     """A part's rows with the wanted columns.
+
+    Args:
+        inputs: the run's folders.
+        columns: those of the run.
+        part: which part.
+        wanted: the columns to read.
+        sampled: how many rows of the part are decided on, the first ones; None for all.
 
     Raises:
         BrokenResult: a table's rows are not those of the plan.
     """
     pairs = read_columns(inputs, columns, part, ["pair_id", "source_row", *BEFORE, *wanted])
+    before = reasons_before(pairs)
+    if sampled is not None and sampled < len(before):
+        beyond = pa.array([NOT_SAMPLED] * (len(before) - sampled), before.type)
+        before = pa.concat_arrays([before.slice(0, sampled), beyond])
     return PartRows(
         pairs["pair_id"].combine_chunks(),
         pairs["source_row"],
-        reasons_before(pairs),
+        before,
         predicate_view(pairs.select(list(wanted))),
     )

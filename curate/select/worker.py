@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from curate.select.rows import PartRows
 from curate.select.steps.contract import Step
 from curate.select.steps.registry import read as read_steps
 from curate.select.steps.registry import wanted
-from curate.store import Folder, Inputs, Outputs
+from curate.store import Folder, Inputs, Json, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
@@ -35,8 +36,9 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """The pass `select`, which runs as a whole.
 
     Args:
-        settings: `steps` (the recipe's, dumped), `columns` (`PairColumns.to_json`), `memory_limit` (of DuckDB), and
-            optionally `threads` (of DuckDB).
+        settings: `steps` (the recipe's, dumped), `columns` (`PairColumns.to_json`), `memory_limit` (of DuckDB),
+            `missing` (parts that are left out because they were set aside), `sample` (`curate.runs.sample.Sample` as
+            JSON, or None), and optionally `threads` (of DuckDB).
     """
 
     def work(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
@@ -46,12 +48,34 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
             connect(folder, memory_limit=limit, threads=threads) as con,
         ):
             steps, columns = read_steps(settings["steps"]), PairColumns.from_json(settings)
-            select(Funnel(con, steps, list(columns.types())), steps, columns, inputs, outputs["select"])
+            funnel = Funnel(con, steps, list(columns.types()))
+            scope = Scope(settings["missing"], settings["sample"])
+            select(funnel, steps, columns, scope, inputs, outputs["select"])
 
     return work
 
 
-def select(funnel: Funnel, steps: Sequence[Step[Any]], columns: PairColumns, inputs: Inputs, out: Outputs) -> None:
+@dataclass(frozen=True)
+class Scope:
+    """Which of the plan's rows are decided on, besides the parts of the inputs.
+
+    Args:
+        missing: parts that were set aside.
+        sample: what `--sample` covers, as JSON; None where all is covered.
+    """
+
+    missing: Sequence[int]
+    sample: Json | None
+
+    def rows_of(self, part: int) -> int | None:
+        """How many rows of a part are decided on; None for all."""
+        is_last = self.sample is not None and part == self.sample["parts"] - 1
+        return int(self.sample["last_rows"]) if self.sample and is_last else None
+
+
+def select(
+    funnel: Funnel, steps: Sequence[Step[Any]], columns: PairColumns, scope: Scope, inputs: Inputs, out: Outputs
+) -> None:
     """Reads all parts' columns, runs the funnel, writes and commits each part's decisions.
 
     Raises:
@@ -64,7 +88,7 @@ def select(funnel: Funnel, steps: Sequence[Step[Any]], columns: PairColumns, inp
     needed = wanted(steps, list(columns.types()))
 
     def read(part: int) -> tuple[int, PartRows]:
-        return part, part_rows.read(inputs, columns, part, needed)
+        return part, part_rows.read(inputs, columns, part, needed, scope.rows_of(part))
 
     def write(decided: tuple[int, pa.Table]) -> tuple[int, int, Counter[str]]:
         part, rows = decided
@@ -89,9 +113,10 @@ def select(funnel: Funnel, steps: Sequence[Step[Any]], columns: PairColumns, inp
         dropped += reasons
     check(report, planned, kept, dropped)
 
-    missing = sorted(set(range(inputs["plan"].marker().counts["parts"])) - set(parts))
     out.put_json("columns.json", columns.to_json())
-    out.put_json("funnel.json", {**report, "parts": len(parts), "missing_parts": missing})
+    out.put_json(
+        "funnel.json", {**report, "parts": len(parts), "missing_parts": list(scope.missing), "sample": scope.sample}
+    )
     by_part = pa.schema([("part", pa.int32()), ("planned", pa.int64()), ("kept", pa.int64())])
     counted = [parts, [planned[part] for part in parts], [kept[part] for part in parts]]
     out.put_table("parts.parquet", pa.table(counted, schema=by_part))

@@ -267,4 +267,4 @@ def _funnel(planned: int, kept: int, parts: int, dropped: dict[str, int]) -> dic
             step |= {"rule": schema.reason_words(name)}
         steps.append(step)
         seen -= dropped.get(name, 0)
-    return {"planned": planned, "kept": kept, "parts": parts, "missing_parts": [], "steps": steps}
+    return {"planned": planned, "kept": kept, "parts": parts, "missing_parts": [], "sample": None, "steps": steps}

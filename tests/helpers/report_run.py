@@ -88,7 +88,7 @@ def columns_of(*models):
 
 def settings(**changes):
     """The report's settings for a made run."""
-    run = {"url": "/runs/<b>demo</b>", "sample": None, "engine": "local", "allow": ["127.0.0.1:8123"]}
+    run = {"url": "/runs/<b>demo</b>", "engine": "local", "allow": ["127.0.0.1:8123"]}
     facts = {"pocket": {"precision": "fp32", "weights": "ab" * 32, "size": {"image": 96}, "note": SCRIPT}}
     base = {
         **columns_of("pocket"),
@@ -127,7 +127,7 @@ def jpeg(picture):
     return sink.getvalue()
 
 
-def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("pocket",), missing=()):
+def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("pocket",), missing=(), sample=None):
     """Writes the folders of a run of `parts` parts of `rows` rows, each with every reason in it.
 
     Row by row the reasons go round: all steps' names, then kept, so that each is there `rows / 12` times.
@@ -153,7 +153,7 @@ def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("po
         out = folders["plan"].outputs(part)
         out.counts.update(rows=rows)
         out.commit()
-    made.funnel = _funnel(made.reasons) | {"missing_parts": list(missing)}
+    made.funnel = _funnel(made.reasons) | {"missing_parts": list(missing), "sample": sample}
     near = folders["dedup-image_embedding"].outputs(WHOLE)
     values = {"sha256_a": ["0" * 64] * 3, "sha256_b": ["1" * 64] * 3, "similarity": [0.91, 0.95, 0.96]}
     near.put_table("near.parquet", pa.table(values, schema=schema.NEAR))
@@ -279,7 +279,7 @@ def _funnel(reasons):
         dropped = reasons[step["name"]]
         steps.append({**_STEP, **step, "seen": seen, "dropped": dropped})
         seen -= dropped
-    return {"planned": planned, "kept": reasons[None], "parts": 3, "missing_parts": [], "steps": steps}
+    return {"planned": planned, "kept": reasons[None], "parts": 3, "missing_parts": [], "sample": None, "steps": steps}
 
 
 def evaluation(funnel):

@@ -1,7 +1,7 @@
 """Small runs for select: tables as the passes before it write them, and the pass called on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from curate import schema
 from curate.columns import describe
+from curate.runs.sample import Sample
 from curate.select.worker import open_worker
 from curate.store import WHOLE, Folder, Inputs, Store
 
@@ -147,11 +148,18 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
 
 
 def run_select(
-    inputs: Inputs, steps: Sequence[dict[str, Any]], root: Path, threads: int | None = None
+    inputs: Inputs,
+    steps: Sequence[dict[str, Any]],
+    root: Path,
+    threads: int | None = None,
+    *,
+    missing: Sequence[int] = (),
+    sample: Sample | None = None,
 ) -> tuple[dict[str, Any], dict[int, list[dict[str, Any]]], Folder]:
     """Runs the pass: the funnel, the decisions by part, and its folder."""
     folder = Folder(Store(str(root)), "select", "0")
-    settings = {"steps": steps, **COLUMNS.to_json(), "memory_limit": "200MB"}
+    scope = {"missing": list(missing), "sample": asdict(sample) if sample else None}
+    settings = {"steps": steps, **COLUMNS.to_json(), "memory_limit": "200MB", **scope}
     out = folder.outputs()
     open_worker({**settings, **({"threads": threads} if threads else {})})(WHOLE, inputs, {"select": out})
     out.commit()

@@ -52,7 +52,7 @@ def test_a_narrow_terminal_folds_the_note_and_no_number(tmp_path):
 @given(st.text(st.sampled_from("ab[red]\x1b\x07\n\r\u202e\x9b語 /")), st.booleans())
 def test_a_hostile_predicate_cannot_write_on_the_terminal(predicate, terminal):
     name = {"name": predicate, "kind": "where", "seen": 4, "dropped": 1, "says": predicate, "without": ""}
-    funnel = {"planned": 4, "kept": 3, "missing_parts": [2, 3], "steps": [name]}
+    funnel = {"planned": 4, "kept": 3, "missing_parts": [2, 3], "sample": None, "steps": [name]}
     text = printed(funnel, force_terminal=terminal, color_system=None, width=100)
     # Rich's own bold and dim are all the sequences there may be.
     text = re.sub(r"\x1b\[[\d;]*m", "", text)

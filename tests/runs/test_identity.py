@@ -225,7 +225,7 @@ def test_fingerprints_of_a_plan_are_frozen(tmp_path):
     ):
         content = {"version": 1, "source": source, "output": str(tmp_path / "run")}
         found[name] = plan_folder(prepare(recipe.parse(content))).path
-    assert found == {"lists": "plan-3c7defb34b47", "samples": "plan-834dccbaf21b"}
+    assert found == {"lists": "plan-b9ae872134ef", "samples": "plan-0f54d1c4fda2"}
 
 
 def test_an_identity_without_names_is_read_as_one_with_them():

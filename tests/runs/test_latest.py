@@ -118,20 +118,20 @@ def test_a_step_that_drops_all_beside_an_earlier_result(recipe, web, tmp_path, c
 def test_a_sample_that_was_never_run_is_one_line_and_those_that_were_are_named(recipe, web, tmp_path, capsys):
     run = str(tmp_path / "run")
     command = recipe(web.address)
-    assert main([*command, "--sample", "0.5", "--until", "fetch"]) == 0
+    assert main([*command, "--sample", "0.04", "--until", "fetch"]) == 0
     for asked in (["status", run], ["explain", run, f"http://{web.address}/3.jpg"]):
         capsys.readouterr()
         assert main([*asked, "--sample", "0.1"]) == 2
-        assert capsys.readouterr().err == f"curate: {run}: no sample 0.1 here; samples: 0.5\n"
+        assert capsys.readouterr().err == f"curate: {run}: no sample 0.1 here; samples: 0.04\n"
     # Begun and not decided on yet is not the same as never run.
-    assert main(["status", run, "--sample", "0.5"]) == 0
+    assert main(["status", run, "--sample", "0.04"]) == 0
     assert "1 of 2 parts" in capsys.readouterr().out
-    assert main(["explain", run, f"http://{web.address}/3.jpg", "--sample", "0.5"]) == 2
+    assert main(["explain", run, f"http://{web.address}/3.jpg", "--sample", "0.04"]) == 2
     assert "no decisions yet" in capsys.readouterr().err
-    assert main([*command, "--sample", "0.5", "--until", "select"]) == 0
+    assert main([*command, "--sample", "0.04", "--until", "select"]) == 0
     said = []
     for number in range(ROWS):
-        assert main(["explain", run, f"http://{web.address}/{number}.jpg", "--sample", "0.5"]) == 0
+        assert main(["explain", run, f"http://{web.address}/{number}.jpg", "--sample", "0.04"]) == 0
         said.append(capsys.readouterr().out)
     outside = ["its part is not in this sample" in lines for lines in said]
     assert True in outside
@@ -139,3 +139,31 @@ def test_a_sample_that_was_never_run_is_one_line_and_those_that_were_are_named(r
     # Samples come and go; the whole run has no file of theirs.
     assert main(["status", run]) == 0
     assert "result   none yet" in capsys.readouterr().out
+
+
+def test_a_sample_of_a_list_smaller_than_a_part_is_that_share_of_its_rows(recipe, web, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    command = [*recipe(web.address, part_size=1000), "--set", "select.all.where=width < 0"]
+    assert main([*command, "--sample", "0.25"]) == 0
+    said = capsys.readouterr()
+    assert f"the sample covers 6 of {ROWS} rows, in 1 of 1 part, 6 rows of the last\n" in said.err
+    assert "missing" not in said.out + said.err
+    assert f"6 of {ROWS} pairs kept\n" in said.out
+    assert f"a sample: 6 of {ROWS} rows were decided on\n" in said.out
+    assert "not_sampled" in said.out
+    assert main(["verify", run, "--deep", "--sample", "0.25"]) == 0
+    capsys.readouterr()
+    (card,) = Path(run).glob("pack-*/README.md")
+    assert f"A sample: 6 of {ROWS} rows of the list were decided on." in card.read_text()
+    ends = []
+    for number in range(ROWS):
+        assert main(["explain", run, f"http://{web.address}/{number}.jpg", "--sample", "0.25"]) == 0
+        ends += [line for line in capsys.readouterr().out.splitlines() if line.startswith("decision")]
+    assert sorted(ends) == ["decision    dropped: not_sampled"] * 18 + ["decision    kept"] * 6
+    # The whole list is another matter: nothing is fetched again, and all of it is decided on.
+    asked = len(web.asked)
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"{ROWS} of {ROWS} pairs kept\n" in said
+    assert "not_sampled" not in said
+    assert len(web.asked) == asked

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.errors import BrokenResult, RecipeError
+from curate.runs.sample import Sample
 from curate.select.steps.keep_top import top
 from curate.store import WHOLE, Folder, Store
 
@@ -328,13 +329,47 @@ def test_of_a_pair_with_several_images_the_first_that_came_stays(tmp_path: Path,
 def test_missing_parts_are_named_and_not_counted(tmp_path: Path):
     rows, near = many_rows()
     inputs = write_inputs(tmp_path, rows, 3, near)
-    funnel, _, folder = run_select(dataclasses.replace(inputs, parts=[0, 2]), list(STEPS.values()), tmp_path / "run")
+    covered = dataclasses.replace(inputs, parts=[0, 2])
+    funnel, _, folder = run_select(covered, list(STEPS.values()), tmp_path / "run", missing=[1])
     assert (funnel["parts"], funnel["missing_parts"]) == (2, [1])
     assert funnel["planned"] == sum(row.part != 1 for row in rows)
     parts = folder.table("parts.parquet").to_pydict()
     assert parts["part"] == [0, 2]
     assert sum(parts["planned"]) == funnel["planned"]
     assert sum(parts["kept"]) == funnel["kept"] == folder.marker(0).counts["kept"] + folder.marker(2).counts["kept"]
+
+
+@given(run=runs(), share=st.sampled_from([0.01, 0.3, 0.5, 0.77, 1.0]))
+@settings(max_examples=settings.default.max_examples // 2)
+def test_a_sample_decides_on_its_rows_as_if_there_were_no_others(run, share):
+    rows, near, steps = run
+    sample = Sample.of(share, [len(planned(rows, part)) for part in range(3)])
+    covered = [entry for part in range(sample.parts) for entry in planned(rows, part)]
+    own, beyond = covered[: sample.rows], covered[sample.rows :]
+    numbers = {number for number, _, _ in own}
+    _, reasons, _, facts, _ = reference([row for number, row in enumerate(rows) if number in numbers], near, steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = dataclasses.replace(write_inputs(Path(scratch), rows, 3, near), parts=range(sample.parts))
+        funnel, decided, _ = run_select(inputs, steps, Path(scratch) / "run", sample=sample)
+    found = [row["reason"] for part in range(sample.parts) for row in decided[part]]
+    # The reference counts the rows of the sample anew, in the order of the list.
+    place = {number: at for at, number in enumerate(sorted(numbers))}
+    assert found[: sample.rows] == [reasons[place[number]] for number, _, _ in own]
+    assert found[sample.rows :] == ["not_sampled"] * len(beyond)
+    assert funnel["planned"] == len(covered) == funnel["kept"] + sum(one["dropped"] for one in funnel["steps"])
+    assert funnel["missing_parts"] == []
+    said = [(one["name"], one["seen"], one["dropped"]) for one in funnel["steps"] if one["kind"] != "before"]
+    assert said == [fact[:3] for fact in facts]
+
+
+def test_a_row_beyond_the_sample_takes_no_pairs_place(tmp_path: Path):
+    uid = bytes(range(16))
+    urls = sorted((f"http://a/{number}" for number in range(3)), key=schema.image_id)
+    # The first of the list stands last in its part, and is not sampled; the one that is has no image.
+    rows = [Row(Image(urls[2]), "", uid=uid), Row(Image(urls[0], "dns"), "", uid=uid), Row(Image(urls[1]), "")]
+    inputs = write_inputs(tmp_path, rows, 1)
+    _, decided, _ = run_select(inputs, [], tmp_path / "run", sample=Sample.of(0.66, [3]))
+    assert [decision["reason"] for decision in decided[0]] == ["fetch:dns", None, "not_sampled"]
 
 
 def test_the_threshold_is_the_lowest_kept_value(tmp_path: Path):
