@@ -35,8 +35,7 @@ ROW, IMAGE, PAIR = "row", "image_id", "pair_id"
 
 _PLAN = ("plan", "pairs.parquet", ROW)
 
-BEFORE = ("repeated", "status", "error_class", "decoded")
-"""The columns that `reasons_before` reads."""
+_BEFORE = ("repeated", "status", "error_class", "decoded", "caption")
 
 _IDS = frozenset(field.name for field in schema.PLAN if field.type == schema.ID)
 
@@ -91,6 +90,10 @@ class PairColumns:
         """The columns that a predicate may name, with the types that predicates see (`predicate_view`)."""
         return {column.name: _seen_type(column.name, column.type) for column in self.columns if column.type}
 
+    def before(self) -> list[str]:
+        """The columns that `reasons_before` reads; no `caption` where the source has none."""
+        return [name for name in _BEFORE if name in self._by_name]
+
     def measured_by(self, *passes: str) -> list[str]:
         """The names of the columns that these passes write, without embeddings and decisions."""
         return [column.name for column in self.columns if column.type and column.made_by in passes]
@@ -132,6 +135,8 @@ def describe(
     models: Mapping[str, bool],
     signals: Mapping[str, Mapping[str, pa.DataType]],
     pixels: Mapping[str, Mapping[str, pa.DataType]] | None = None,
+    *,
+    captions: bool = True,
 ) -> PairColumns:
     """Returns the columns of every pair of a run.
 
@@ -140,19 +145,20 @@ def describe(
         models: by short name, the first model first: whether the model also scores mirrored images.
         signals: by scorer, its columns with their types.
         pixels: by pixel scorer, likewise; the columns of `schema.PIXELS` are always included.
+        captions: whether the source has captions; if False, `caption`, text embeddings and similarities are left out.
 
     Raises:
         RecipeError: two columns would have one name.
     """
     found = [
-        *_named(_types(plan), *_PLAN),
+        *_named(_types(plan, *(() if captions else ("caption",))), *_PLAN),
         *_named(_types(schema.IMAGES, IMAGE), "fetch", "images.parquet", IMAGE),
         *_named(_types(schema.PIXELS, IMAGE), "pixels", "pixels.parquet", IMAGE),
     ]
     for scorer, types in (pixels or {}).items():
         found += _named(types, f"pixels-{scorer}", "pixels.parquet", IMAGE)
     for number, (model, mirror) in enumerate(models.items()):
-        found += _of_model(model, is_first=number == 0, mirror=mirror)
+        found += _of_model(model, is_first=number == 0, mirror=mirror, captions=captions)
     for scorer, types in signals.items():
         found += _named(types, f"signals-{scorer}", "pairs.parquet", PAIR)
     found += _named(dict.fromkeys(_types(schema.DECISIONS, PAIR)), "select", "decisions.parquet", ROW)
@@ -215,15 +221,18 @@ def reasons_before(pairs: pa.Table) -> pa.Array:
     """Returns each row's drop reason before any step, null for the rows that the steps see.
 
     Args:
-        pairs: rows with the columns `BEFORE`.
+        pairs: rows with the columns `PairColumns.before`.
     """
+    empty = schema.NO_CAPTION if "caption" in pairs.column_names else None
+    has_caption = schema.has_caption(pairs["caption"]) if empty else pa.scalar(True)
+    decoded = pc.if_else(has_caption, pa.scalar(None, pa.string()), pa.scalar(empty, pa.string()))
     failed = pc.binary_join_element_wise(schema.FETCH, pc.fill_null(pairs["error_class"], "internal"), "")
     reasons = pc.if_else(
         pairs["repeated"],
         schema.REPEATED,
         pc.if_else(
             pc.equal(pc.fill_null(pairs["status"], ""), schema.FETCHED),
-            pc.if_else(pc.fill_null(pairs["decoded"], False), pa.scalar(None, pa.string()), schema.UNDECODABLE),
+            pc.if_else(pc.fill_null(pairs["decoded"], False), decoded, schema.UNDECODABLE),
             failed,
         ),
     )
@@ -252,13 +261,12 @@ def _named(types: Mapping[str, pa.DataType | None], folder: str, file: str, key:
     return [Column(name, folder, file, key, name, kind) for name, kind in types.items()]
 
 
-def _of_model(model: str, *, is_first: bool, mirror: bool) -> Iterator[Column]:
+def _of_model(model: str, *, is_first: bool, mirror: bool, captions: bool) -> Iterator[Column]:
     folder, suffix = f"embed-{model}", "" if is_first else f"_{model}"
-    for stored, file, key in (
-        ("image_embedding", "images.parquet", IMAGE),
-        ("text_embedding", "pairs.parquet", PAIR),
-    ):
-        yield Column(f"{stored}{suffix}", folder, file, key, stored, None)
+    yield Column(f"image_embedding{suffix}", folder, "images.parquet", IMAGE, "image_embedding", None)
+    if not captions:
+        return
+    yield Column(f"text_embedding{suffix}", folder, "pairs.parquet", PAIR, "text_embedding", None)
     for stored in (schema.SIMILARITY, schema.MIRRORED)[: 1 + mirror]:
         for name in ([stored] if is_first else []) + [f"{stored}_{model}"]:
             yield Column(name, folder, "pairs.parquet", PAIR, stored, pa.float32())

@@ -1,13 +1,14 @@
 """Checks a recipe, its sources, models and output before anything is written; returns what the checks found out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
+from curate import schema
 from curate.columns import PairColumns
 from curate.columns import describe as describe_columns
 from curate.embed.model.facts import ModelFacts, describe
@@ -33,6 +34,8 @@ from curate.store import Json, Store
 
 __all__ = ["HUB", "Prepared", "prepare"]
 
+_NO_CAPTIONS = "the source has no captions (source.caption: null, or lists of URLs alone)"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -55,6 +58,8 @@ class Prepared:
     """The pixel scorers of other packages, with what was learned from the files that they name."""
     caution: str = ""
     """A guarantee that the output's store does not give, in one line (`Store.check_writable`); else empty."""
+    has_captions: bool = True
+    """Whether the source has captions; if not, images are curated alone."""
 
     @property
     def models(self) -> list[str]:
@@ -76,9 +81,12 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
     source = recipe.source.model_dump(mode="json")
     endpoint = recipe.storage.endpoint
     of_samples = recipe.source.kind == "samples"
-    plan_columns = (samples if of_samples else lists).columns(source, endpoint)
-    columns = columns_of(recipe, plan_columns)
+    looked = (samples if of_samples else lists).look(source, endpoint)
+    has_captions = looked.caption is not None
+    columns = columns_of(recipe, looked.plan)
     check_steps(steps_of(recipe), columns.types())
+    if not has_captions:
+        columns = _without_captions(recipe, looked.plan, columns)
     identity = {
         "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
         "columns": chosen(recipe.source, without={"paths"}),
@@ -89,7 +97,7 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
         for name, model in recipe.models.items()
     }
-    requested = list(scorers(recipe.signals, next(iter(recipe.models))))
+    requested = list(_scorers(recipe, has_captions=has_captions))
     learned = [_learned(scorer, facts, endpoint) for scorer in requested]
     prompts, targets = _directions(requested, endpoint)
     pixels = [
@@ -104,7 +112,19 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         rounds = recorded(store)
     caution = store.check_writable() if probe else ""
     return Prepared(
-        recipe, store, identity, facts, blocked, rounds, learned, prompts, targets, columns, pixels, caution
+        recipe,
+        store,
+        identity,
+        facts,
+        blocked,
+        rounds,
+        learned,
+        prompts,
+        targets,
+        columns,
+        pixels,
+        caution,
+        has_captions,
     )
 
 
@@ -169,17 +189,49 @@ def _directions(requested: Sequence[Scorer], endpoint: str | None) -> tuple[dict
     return prompts, targets
 
 
-def columns_of(recipe: Recipe, plan: pa.Schema) -> PairColumns:
+def _scorers(recipe: Recipe, *, has_captions: bool) -> Iterator[Scorer]:
+    """Returns the recipe's scorers; where the source has no captions, those that read none.
+
+    Raises:
+        RecipeError: the recipe asks for a signal that reads captions, and there are none.
+    """
+    for scorer in scorers(recipe.signals, next(iter(recipe.models))):
+        if has_captions or not scorer.kind.reads_captions:
+            yield scorer
+        elif scorer.keys is not None:
+            raise RecipeError(f"{scorer.where} reads captions, and {_NO_CAPTIONS}")
+
+
+def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumns) -> PairColumns:
+    """Returns the columns of a run whose source has no captions.
+
+    Raises:
+        RecipeError: the recipe asks for something that is computed from captions.
+    """
+    mirrored = next((name for name, model in recipe.models.items() if model.mirror), None)
+    if mirrored:
+        raise RecipeError(f"models.{mirrored}.mirror scores captions, and {_NO_CAPTIONS}")
+    columns = columns_of(recipe, plan, has_captions=False)
+    known = list(with_captions.types())
+    for step in steps_of(recipe):
+        for name in step.kind.columns(step, known):
+            if name not in columns.types():
+                preferred = "; `prefer` is that by default: name another column, such as width"
+                hint = preferred if name == schema.SIMILARITY else ""
+                raise step.wrong(f"{name} is computed from captions, and {_NO_CAPTIONS}{hint}")
+    return columns
+
+
+def columns_of(recipe: Recipe, plan: pa.Schema, *, has_captions: bool = True) -> PairColumns:
     """Returns the columns that every pair of a run of the recipe has.
 
     Scorers are sorted by name: the order of signals in a recipe is not in a fingerprint, so it must not change bytes.
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
-    requested = sorted(scorers(recipe.signals, next(iter(recipe.models))), key=lambda scorer: scorer.name)
+    requested = sorted(_scorers(recipe, has_captions=has_captions), key=lambda scorer: scorer.name)
     pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels)}
-    return describe_columns(
-        plan, mirrored, {scorer.name: scorer.columns for scorer in requested}, dict(sorted(pixels.items()))
-    )
+    signals = {scorer.name: scorer.columns for scorer in requested}
+    return describe_columns(plan, mirrored, signals, dict(sorted(pixels.items())), captions=has_captions)
 
 
 def steps_of(recipe: Recipe) -> list[Step[Any]]:

@@ -31,8 +31,10 @@ class Source(Keys):
     )
     paths: Places = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
     url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
-    caption: str | int = Field(
-        "caption", description="The column that holds the caption; a number where files have no header."
+    caption: str | int | None = Field(
+        "caption",
+        description="The column that holds the caption; a number where files have no header; null where the source "
+        "has no captions.",
     )
     uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
     header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")

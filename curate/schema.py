@@ -29,6 +29,7 @@ import hashlib
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 ID = pa.binary(16)
 
@@ -86,10 +87,12 @@ plain name works too."""
 NOT_SAMPLED = "not_sampled"
 REPEATED = "repeated"
 UNDECODABLE = "undecodable"
+NO_CAPTION = "no_caption"
 REASONS_BEFORE: Mapping[str, str] = {
     NOT_SAMPLED: "beyond the rows that --sample covers",
     REPEATED: "the same pair (URL and caption, or uid) is in another row of the list",
     UNDECODABLE: "fetched, but no picture could be decoded from it",
+    NO_CAPTION: "its caption is empty, where the source has captions",
 }
 """Drop reasons given before all steps, besides `fetch:<error_class>`, with their texts; no step may take these."""
 
@@ -202,6 +205,11 @@ def clean_caption(caption: str | None) -> str:
     if not caption:
         return ""
     return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def has_caption(captions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Whether captions, stored as text without nulls, hold anything but white space."""
+    return pc.not_equal(pc.utf8_trim_whitespace(captions), "")
 
 
 def image_id(url: str) -> bytes:

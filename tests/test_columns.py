@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.columns import (
-    BEFORE,
     PairColumns,
     describe,
     hexadecimal,
@@ -183,13 +182,15 @@ def reason(row: Row) -> str | None:
         return "repeated"
     if row["status"] != schema.FETCHED:
         return f"fetch:{row['error_class'] or 'internal'}"
-    return None if row["decoded"] else "undecodable"
+    if not row["decoded"]:
+        return "undecodable"
+    return None if row["caption"].strip() else "no_caption"
 
 
 @settings(deadline=None, max_examples=25)
 @given(parts())
 def test_reasons_before_all_steps_and_what_predicates_see(part: Part) -> None:
-    names = [*BEFORE, *(name for name in part.columns.types() if name not in BEFORE)]
+    names = list(dict.fromkeys([*part.columns.before(), *part.columns.types()]))
     with stored(part) as inputs:
         pairs = read(inputs, part.columns, PART, names)
     expected = joined(part)

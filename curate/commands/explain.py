@@ -53,7 +53,8 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
     facts = _values(read(columns.measured_by("plan")))
     yield f"pair        {facts['pair_id'].hex()}"
     yield f"url         {plain(facts['url'])}"
-    yield f"caption     {plain(facts['caption'])}"
+    if "caption" in facts:
+        yield f"caption     {plain(facts['caption'])}"
     of = "samples" if "sample_place" in facts else "lists"
     yield f"from        row {facts['source_row']} of the {of}, part {key(part)}"
     if "sample_place" in facts:

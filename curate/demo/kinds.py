@@ -71,7 +71,7 @@ KINDS: dict[KindName, Kind] = {
     "boilerplate": Kind(0.03, "drop", "caption", "a caption that fits any picture"),
     "file_name": Kind(0.025, "drop", "caption", "a file name for a caption"),
     "url_caption": Kind(0.015, "drop", "caption", "a link for a caption"),
-    "empty_caption": Kind(0.01, "drop", "caption", "no caption"),
+    "empty_caption": Kind(0.01, "drop", "no_caption", "no caption"),
     "exact_copy": Kind(0.03, "may", "same_image", "the same bytes under another URL"),
     "near_reencoded": Kind(0.012, "may", "near_image", "a picture re-encoded at lower quality"),
     "near_resized": Kind(0.012, "may", "near_image", "a picture at another size"),

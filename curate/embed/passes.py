@@ -10,7 +10,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs, Json
 
-VERSIONS = {"pixels": 2, "embed": 3, "prompts": 4, "targets": 3}
+VERSIONS = {"pixels": 2, "embed": 4, "prompts": 4, "targets": 3}
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
@@ -53,7 +53,12 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
     return Work(
         "embed",
         "curate.embed.worker:open_worker",
-        {**settings, "decode": embed.decode, "decoders": embed.decoders},
+        {
+            **settings,
+            "decode": embed.decode,
+            "decoders": embed.decoders,
+            "captions": prepared.has_captions,
+        },
         outputs,
         layout.inputs(*outputs),
         layout.parts,

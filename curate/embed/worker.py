@@ -96,8 +96,8 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     Args:
         settings: `models` (the recipe's, by short name), `device` (auto, cpu, cuda), `decode` (fast, exact),
             `endpoint` (an S3 server other than AWS, for weights; or None), and optionally `decoders` (processes that
-            decode for a GPU; None: one per core, at most 16) and `pixels` (by name of a pixel scorer, its
-            `PixelScorer.settings`).
+            decode for a GPU; None: one per core, at most 16), `pixels` (by name of a pixel scorer, its
+            `PixelScorer.settings`) and `captions` (whether the source has captions; by default it has).
 
     Raises:
         UsageError: the device does not exist here.
@@ -108,7 +108,8 @@ def open_worker(settings: Mapping[str, Any]) -> "Embedder":
     if device.type == "cpu":
         keep_freed_blocks()
     pixels = [opened(name, scorer_settings) for name, scorer_settings in settings.get("pixels", {}).items()]
-    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"), pixels)
+    has_captions = settings.get("captions", True)
+    return Embedder(models, device, settings["endpoint"], is_exact, settings.get("decoders"), pixels, has_captions)
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Embedder:
     is_exact: bool = True
     decoders: int | None = None
     pixels: Sequence[PixelScorer] = ()
+    has_captions: bool = True
     _scores: dict[str, Score] = field(default_factory=dict)
     _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
     _decoding: Decoding = field(init=False)
@@ -213,7 +215,11 @@ class Embedder:
             output.put_table("pixels.parquet", table(scorer, ids, by_row))
             output.counts.update(images=len(by_row))
         for name, run in zip(names, runs, strict=True):
-            run.write(ids, pairs, captions.of_pair, outputs[f"embed-{name}"])
+            output = outputs[f"embed-{name}"]
+            embedded, row_of = run.write_images(ids, output)
+            if self.has_captions:
+                image_of = row_of[pc.index_in(pairs["image_id"], value_set=ids).to_numpy()]
+                run.write_pairs(pairs["pair_id"], image_of, captions.of_pair, embedded, output)
 
     def _tokenize(self, column: pa.ChunkedArray) -> Captions:
         """Tokenizes captions for the models that are loaded; for a model that is loaded later, `_embed` does it."""
@@ -274,34 +280,62 @@ class _Run:
         if len(self.waiting) == self.size.asked:
             self._embed_waiting()
 
-    def write(self, image_ids: pa.Array, pairs: pa.Table, caption_of: npt.NDArray[np.int64], output: Outputs) -> None:
-        """Writes the tables of this model and part; `caption_of`, int64[pairs], is each pair's row in `captions`."""
+    def write_images(
+        self, image_ids: pa.Array, output: Outputs
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Writes the embeddings of the part's images.
+
+        Returns:
+            the embeddings, float32[n, dim], of the images that were added; and int64[images], each image's row in
+            them, -1 where it has none.
+        """
         if self.waiting:
             self._embed_waiting()
-        dim = self.model.dim
-        embedded, mirrored = self._numbers(self.embedded), self._numbers(self.mirrored)
+        embedded = self._numbers(self.embedded)
         row_of = np.full(len(image_ids), -1)
         row_of[self.rows] = np.arange(len(self.rows))
-        by_image = np.zeros((len(image_ids), dim), np.float16)
+        by_image = np.zeros((len(image_ids), self.model.dim), np.float16)
         by_image[self.rows] = embedded
         images = pa.table({"image_id": image_ids, "image_embedding": _embeddings(by_image, row_of < 0)})
         output.put_table("images.parquet", images)
-
-        image_of = row_of[pc.index_in(pairs["image_id"], value_set=image_ids).to_numpy()]
-        text = self._numbers([] if self.captions is None else [self.captions])[caption_of]
-        by_pair = {
-            "pair_id": pairs["pair_id"],
-            "text_embedding": _embeddings(text.astype(np.float16)),
-            schema.SIMILARITY: _cosines(embedded, image_of, text),
-        }
-        if self.settings.mirror:
-            by_pair[schema.MIRRORED] = _cosines(mirrored, image_of, text)
-        output.put_table("pairs.parquet", pa.table(by_pair))
-        output.counts.update(images=len(self.rows), pairs=len(pairs))
+        output.counts["images"] = len(self.rows)
         if self.size.now < self.size.asked:
             output.counts["smaller_batches"] = 1
         if self.size.note:
             output.notes.append(self.size.note)
+        return embedded, row_of
+
+    def write_pairs(
+        self,
+        pair_ids: pa.ChunkedArray,
+        image_of: npt.NDArray[np.int64],
+        caption_of: npt.NDArray[np.int64],
+        embedded: npt.NDArray[np.float32],
+        output: Outputs,
+    ) -> None:
+        """Writes the text embeddings and scores of the part's pairs, null where a caption is empty.
+
+        Args:
+            pair_ids: of the pairs.
+            image_of: int64[pairs], each pair's row in `embedded`, -1 where its image has no embedding.
+            caption_of: int64[pairs], each pair's row in `captions`, -1 where its caption is empty.
+            embedded: float32[n, dim], embeddings of images.
+            output: of this model and part.
+        """
+        is_empty = caption_of < 0
+        text = np.zeros((len(caption_of), self.model.dim), np.float32)
+        if self.captions is not None:
+            text[~is_empty] = self._numbers([self.captions])[caption_of[~is_empty]]
+        scored = np.where(is_empty, -1, image_of)
+        by_pair = {
+            "pair_id": pair_ids,
+            "text_embedding": _embeddings(text.astype(np.float16), is_empty),
+            schema.SIMILARITY: _cosines(embedded, scored, text),
+        }
+        if self.settings.mirror:
+            by_pair[schema.MIRRORED] = _cosines(self._numbers(self.mirrored), scored, text)
+        output.put_table("pairs.parquet", pa.table(by_pair))
+        output.counts["pairs"] = len(pair_ids)
 
     def _embed_waiting(self) -> None:
         torch.set_num_threads(self.settings.threads)
@@ -318,7 +352,7 @@ class _Run:
 def _cosines(
     images: npt.NDArray[np.float32], image_of: npt.NDArray[np.int64], text: npt.NDArray[np.float32]
 ) -> pa.Array:
-    """Returns the cosine of each pair's embeddings, null where the pair has no image (`image_of` is negative).
+    """Returns the cosine of each pair's embeddings, null without image or caption (`image_of` is negative).
 
     Args:
         images: float32[images, dim], normalised.

@@ -26,7 +26,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     def describe(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out, select = outputs["pack"], inputs["select"]
         packed = Packed(shard_sizes(select, chosen.shard_size), chosen.columns.embeddings())
-        text = card(select.json("funnel.json"), recipe, facts, [layout.describe(packed) for layout in written])
+        described = [layout.describe(packed) for layout in written]
+        text = card(select.json("funnel.json"), recipe, facts, described, has_captions=packed.has_captions)
         out.put("README.md", text.encode(), name="README.md")
         for layout in written:
             layout.write_whole(packed, LayoutFiles(out, layout.name))
@@ -34,7 +35,14 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     return describe
 
 
-def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Sequence[Description]) -> str:
+def card(
+    funnel: Json,
+    recipe: Json,
+    facts: Mapping[str, Json],
+    descriptions: Sequence[Description],
+    *,
+    has_captions: bool = True,
+) -> str:
     """Returns the dataset card in Markdown: a function of the decisions and of what they depend on.
 
     The card contains no paths, times or captions.
@@ -44,24 +52,26 @@ def card(funnel: Json, recipe: Json, facts: Mapping[str, Json], descriptions: Se
         recipe: the recipe's sections.
         facts: by model, the first model first: its name, the digest of its weights, ….
         descriptions: the layouts' descriptions of their files, in the recipe's order.
+        has_captions: whether the pairs have captions, or are images alone.
     """
     kept, planned = funnel["kept"], funnel["planned"]
     missing = len(funnel["missing_parts"])
     left_out = f" {counted(missing, 'part')} of the list missing from this result." if missing else ""
     if sample := funnel["sample"]:
         left_out += f" A sample: {sample['rows']:,} of {counted(sample['n_rows'], 'row')} of the list were decided on."
+    what = f"{counted(kept, 'pair')} of an image and a caption" if has_captions else counted(kept, "image")
     holds = " and ".join(described.holds for described in descriptions)
     return "\n".join(
         [
             *_metadata(descriptions),
-            "# Image-text pairs",
+            "# Image-text pairs" if has_captions else "# Images",
             "",
             (
-                f"{counted(kept, 'pair')} of an image and a caption in {holds}, kept from {planned:,} planned ones "
+                f"{what} in {holds}, kept from {planned:,} planned ones "
                 f"({_share(kept, planned)}).{left_out} Made by Curate."
             ),
             "",
-            _origin(recipe.get("source", {})),
+            _origin(recipe.get("source", {}), has_captions=has_captions),
             "",
             "## How pairs were chosen",
             "",
@@ -87,15 +97,14 @@ def _metadata(descriptions: Sequence[Description]) -> list[str]:
     return ["---", "configs:", "- config_name: default", f"  data_files: {data_files}", "---", ""] if data_files else []
 
 
-def _origin(source: Mapping[str, Any]) -> str:
+def _origin(source: Mapping[str, Any], *, has_captions: bool) -> str:
+    what = "Images and captions" if has_captions else "Images"
     if source.get("kind") == "samples":
         return (
-            "Images and captions were read from samples that were there already and belong to their owners; each "
+            f"{what} were read from samples that were there already and belong to their owners; each "
             "sample carries the URL that it had, or else the name of its place (`sample:…`)."
         )
-    return (
-        "Images and captions were collected from public URLs and belong to their owners; each sample carries its URL."
-    )
+    return f"{what} were collected from public URLs and belong to their owners; each sample carries its URL."
 
 
 def _funnel(funnel: Json) -> list[str]:

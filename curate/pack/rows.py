@@ -48,7 +48,7 @@ def read(inputs: Inputs, columns: PairColumns, part: int, start: int, stop: int)
     kept = pc.indices_nonzero(decided["kept"]).slice(start, stop - start)
     if len(kept) != stop - start:
         raise BrokenResult(f"{inputs['select'].path}: part {part} keeps fewer pairs than parts.parquet says")
-    names = ["pair_id", "url", "caption", "status", "file", *_SIZES, "sha256", *_measured(columns)]
+    names = ["pair_id", "url", *_caption(columns), "status", "file", *_SIZES, "sha256", *_measured(columns)]
     pairs = read_columns(inputs, columns, part, [*names, *columns.embeddings()], kept)
     for name in columns.embeddings():
         if pairs[name].null_count:
@@ -59,13 +59,16 @@ def read(inputs: Inputs, columns: PairColumns, part: int, start: int, stop: int)
 
 
 def described(pairs: pa.Table, columns: PairColumns) -> pa.Table:
-    """Returns the rows of a shard's table: img2dataset's columns, then scores, signals, pixel and source columns."""
+    """Returns the rows of a shard's table: img2dataset's columns, then scores, signals, pixel and source columns.
+
+    As with img2dataset, a source without captions gives no column `caption`.
+    """
     uid = hexadecimal(pairs["pair_id"])
     columns_by_name: dict[str, pa.Array | pa.ChunkedArray] = {
         "key": uid,
         "uid": uid,
         "url": pairs["url"],
-        "caption": pairs["caption"],
+        **{name: pairs[name] for name in _caption(columns)},
         "status": pairs["status"],
         "error_message": pa.nulls(len(pairs), pa.string()),
         **{name: pairs[name] for name in (*_SIZES, "sha256")},
@@ -80,6 +83,10 @@ def described(pairs: pa.Table, columns: PairColumns) -> pa.Table:
 def embedded(pairs: pa.Table, columns: PairColumns) -> pa.Table:
     """Returns the rows of a shard's embedding table: uid and, by model, image_embedding and text_embedding."""
     return pa.table({"uid": hexadecimal(pairs["pair_id"]), **{name: pairs[name] for name in columns.embeddings()}})
+
+
+def _caption(columns: PairColumns) -> list[str]:
+    return [name for name in columns.measured_by("plan") if name == "caption"]
 
 
 def _measured(columns: PairColumns) -> list[str]:

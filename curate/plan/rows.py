@@ -12,6 +12,7 @@ from curate.plan.formats.contract import ListFile
 from curate.plan.notes import Notes
 from curate.plan.source import Layout
 
+NO_CAPTION = "rows without a caption drop as no_caption; where a source has none, say source.caption: null"
 UID = r"^[0-9a-fA-F]{32}$"
 
 
@@ -23,12 +24,17 @@ def count(layout: Layout) -> int:
     """
     total = 0
     for file in layout.files:
-        if file.path in layout.several:
+        if layout.caption is not None and file.path in layout.several:
             chunks = file.format.chunks(file, layout.dialect, [layout.caption])
             total += sum(len(file.format.values.captions(chunk.columns[layout.caption]).texts) for chunk in chunks)
         else:
             total += file.format.count(file, layout.dialect)
     return total
+
+
+def count_without(captions: pa.Array) -> int:
+    """How many captions are empty."""
+    return int(pc.sum(pc.invert(schema.has_caption(captions)), min_count=0).as_py())
 
 
 def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
@@ -93,9 +99,10 @@ def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, p
                 passed = pa.nulls(chunk.rows, column.type)
             columns[column.to] = passed
         table = pa.table(columns)
-        none = Captions(pa.array([""] * chunk.rows))
-        captions = none if only_urls else values.captions(cells[layout.caption])
-        notes.add(captions.unusual, file.path)
+        captions = Captions(pa.array([""] * chunk.rows, pa.string()))
+        if layout.caption is not None:
+            captions = values.captions(cells[layout.caption])
+            notes.add({**captions.unusual, NO_CAPTION: count_without(captions.texts)}, file.path)
         if captions.rows is not None:
             table = table.take(pa.array(captions.rows))
         yield chunk.rows, table.append_column("caption", captions.texts)

@@ -26,6 +26,7 @@ from curate.plan.cells import JsonValues
 from curate.plan.formats.contract import readable
 from curate.plan.notes import Notes
 from curate.plan.places import AT_ONCE, Place, encoded, find
+from curate.plan.rows import NO_CAPTION, count_without
 from curate.plan.shards import Sample
 from curate.plan.source import Columns, Passed, Source, passed_through
 
@@ -47,14 +48,14 @@ class SampleLayout:
     Args:
         places: tars and folders, in the order in which their samples are numbered.
         url: the json's key of the URL.
-        caption: the json's key of the caption, for samples without a txt.
+        caption: the json's key of the caption, for samples without a txt; None where captions are not asked for.
         uid: the json's key of the pair id.
         kept: the json's keys passed through.
     """
 
     places: tuple[Place, ...]
     url: str
-    caption: str
+    caption: str | None
     uid: str
     kept: tuple[Passed, ...]
 
@@ -65,17 +66,12 @@ class SampleLayout:
         return pa.schema([*schema.PLAN, *passed, *schema.SAMPLE])
 
 
-def columns(source: Mapping[str, Any], endpoint: str | None = None) -> pa.Schema:
-    """The plan table's schema; only the first samples of some places are read.
+def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout:
+    """Finds the places and decides on the columns; only the first samples of some places are read.
 
     Raises:
         SourceError: a place cannot be read, is torn where it was read, or there are no samples.
     """
-    return look(source, endpoint).plan
-
-
-def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout:
-    """Finds the places and decides on the columns; errors as for `columns`."""
     asked = Source.of(source)
     # DataComp's key is taken unless the recipe names another.
     asked = replace(asked, uid=asked.uid or "uid")
@@ -98,7 +94,8 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout
             f"the jsons of {_named(places)} have more than {_MAX_COLUMNS:,} different keys; "
             "name those to pass through with source.keep_columns"
         )
-    return SampleLayout(tuple(places), str(asked.url), str(asked.caption), str(asked.uid), kept)
+    caption = None if asked.caption is None else str(asked.caption)
+    return SampleLayout(tuple(places), str(asked.url), caption, str(asked.uid), kept)
 
 
 @dataclass
@@ -187,13 +184,16 @@ class Scan:
         layout, place = self.layout, self.layout.places[number]
         about = [_about(sample) for sample in chunk]
         urls = [self._url(place, sample, json) for sample, json in zip(chunk, about, strict=True)]
-        captions = [
-            sample.texts[0] if sample.texts else json.get(layout.caption)
-            for sample, json in zip(chunk, about, strict=True)
-        ]
+        captions: list[Any] = [None] * len(chunk)
+        if layout.caption is not None:
+            captions = [
+                sample.texts[0] if sample.texts else json.get(layout.caption)
+                for sample, json in zip(chunk, about, strict=True)
+            ]
         url = _VALUES.text(urls)
         caption = _VALUES.captions(captions)
-        notes.add(caption.unusual, place.path)
+        if layout.caption is not None:
+            notes.add({**caption.unusual, NO_CAPTION: count_without(caption.texts)}, place.path)
         table: dict[str, Any] = {
             "image_id": pa.array([schema.image_id(text) for text in url.to_pylist()], schema.ID),
             "url": url,

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -25,11 +25,14 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Source:
-    """The recipe's `source`; `url` and `caption` are column names, or numbers where there is no header."""
+    """The recipe's `source`; `url` and `caption` are column names, or numbers where there is no header.
+
+    Without captions `caption` is None.
+    """
 
     paths: tuple[str, ...]
     url: str | int
-    caption: str | int
+    caption: str | int | None
     uid: str | None
     header: bool
     quoted: bool | None
@@ -72,7 +75,7 @@ class Layout:
     Args:
         files: the lists, in the order in which their rows are numbered.
         url: the name of the URL's column in every list but txt.
-        caption: likewise.
+        caption: likewise; None where the source has no captions.
         uid: the name of the column of pair ids, where there is one.
         dialect: how they are written.
         several: paths of lists whose rows may have several captions.
@@ -81,7 +84,7 @@ class Layout:
 
     files: tuple[ListFile, ...]
     url: str
-    caption: str
+    caption: str | None
     uid: str | None
     dialect: Dialect
     several: frozenset[str] = frozenset()
@@ -112,21 +115,6 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
         return list(pool.map(_identity, files))
 
 
-def columns(source: Mapping[str, Any], endpoint: str | None = None) -> pa.Schema:
-    """The plan table's schema, with the passed-through columns as `source_<name>`.
-
-    Only footers and first lines are read.
-
-    Args:
-        source: the recipe's `source`, dumped.
-        endpoint: the S3 server, as for `Store`.
-
-    Raises:
-        SourceError: a file cannot be read, a named column is missing, two files disagree, or all are empty.
-    """
-    return look(source, endpoint).plan
-
-
 def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
     """The lists that files, folders and globs name: in the paths' order, sorted within one, each once.
 
@@ -144,7 +132,15 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
 
 
 def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
-    """Finds the files and decides on the columns; arguments and errors as for `columns`."""
+    """Finds the files and decides on the columns; only footers and first lines are read.
+
+    Args:
+        source: the recipe's `source`, dumped.
+        endpoint: the S3 server, as for `Store`.
+
+    Raises:
+        SourceError: a file cannot be read, a named column is missing, two files disagree, or all are empty.
+    """
     asked = Source.of(source)
     dialect = Dialect(asked.header, asked.quoted)
     files = find(asked.paths, endpoint)
@@ -153,16 +149,19 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     if not any(head.rows for head in heads):
         names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(asked.paths)}"
         raise SourceError(f"the list is empty: no rows in {names}")
+    if asked.caption is not None:
+        asked = replace(asked, caption=_caption_of(asked, files))
     with_columns: list[Columns] = []
     several: set[str] = set()
     for file, head in zip(files, heads, strict=True):
         if not file.format.only_urls and (head.rows or head.types):
             _check_named(asked, file, head.types)
             with_columns.append(Columns(file.path, head.types, file.format.values.typed))
-            if file.format.values.may_hold_several(head.types[str(asked.caption)]):
+            if asked.caption is not None and file.format.values.may_hold_several(head.types[str(asked.caption)]):
                 several.add(file.path)
     kept = passed_through(asked, with_columns)
-    return Layout(tuple(files), str(asked.url), str(asked.caption), asked.uid, dialect, frozenset(several), kept)
+    caption = None if asked.caption is None else str(asked.caption)
+    return Layout(tuple(files), str(asked.url), caption, asked.uid, dialect, frozenset(several), kept)
 
 
 @dataclass(frozen=True)
@@ -228,6 +227,22 @@ def _identity(file: ListFile) -> dict[str, Any]:
         return {"path": file.path, "name": last_word(file.path), "size": int(info["size"]), "etag": etag}
 
 
+def _caption_of(asked: Source, files: Sequence[ListFile]) -> str | int | None:
+    """The caption's column; None where no list has columns besides URLs.
+
+    Raises:
+        SourceError: some lists have captions, and some cannot have any.
+    """
+    without = [file for file in files if file.format.only_urls]
+    if without and len(without) < len(files):
+        other = next(file for file in files if not file.format.only_urls)
+        raise SourceError(
+            f"{without[0].path} has no captions, and {other.path} has; say source.caption: null to curate all of them "
+            "by image alone, or run them apart"
+        )
+    return None if without else asked.caption
+
+
 def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]) -> None:
     headerless = not asked.header and file.format.has_header
     for role, name in (("url", asked.url), ("caption", asked.caption), ("uid", asked.uid)):
@@ -240,7 +255,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
         if str(name) not in types:
             there = ", ".join(_shortened(column) for column in [*types][:20]) + (", …" if len(types) > 20 else "")
             raise SourceError(
-                f"{file.path} has no column {name!r} (source.{role}), only {there}{_hint(name, file, types)}"
+                f"{file.path} has no column {name!r} (source.{role}), only {there}{_hint(role, name, file, types)}"
             )
         kind = types[str(name)]
         if role == "caption" and is_list_of_texts(kind):
@@ -254,7 +269,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
             raise SourceError(f"{file.path}: column {name!r} (source.{role}) is {kind}, not {of}")
 
 
-def _hint(name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> str:
+def _hint(role: str, name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> str:
     """What may have been meant by a column that is not there."""
     urls = [number for number, column in enumerate(types) if re.match(r"\s*https?://", column)]
     if urls and file.format.has_header:
@@ -263,7 +278,9 @@ def _hint(name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> 
             f"(source.url: {urls[0]})"
         )
     hint = nearest(str(name), types)
-    return hint if "did you mean" in hint else ""
+    if "did you mean" in hint:
+        return hint
+    return "; where there are no captions, say source.caption: null" if role == "caption" else ""
 
 
 def _shortened(name: str) -> str:
@@ -273,7 +290,7 @@ def _shortened(name: str) -> str:
 def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...]:
     """The columns passed through: the union over the files, each with one type."""
     there = {name for head in heads for name in head.types}
-    named = {str(asked.url), str(asked.caption), asked.uid}
+    named = {str(asked.url), None if asked.caption is None else str(asked.caption), asked.uid}
     if asked.keep_columns is None:
         keep = dict.fromkeys(name for head in heads for name in head.types if name not in named)
     else:

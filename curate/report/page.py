@@ -200,15 +200,13 @@ def render(settings: Settings, inputs: Inputs) -> str:
             hosts=_hosts(totals),
             hosts_error=totals.failures.error,
             verdicts=read_verdicts(settings.evaluation),
-            figures=[_figure(model, gathered) for model in models],
+            figures=[_figure(model, gathered) for model in totals.similarity],
             near=_near(inputs, gathered),
             quantiles=QUANTILES,
             kept=_kept_sheet(gathered),
             dropped=_dropped_sheets(gathered),
             failed=_failed_sheets(gathered),
-            columns=[("similarity", "clip_similarity")]
-            if len(models) == 1
-            else [(model, f"clip_similarity_{model}") for model in models],
+            columns=_scores(list(totals.similarity)),
             passes=passes,
             notes=[(timing.name, unit, note) for timing in passes for unit, note in timing.notes],
             max_notes=NOTES,
@@ -219,6 +217,13 @@ def render(settings: Settings, inputs: Inputs) -> str:
             css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         )
     )
+
+
+def _scores(models: Sequence[str]) -> list[tuple[str, str]]:
+    """The columns with the similarity of these models, with their labels."""
+    if len(models) == 1:
+        return [("similarity", "clip_similarity")]
+    return [(model, f"clip_similarity_{model}") for model in models]
 
 
 def ranges(numbers: Sequence[int], limit: int = 40) -> str:

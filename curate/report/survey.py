@@ -127,7 +127,7 @@ def survey(
     Raises:
         BrokenResult: tables of a part do not fit together.
     """
-    totals = Survey(similarity={model: Histogram(3) for model in models})
+    totals = Survey(similarity={model: Histogram(3) for model in models if columns.scores(model, SIMILARITY)})
     by_name = {step["name"]: step for step in steps}
     for number, rows in enumerate(in_order(lambda part: _read(inputs, columns, models, part), inputs.parts)):
         reasons = rows.decisions["reason"].to_numpy(zero_copy_only=False)
@@ -213,7 +213,7 @@ def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:
 
 
 def _read(inputs: Inputs, columns: PairColumns, models: Sequence[str], part: int) -> _Rows:
-    scores = {model: columns.scores(model, SIMILARITY)[0] for model in models}
+    scores = {model: names[0] for model in models if (names := columns.scores(model, SIMILARITY))}
     names = ["kept", "reason", "duplicate_of", "duplicate_similarity", *scores.values()]
     pairs = read_columns(inputs, columns, part, names)
     similarity = {model: pairs[name].to_numpy().astype(np.float64) for model, name in scores.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import BrokenResult, RecipeError
-from curate.schema import ERROR_CLASSES, FETCH, NOT_SAMPLED, REPEATED, UNDECODABLE, reason_words
+from curate.schema import ERROR_CLASSES, FETCH, NO_CAPTION, NOT_SAMPLED, REPEATED, UNDECODABLE, reason_words
 from curate.select.database import one_line
 from curate.select.ids import words
 from curate.select.rows import PartRows
@@ -174,7 +174,7 @@ class Funnel:
         counts = dict(
             self._con.execute("SELECT before, count(*) FROM pairs WHERE before IS NOT NULL GROUP BY before").fetchall()
         )
-        order = [NOT_SAMPLED, REPEATED, *(FETCH + name for name in ERROR_CLASSES), UNDECODABLE]
+        order = [NOT_SAMPLED, REPEATED, *(FETCH + name for name in ERROR_CLASSES), UNDECODABLE, NO_CAPTION]
         if unknown := sorted(set(counts).difference(order)):
             raise BrokenResult(
                 f"select: images failed for reasons that this version does not know: {', '.join(unknown)}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from curate.columns import BEFORE, PairColumns, predicate_view, reasons_before
+from curate.columns import PairColumns, predicate_view, reasons_before
 from curate.columns import read as read_columns
 from curate.schema import NOT_SAMPLED
 from curate.store import Inputs
@@ -43,7 +43,7 @@ def read(
     Raises:
         BrokenResult: a table's rows are not those of the plan.
     """
-    pairs = read_columns(inputs, columns, part, ["pair_id", "source_row", *BEFORE, *wanted])
+    pairs = read_columns(inputs, columns, part, ["pair_id", "source_row", *columns.before(), *wanted])
     before = reasons_before(pairs)
     if sampled is not None and sampled < len(before):
         beyond = pa.array([NOT_SAMPLED] * (len(before) - sampled), before.type)

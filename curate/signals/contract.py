@@ -93,6 +93,7 @@ class Signal(ABC, Generic[K]):
         version: raised whenever the kind would compute other values; part of the fingerprint.
         about: one sentence for the recipe's documentation.
         keys: the model of an entry's keys; None for a kind without keys, which every run has.
+        reads_captions: whether it reads captions; it cannot be asked for where the source has none.
         reads_embeddings: whether it reads image embeddings; such a kind's keys are `SignalKeys`.
     """
 
@@ -101,6 +102,7 @@ class Signal(ABC, Generic[K]):
     version: int
     about: str
     keys: type[K] | None = None
+    reads_captions: bool = False
     reads_embeddings: bool = True
 
     def columns(self, scorer: str) -> Columns:

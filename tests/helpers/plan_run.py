@@ -5,6 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.plan import samples
+from curate.plan import source as lists
 from curate.plan.worker import open_worker
 from curate.recipe import Source
 from curate.store import WHOLE, Folder, Inputs, Outputs, Store
@@ -13,6 +15,11 @@ from curate.store import WHOLE, Folder, Inputs, Outputs, Store
 def source(*paths: Path | str, **more: Any) -> dict[str, Any]:
     """A recipe's source, dumped."""
     return Source(paths=[str(path) for path in paths]).model_dump() | more
+
+
+def columns(of: dict[str, Any], endpoint: str | None = None) -> pa.Schema:
+    """The schema of its plan's table."""
+    return (samples if of["kind"] == "samples" else lists).look(of, endpoint).plan
 
 
 def run_plan(

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.plan_run import rows_of, run_plan, source
+from helpers.plan_run import columns, rows_of, run_plan, source
 from helpers.sample_run import sample, write_tar
 
 from curate import schema
 from curate.errors import SourceError
 from curate.plan.cells import LEFT_OUT, NO_TEXT
-from curate.plan.source import columns
+from curate.plan.rows import NO_CAPTION
 
 LISTS = [["a cat", "a tabby", "a cat"], [], None, ["", "a dog", None], [""], ["a bird"]]
 EXPECTED = [(0, "a cat"), (0, "a tabby"), (1, ""), (2, ""), (3, "a dog"), (4, ""), (5, "a bird")]
@@ -64,7 +64,8 @@ def test_a_list_of_texts_is_several_captions(tmp_path: Path, suffix, kind):
     assert rows(found) == EXPECTED
     assert found["source_n"].to_pylist() == found["source_row"].to_pylist()
     assert not any(found["repeated"].to_pylist())
-    assert notes == [f"{tmp_path / f'list.{suffix}'}: {LEFT_OUT} (3)"]
+    path = tmp_path / f"list.{suffix}"
+    assert notes == [f"{path}: {LEFT_OUT} (3)", f"{path}: {NO_CAPTION} (3)"]
 
 
 def test_lists_of_one_size_are_several_captions(tmp_path: Path):

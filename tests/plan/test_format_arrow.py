@@ -6,13 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 import pytest
-from helpers.plan_run import rows_of, run_plan, source
+from helpers.plan_run import columns, rows_of, run_plan, source
 
 from curate.errors import SourceError
 from curate.plan.formats import contract
 from curate.plan.formats.contract import Dialect
 from curate.plan.formats.registry import list_file
-from curate.plan.source import columns
 
 ROWS = 40
 

@@ -65,7 +65,9 @@ def test_two_formats_do_not_share_a_name_or_a_suffix(formats: Registry[Format]):
     class Same(Bars):
         suffixes = ("psv", "tsv")
 
-    with pytest.raises(UsageError, match=r"claim the list format 'csv': curate\.plan\.formats\.delimited and x$"):
+    with pytest.raises(
+        UsageError, match=r"the list format 'csv' is defined twice: by curate\.plan\.formats\.delimited and by x$"
+    ):
         formats.add(Other(), "x")
     formats.add(Same(), "y 2")
     with pytest.raises(UsageError, match=r"claim the suffix \.tsv: curate\.plan\.formats\.delimited and y 2$"):

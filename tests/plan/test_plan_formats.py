@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.plan_run import rows_of, run_plan, source
+from helpers.plan_run import columns, rows_of, run_plan, source
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from curate.plan.cells import NO_TEXT
 from curate.plan.formats import delimited
 from curate.plan.formats.contract import Dialect
 from curate.plan.formats.registry import list_file
-from curate.plan.source import columns
+from curate.plan.rows import NO_CAPTION
 
 ROWS = pd.DataFrame(
     {
@@ -112,12 +112,13 @@ def test_headerless_tsv_of_cc3m_and_cc12m(tmp_path: Path, line, url, caption):
 
 
 def dialect(tmp_path: Path, name: str, text: str, **more) -> tuple[list[tuple[str, str]], list[str]]:
-    """A list's URLs and captions, and the notes without its path."""
+    """A list's URLs and captions, and the notes about its rows without its path."""
     (tmp_path / name).write_text(text, newline="")
     folder, out = run_plan(tmp_path / f"run-{name}-{more}", source(tmp_path / name, **more))
     table = rows_of(folder)
     rows = list(zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True))
-    return rows, [note.removeprefix(f"{tmp_path / name}: ") for note in out.notes]
+    notes = [note.removeprefix(f"{tmp_path / name}: ") for note in out.notes]
+    return rows, [note for note in notes if not note.startswith(NO_CAPTION)]
 
 
 LAION = 'a 5" pipe\thttp://0\n"open quote\thttp://1\n"a whole one"\thttp://2\nclosing"\thttp://3\n'
@@ -218,6 +219,7 @@ def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
         f"{tmp_path / 'b.jsonl'}: lines that are no JSON object were left empty (2)",
         f"{tmp_path / 'a.csv'}: {delimited.FEWER} (1)",
         f"{tmp_path / 'a.csv'}: {delimited.MORE} (1)",
+        f"{tmp_path / 'a.csv'} and 1 other: {NO_CAPTION} (5)",
     ]
 
 
@@ -247,7 +249,7 @@ def test_numbers_in_text_are_numbers_only_where_nothing_is_lost(tmp_path: Path):
 
 
 def test_a_late_cell_that_does_not_fit_is_null_and_noted(tmp_path: Path):
-    rows = [{"url": f"http://{n}", "caption": "", "n": n if n != 16_390 else "many"} for n in range(16_400)]
+    rows = [{"url": f"http://{n}", "caption": "a", "n": n if n != 16_390 else "many"} for n in range(16_400)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with (tmp_path / "b.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["url", "caption", "n"])
@@ -264,7 +266,8 @@ def test_lists_of_several_formats_share_their_columns(tmp_path: Path):
     pq.write_table(table, tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text("url,caption,n,m\nhttp://c,c,2.5,x\n")
     (tmp_path / "c.txt").write_text("http://t\n")
-    table = rows_of(run_plan(tmp_path / "run", source(*sorted(tmp_path.glob("*.*"))))[0])
+    of = source(*sorted(tmp_path.glob("*.*")), keep_columns=["n", "m"], caption=None)
+    table = rows_of(run_plan(tmp_path / "run", of)[0])
     assert table["url"].to_pylist() == ["http://p", "http://c", "http://t"]
     assert table["source_n"].to_pylist() == [1.0, 2.5, None]
     assert table["source_m"].to_pylist() == [None, "x", None]

@@ -7,11 +7,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.plan_run import rows_of, run_plan, source
+from helpers.plan_run import columns, rows_of, run_plan, source
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan.source import columns, listing
+from curate.plan.source import listing
 
 LIST = b"url,caption\nhttp://a,a\n"
 

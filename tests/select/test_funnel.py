@@ -54,7 +54,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Row], list[tuple[str, str, float]], list
         rows.append(
             Row(
                 image,
-                draw(st.sampled_from(["a cat", "a dog", "", "x"])),
+                draw(st.sampled_from(["a cat", "a dog", "", " ", "x"])),
                 part=hash_part(image.url),
                 similarity=draw(NUMBERS),
                 words=draw(st.sampled_from([None, 1, 2, 3])),
@@ -87,9 +87,11 @@ def reference(rows, near, steps):
             if repeated
             else f"fetch:{row.image.error_class}"
             if row.image.error_class
-            else None
-            if row.image.decoded
             else "undecodable"
+            if not row.image.decoded
+            else None
+            if row.caption.strip()
+            else "no_caption"
         )
     pool = [(number, row) for number, row, _ in order if reasons[number] is None]
     alive = dict(pool)
@@ -122,8 +124,7 @@ def reference(rows, near, steps):
                 fell = greedy(alive, near, together)
             gone = {number for number, (step_name, _, _) in fell.items() if step_name == name}
             originals |= {number: fell[number][1:] for number in gone}
-            by_embedding = one["duplicates"]["by"] == "image_embedding"
-            nulls = sum(clean(row.similarity) is None for row in alive.values()) if by_embedding else 0
+            nulls = 0
         for number in gone:
             reasons[number] = name
             del alive[number]
@@ -311,8 +312,8 @@ def test_of_a_pair_with_several_images_the_first_that_came_stays(tmp_path: Path,
     rows = []
     for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
         image = Image(f"http://a/{number}", None if end == "broken" else end, end != "broken")
-        rows.append(Row(image, "", part, similarity=number / 10, words=number + 1, uid=uid))
-    rows.append(Row(Image("http://b"), "", 0))
+        rows.append(Row(image, "a", part, similarity=number / 10, words=number + 1, uid=uid))
+    rows.append(Row(Image("http://b"), "a", 0))
     # What is measured goes with the row: no other one's words may stand for it.
     steps = [step("others", where=f"caption_words <> {stays + 1}")]
     funnel, decided, _ = run_select(write_inputs(tmp_path, rows, 3), steps, tmp_path / "run")
@@ -373,7 +374,7 @@ def test_a_row_beyond_the_sample_takes_no_pairs_place(tmp_path: Path):
 
 
 def test_the_threshold_is_the_lowest_kept_value(tmp_path: Path):
-    rows = [Row(Image(f"http://a/{n}"), "", similarity=n / 100) for n in range(10)]
+    rows = [Row(Image(f"http://a/{n}"), "a", similarity=n / 100) for n in range(10)]
     steps = [step("top", keep_top={"of": "clip_similarity_b", "fraction": 0.25})]
     funnel, decided, _ = run_select(write_inputs(tmp_path, rows, 1), steps, tmp_path / "run")
     assert funnel["steps"][-1]["threshold"] == pytest.approx(-0.02)
@@ -396,7 +397,7 @@ def test_a_predicate_that_cannot_be_computed_names_its_step(tmp_path: Path):
 
 
 def test_division_by_zero_is_null_and_drops_nothing(tmp_path: Path):
-    rows = [Row(Image("http://a/0", width=0), "")]
+    rows = [Row(Image("http://a/0", width=0), "a")]
     steps = [step("wide", where="height / width > 3"), step("odd", where="0.0 / width > 1")]
     funnel, decided, _ = run_select(write_inputs(tmp_path, rows, 1), steps, tmp_path / "run")
     assert decided[0][0]["kept"]
@@ -434,7 +435,7 @@ def test_decisions_have_the_schema_and_an_empty_part_has_none(tmp_path: Path):
 
 
 def test_the_mirrored_similarity_is_a_column_of_the_models_that_have_it(tmp_path: Path):
-    rows = [Row(Image(f"http://a/{n}"), "", similarity=n / 100) for n in range(10)]
+    rows = [Row(Image(f"http://a/{n}"), "a", similarity=n / 100) for n in range(10)]
     inputs = write_inputs(tmp_path, rows, 1)
     steps = [step("fooled", where="clip_similarity_mirrored_b - clip_similarity_b > 0.105")]
     funnel, _, _ = run_select(inputs, steps, tmp_path / "run")

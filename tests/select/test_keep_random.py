@@ -32,7 +32,7 @@ def test_the_draw_is_that_of_the_definition(pair_id, fraction, seed):
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory: pytest.TempPathFactory):
     """2,000 rows in two parts under draws of two sizes, and of two seeds."""
-    rows = [Row(Image(f"http://a/{n}"), "", part=n % 2) for n in range(2000)]
+    rows = [Row(Image(f"http://a/{n}"), "a", part=n % 2) for n in range(2000)]
     inputs = write_inputs(tmp_path_factory.mktemp("drawn"), rows, 2)
 
     def run(root: Path, parts: list[int] | None = None, **keys):

@@ -14,7 +14,6 @@ from curate.dedup.nodes import PartImages, collect
 from curate.duplicates import NearKind, Search
 from curate.errors import BrokenResult, counted, short
 from curate.keys import Keys, Positive
-from curate.schema import SIMILARITY
 from curate.store import Folder, Inputs, Json, Outputs
 
 
@@ -43,8 +42,8 @@ class ImageEmbedding(NearKind):
     about = "a cosine at `above` or more"
     keys = ImageEmbeddingKeys
     section = CosineSearch
-    # An image without an embedding has no similarity to its caption either.
-    column = SIMILARITY
+    # Every image that could be decoded has an embedding.
+    column = "decoded"
     measure = "cosine"
     wants_gpu = True
 

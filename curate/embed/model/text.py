@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
+from curate import schema
 from curate.embed.model.last_block import can_be_read_at, read_at
 
 
 @dataclass(frozen=True)
 class Captions:
-    """A part's distinct captions; a null is ''.
+    """A part's distinct captions; empty ones are left out.
 
     Attributes:
         distinct: the captions.
-        of_pair: int64[pairs], the index of each pair's caption in `distinct`.
+        of_pair: int64[pairs], the index of each pair's caption in `distinct`; -1 where the caption is empty.
         tokens: int64[distinct, context] by model, for the models that were loaded when captions were read.
     """
 
@@ -38,8 +40,10 @@ class Captions:
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> "Captions":
         """Returns the captions of the pairs' caption column, not tokenized yet."""
-        encoded = column.fill_null("").combine_chunks().dictionary_encode()
-        return cls(encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64), {})
+        texts = column.fill_null("")
+        held = pc.if_else(schema.has_caption(texts), texts, pa.scalar(None, texts.type))
+        encoded = held.combine_chunks().dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy().astype(np.int64), {})
 
 
 @dataclass(frozen=True)

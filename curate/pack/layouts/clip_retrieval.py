@@ -54,9 +54,12 @@ class ClipRetrieval(ResultLayout):
         files = ["Row i of a partition's files is the same pair; each folder is one of clip-retrieval's.", ""]
         for suffix in _suffixes(packed.embeddings):
             image, text, metadata = (f"`{name}`" for name in _names("{:08d}", suffix))
+            embeddings, caption = f"{image}: `{_IMAGE}{suffix}`", ""
+            if packed.has_captions:
+                embeddings, caption = f"{image}, {text}: `{_IMAGE}{suffix}` and `{_TEXT}{suffix}`", " `caption`,"
             files += [
-                f"- {image}, {text}: `{_IMAGE}{suffix}` and `{_TEXT}{suffix}`; float16, of length 1.",
-                f"- {metadata}: `image_path` (the pair's `key`), `caption`, `url`, every score and signal.",
+                f"- {embeddings}; float16, of length 1.",
+                f"- {metadata}: `image_path` (the pair's `key`),{caption} `url`, every score and signal.",
             ]
         return Description(counted(len(packed.sizes), "clip-retrieval partition"), files, _reading())
 
@@ -70,14 +73,15 @@ class ClipRetrieval(ResultLayout):
             keys, similarity = expected, None
             with files.file(metadata_name) as path:
                 if path:
-                    table = pq.read_table(path, columns=["image_path", SIMILARITY + suffix])
+                    scores = [SIMILARITY + suffix] if packed.has_captions else []
+                    table = pq.read_table(path, columns=["image_path", *scores])
                     found = table["image_path"].to_pylist()
                     keys = found if expected is None else expected
-                    similarity = table[SIMILARITY + suffix].to_numpy()
+                    similarity = table[SIMILARITY + suffix].to_numpy() if scores else None
                     for fault in differences(found, keys):
                         files.fault(metadata_name, fault)
             images = _checked(image_name, keys, files)
-            texts = _checked(text_name, keys, files)
+            texts = _checked(text_name, keys, files) if packed.has_captions else None
             if images is None or texts is None or similarity is None or len(similarity) != len(images):
                 continue
             if images.shape != texts.shape:
@@ -102,7 +106,8 @@ class _PartitionWriter(ShardWriter):
         metadata = _metadata(table)
         for suffix in _suffixes(embeddings.column_names):
             image_name, text_name, metadata_name = _names(self._number, suffix)
-            for name, column in ((image_name, _IMAGE), (text_name, _TEXT)):
+            columns = [(image_name, _IMAGE), (text_name, _TEXT)]
+            for name, column in columns if _TEXT + suffix in embeddings.column_names else columns[:1]:
                 files.put(name, _npy(embeddings[column + suffix]), rows=len(embeddings))
             files.put_table(metadata_name, metadata)
 
@@ -127,8 +132,8 @@ def _metadata(table: pa.Table) -> pa.Table:
     if "image_path" in table.column_names:
         raise BrokenResult("two columns of clip-retrieval's metadata are named 'image_path'")
     others = [name for name in table.column_names if name != "caption"]
-    columns = {"image_path": table["key"], "caption": table["caption"], **{name: table[name] for name in others}}
-    return pa.table(columns)
+    first = {name: table[name] for name in ("caption",) if name in table.column_names}
+    return pa.table({"image_path": table["key"], **first, **{name: table[name] for name in others}})
 
 
 def _npy(column: pa.ChunkedArray) -> bytes:

@@ -33,11 +33,16 @@ class Packed:
     Args:
         sizes: pairs of each shard, in the order of the shards.
         embeddings: the columns of the embedding tables besides `uid`: `image_embedding` and `text_embedding` of the
-            first model, then those of the others, which end in `_<model>`.
+            first model, then those of the others, which end in `_<model>`. Without captions, no `text_embedding`.
     """
 
     sizes: Sequence[int]
     embeddings: Sequence[str]
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the pairs have captions; without, the shards' tables have no column `caption`."""
+        return any(name.startswith("text_embedding") for name in self.embeddings)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ _FIRST = (
     "sha256",
 )
 
-_SAMPLES = ({"jpg", "json", "txt"}, {"png", "json", "txt"}, {"webp", "json", "txt"})
+_SAMPLES = ({"jpg", "json"}, {"png", "json"}, {"webp", "json"})
+"""The members of a sample besides its caption's."""
 
 
 class WebDataset(ResultLayout):
@@ -58,30 +59,31 @@ class WebDataset(ResultLayout):
     def describe(self, packed: Packed) -> Description:
         """See `ResultLayout`."""
         embeddings = ", ".join(f"`{name}`" for name in ("uid", *packed.embeddings))
+        caption = "its caption (`txt`) and " if packed.has_captions else "and "
         files = [
             "Row i of a shard's tables and sample i of its tar are the same pair, named by `key` (32 hex digits).",
             "",
             (
-                "- `shards/{:08d}.tar`: per sample an image (`jpg`, `png` or `webp`), its caption (`txt`) and what is "
-                "known of it (`json`)."
+                f"- `shards/{{:08d}}.tar`: per sample an image (`jpg`, `png` or `webp`), {caption}what is known of it "
+                "(`json`)."
             ),
             "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
             f"- `embeddings/{{:08d}}.parquet`: {embeddings}; float16, of length 1.",
             "- `shards/sizes.json`: samples of each tar.",
             "- `shards/{:08d}_stats.json`: counts, as img2dataset writes them.",
         ]
-        holds, reading = counted(len(packed.sizes), "WebDataset shard"), _reading(len(packed.sizes))
+        holds, reading = counted(len(packed.sizes), "WebDataset shard"), _reading(packed)
         return Description(holds, files, reading, data_files="shards/*.tar")
 
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
         """See `ResultLayout`; where the decisions are unknown, the other files are compared with the shard's table."""
-        del packed
         tar_name, table_name, embeddings_name, stats_name = _names(shard)
-        captions: list[str] | None = None
+        captions: list[str | None] | None = None
         with files.file(table_name) as path:
             if path:
-                table = pq.read_table(path, columns=["key", "uid", "caption"])
-                captions, keys = table["caption"].to_pylist(), table["key"].to_pylist()
+                table = pq.read_table(path, columns=["key", "uid", *(["caption"] if packed.has_captions else [])])
+                keys = table["key"].to_pylist()
+                captions = table["caption"].to_pylist() if packed.has_captions else [None] * len(keys)
                 expected = keys if expected is None else expected
                 for fault in differences(keys, expected):
                     files.fault(table_name, fault)
@@ -112,6 +114,8 @@ class WebDataset(ResultLayout):
 class _TarWriter(ShardWriter):
     """Writes a shard: its tar as images arrive, per sample image, json and txt by extension; then the other files.
 
+    Without captions there is no txt, as img2dataset writes samples; open_clip passes over these.
+
     The members are plain USTAR with time 0, owner 0 and mode 644 (tarfile's own defaults), so that every
     reader of tars reads them and equal samples give equal bytes.
     """
@@ -126,8 +130,9 @@ class _TarWriter(ShardWriter):
             members = {
                 image.extension: image.data,
                 "json": json.dumps(content, ensure_ascii=False, allow_nan=False).encode(),
-                "txt": content["caption"].encode(),
             }
+            if "caption" in content:
+                members["txt"] = content["caption"].encode()
             for extension, data in sorted(members.items()):
                 member = tarfile.TarInfo(f"{content['key']}.{extension}")
                 member.size = len(data)
@@ -174,14 +179,22 @@ def _contents(rows: pa.Table) -> list[dict[str, Any]]:
     """The content of each row's json, in this order of keys."""
     scores = [name for name in rows.column_names if name.startswith("clip_similarity")]
     source = [name for name in rows.column_names if name.startswith("source_")]
-    names = [*_FIRST, *scores, "status", *source]
+    names = [*(name for name in _FIRST if name in rows.column_names), *scores, "status", *source]
     values = [plain_values(rows[name]) for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def _reading(shards: int) -> list[str]:
-    last = f"{max(shards - 1, 0):08d}"
+def _reading(packed: Packed) -> list[str]:
+    last = f"{max(len(packed.sizes) - 1, 0):08d}"
     braces = f"shards/{{00000000..{last}}}.tar"
+    names, members = ("image, caption", '"txt"') if packed.has_captions else ("image, facts", '"json"')
+    training = [
+        "",
+        "```sh",
+        "python -m open_clip_train.main --dataset-type webdataset \\",
+        f"    --train-data '{braces}' --model ViT-B-32",
+        "```",
+    ]
     return [
         "```python",
         "from datasets import load_dataset",
@@ -193,7 +206,7 @@ def _reading(shards: int) -> list[str]:
         "import webdataset as wds",
         "",
         f'pairs = wds.WebDataset("{braces}", shardshuffle=False)',
-        'for image, caption in pairs.decode("pil").to_tuple("jpg;png;webp", "txt"):',
+        f'for {names} in pairs.decode("pil").to_tuple("jpg;png;webp", {members}):',
         "    ...",
         "```",
         "",
@@ -205,16 +218,18 @@ def _reading(shards: int) -> list[str]:
         'column = table["image_embedding"].combine_chunks()',
         "images = column.flatten().to_numpy().reshape(len(table), -1)",
         "```",
-        "",
-        "```sh",
-        "python -m open_clip_train.main --dataset-type webdataset \\",
-        f"    --train-data '{braces}' --model ViT-B-32",
-        "```",
+        *(training if packed.has_captions else []),
     ]
 
 
-def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str] | None) -> Iterator[str]:
-    """Yields the faults of a shard's samples: their order, their members, the content of their json and txt."""
+def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str | None] | None) -> Iterator[str]:
+    """Yields the faults of a shard's samples: their order, their members, the content of their json and txt.
+
+    Args:
+        path: the tar.
+        expected: the `key` of each sample.
+        captions: those of the shard's table, None for a pair without; None where the table cannot be read.
+    """
     keys: list[str] = []
     with tarfile.open(path, "r:") as tar:
         for key, group in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
@@ -222,7 +237,7 @@ def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str] | N
             extensions = [member.name.partition(".")[2] for member in members]
             row = len(keys)
             keys.append(key)
-            if set(extensions) not in _SAMPLES or extensions != sorted(set(extensions)):
+            if {*extensions} - {"txt"} not in _SAMPLES or extensions != sorted(set(extensions)):
                 yield f"sample {row} ({key}) has the members {', '.join(extensions)}"
                 continue
             content = {
@@ -230,12 +245,14 @@ def _tar_faults(path: Path, expected: Sequence[str], captions: Sequence[str] | N
                 for extension, member in zip(extensions, members, strict=True)
                 if extension in ("json", "txt")
             }
-            described, text = (opened.read() if opened else b"" for opened in (content["json"], content["txt"]))
-            sample = json.loads(described)
+            texts = {extension: opened.read() for extension, opened in content.items() if opened}
+            sample = json.loads(texts["json"])
             if (sample["key"], sample["uid"]) != (key, key):
                 yield f"sample {row} ({key}): its json names another pair"
-            caption = captions[row] if captions is not None and row < len(captions) else sample["caption"]
-            if text.decode() != caption or sample["caption"] != caption:
+            described = sample.get("caption")
+            caption = captions[row] if captions is not None and row < len(captions) else described
+            text = texts["txt"].decode() if "txt" in texts else None
+            if text != caption or described != caption:
                 yield f"sample {row} ({key}): its caption is not that of the table"
     yield from differences(keys, expected)
 

@@ -111,6 +111,7 @@ class Caption(Signal[Keys]):
     name = prefix = "caption"
     version = 3
     about = "Rules over captions."
+    reads_captions = True
     reads_embeddings = False
 
     def columns(self, scorer: str) -> Columns:  # noqa: ARG002

@@ -39,6 +39,7 @@ class PhraseCounts(Signal[Phrases]):
     version = 1
     about = "Lists of words and phrases: `phrases_<name>` counts how many different ones occur in the caption."
     keys = Phrases
+    reads_captions = True
     reads_embeddings = False
 
     def columns(self, scorer: str) -> Columns:
