@@ -8,8 +8,6 @@ room's `passes.py`.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
@@ -18,7 +16,7 @@ from curate.demo import truth
 from curate.embed import passes as embed
 from curate.errors import RunIncomplete
 from curate.fetch import passes as fetch
-from curate.layout import is_of_an_earlier_release, lay_out, planned
+from curate.layout import folders, is_of_an_earlier_release, lay_out, planned
 from curate.pack import passes as pack
 from curate.plan import passes as plan
 from curate.prepare import Prepared, as_now
@@ -27,33 +25,13 @@ from curate.runs import latest
 from curate.runs.driver import drive
 from curate.runs.identity import claim
 from curate.runs.options import RECIPE, Options, manifest_name
-from curate.runs.passes import Layout, result_files
+from curate.runs.outcome import Outcome
+from curate.runs.passes import Layout
 from curate.runs.stop_rules import MinSuccess, nothing_kept
 from curate.runs.work import Engine, Watcher, Work
 from curate.select import passes as select
 from curate.signals import passes as signals
-from curate.store import WHOLE, Json, Store, key
-
-
-@dataclass
-class Outcome:
-    """The outcome of a run; what belongs to a pass that was not reached is empty."""
-
-    store: Store
-    missing: list[int] = field(default_factory=list)
-    funnel: Json | None = None
-    evaluation: Json | None = None
-    report: str | None = None
-    manifest: Json | None = None
-    shortfall: str = ""
-    """Why there is no result although every pass before `pack` is done; else empty."""
-    is_unchanged: bool = False
-    """Whether the newest round of fetching brought no image back, so that later passes read the round before it."""
-
-    @property
-    def result(self) -> str | None:
-        """Path or URL of the result's folder; None where there is no result."""
-        return self.store.path(str(self.manifest["pack"])) if self.manifest else None
+from curate.store import WHOLE, key
 
 
 def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:
@@ -96,7 +74,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):
         # By itself, as what follows is done only where it brings something back.
         go(*fetch.works(prepared, layout), by_part=True)
-        _check_missing(outcome, layout, options)
+        outcome.check_missing(layout, allowed=options.allow_missing)
         newest = layout.passes["fetch"]
         prepared = fetch.settled(prepared, layout, ended)
         outcome.missing = []
@@ -113,7 +91,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
 
     if options.reaches("fetch"):
         go(*_by_part(prepared, layout, options), by_part=True)
-        _check_missing(outcome, layout, options)
+        outcome.check_missing(layout, allowed=options.allow_missing)
     layout = planned(prepared, options, outcome.missing)
     assert layout is not None
     if options.reaches("dedup"):
@@ -122,31 +100,26 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     if options.reaches("select"):
         go(select.work(prepared, layout))
         outcome.funnel = layout.passes["select"].folder.json("funnel.json")
-        latest.record(store, options.sample, _folders(layout, options))
+        latest.record(store, options.sample, folders(layout, options))
     if options.reaches("pack") and outcome.funnel:
         if outcome.funnel["kept"]:
             go(pack.work(prepared, layout))
             go(pack.card_work(prepared, layout))
             pack.check(prepared, layout, int(outcome.funnel["kept"]))
         else:
-            outcome.shortfall = _nothing_kept(prepared, layout, options, outcome.funnel)
+            again = fetch.command_again(prepared, options.sample)
+            outcome.shortfall = nothing_kept(outcome.funnel, layout.passes["fetch"].folder, layout.parts, again)
         if options.reaches("report"):
             if options.truth:
-                outcome.evaluation = truth.evaluate(decisions(layout), pq.read_table(options.truth)).to_json()
+                outcome.evaluation = truth.evaluate(select.decisions(layout), pq.read_table(options.truth)).to_json()
             go(report.work(prepared, layout, outcome.evaluation, options.engine))
             outcome.report = store.path(f"{layout.passes['report'].folder.path}/index.html")
             if outcome.funnel["kept"]:
-                outcome.manifest = _manifest(prepared, layout, options, int(outcome.funnel["kept"]))
+                made = pack.manifest(prepared, layout, int(outcome.funnel["kept"]))
+                outcome.manifest = {**folders(layout, options), **made}
                 content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
                 store.put(manifest_name(options.sample), content.encode())
     return outcome
-
-
-def decisions(layout: Layout) -> Iterator[tuple[bytes, bool, str | None]]:
-    """Yields for every row of the covered parts: pair_id, whether it is kept, and the drop reason or None."""
-    for part in layout.parts:
-        table = layout.passes["select"].folder.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
-        yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
 
 
 def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]:
@@ -158,41 +131,3 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
         sets = list(embed.set_works(prepared, layout))
         works += [*sets, signals.work(prepared, layout, after=[works[-1].name, *(work.name for work in sets)])]
     return works
-
-
-def _check_missing(outcome: Outcome, layout: Layout, options: Options) -> None:
-    if not outcome.missing or options.allow_missing:
-        return
-    named = ", ".join(key(part) for part in outcome.missing[:5]) + (", …" if outcome.missing[5:] else "")
-    raise RunIncomplete(
-        f"{len(outcome.missing)} of {len(layout.parts)} parts are set aside ({named}); their tracebacks are in "
-        f"{outcome.store.url}/*/failed. --retry-parts starts them again, --allow-missing continues without them"
-    )
-
-
-def _nothing_kept(prepared: Prepared, layout: Layout, options: Options, funnel: Json) -> str:
-    again = ""
-    if prepared.recipe.source.kind == "urls":
-        of = f" --sample {options.sample:g}" if options.sample else ""
-        again = f"curate retry-failed {prepared.store.url}{of}"
-    return nothing_kept(funnel, layout.passes["fetch"].folder, layout.parts, again)
-
-
-def _folders(layout: Layout, options: Options) -> Json:
-    *earlier, _newest = layout.of("fetch")
-    folders = {name: pass_.folder.path for name, pass_ in layout.passes.items()}
-    return {
-        "version": 1,
-        "sample": options.sample,
-        "n_parts": layout.n_parts,
-        "parts": len(layout.parts) + len(layout.missing),
-        "missing_parts": list(layout.missing),
-        "folders": {name: path for name, path in folders.items() if name not in earlier},
-        "rounds": [folders[name] for name in earlier],
-    }
-
-
-def _manifest(prepared: Prepared, layout: Layout, options: Options, kept: int) -> Json:
-    folder = layout.passes["pack"].folder
-    files = result_files(folder, [*range(pack.shards(prepared, layout)), WHOLE])
-    return {**_folders(layout, options), "pack": folder.path, **pack.manifest(prepared, kept), "result": files}

@@ -19,7 +19,7 @@ from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.sample import Sample
 from curate.select import passes as select
 from curate.signals import passes as signals
-from curate.store import Folder
+from curate.store import Folder, Json
 
 
 def plan_folder(prepared: Prepared) -> Folder:
@@ -94,3 +94,18 @@ def lay_out(
     add(report.declare(list(passes), truth))
     parts = tuple(part for part in range(covered) if part not in set(missing))
     return Layout(passes, n_parts, parts, tuple(missing), n_rows / n_parts, sample)
+
+
+def folders(layout: Layout, options: Options) -> Json:
+    """Returns the parts of a run and the folder of each pass, as manifest.json and decided.json store them."""
+    *earlier, _newest = layout.of("fetch")
+    folders = {name: pass_.folder.path for name, pass_ in layout.passes.items()}
+    return {
+        "version": 1,
+        "sample": options.sample,
+        "n_parts": layout.n_parts,
+        "parts": len(layout.parts) + len(layout.missing),
+        "missing_parts": list(layout.missing),
+        "folders": {name: path for name, path in folders.items() if name not in earlier},
+        "rounds": [folders[name] for name in earlier],
+    }

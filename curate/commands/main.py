@@ -20,8 +20,8 @@ from curate.schema import HEALING_CLASSES
 from curate.store import Store
 
 if TYPE_CHECKING:
-    from curate.flow import Outcome
     from curate.prepare import Prepared
+    from curate.runs.outcome import Outcome
     from curate.runs.work import Engine
 
 

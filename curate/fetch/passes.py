@@ -97,3 +97,10 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
 def work_name(number: int) -> str:
     """Returns the name of the work of a round; 0 is the first fetch."""
     return f"fetch-{number}" if number else "fetch"
+
+
+def command_again(prepared: Prepared, sample: float | None) -> str:
+    """Returns the command that fetches lost images again; empty where images were not downloaded."""
+    if prepared.recipe.source.kind != "urls":
+        return ""
+    return f"curate retry-failed {prepared.store.url}" + (f" --sample {sample:g}" if sample else "")

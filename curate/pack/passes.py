@@ -10,7 +10,7 @@ from curate.keys import chosen
 from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
-from curate.runs.passes import Declaration, Layout
+from curate.runs.passes import Declaration, Layout, result_files
 from curate.runs.work import Work
 from curate.store import WHOLE, Json
 
@@ -77,15 +77,18 @@ def check(prepared: Prepared, layout: Layout, kept: int) -> None:
         raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
 
 
-def manifest(prepared: Prepared, kept: int) -> Json:
-    """Returns the manifest's keys about the result besides its files: what `verify` needs to name the expected files.
+def manifest(prepared: Prepared, layout: Layout, kept: int) -> Json:
+    """Returns the manifest's keys about the result: its folder and files, and what `verify` needs to name them.
 
     Args:
         prepared: the recipe.
+        layout: every pass; the result is done.
         kept: the number of kept pairs.
     """
-    pack = prepared.recipe.pack
+    pack, folder = prepared.recipe.pack, layout.passes["pack"].folder
     return {
+        "pack": folder.path,
+        "result": result_files(folder, [*range(shards(prepared, layout)), WHOLE]),
         "layouts": list(pack.layouts),
         "shard_size": pack.shard_size,
         "samples": kept,

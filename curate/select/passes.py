@@ -1,6 +1,6 @@
 """The pass `select`: a decision for every row; one unit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from curate.keys import chosen
@@ -33,3 +33,10 @@ def work(prepared: Prepared, layout: Layout) -> Work:
     }
     opener = "curate.select.worker:open_worker"
     return Work("select", opener, settings, layout.of("select"), layout.inputs("select"), (WHOLE,))
+
+
+def decisions(layout: Layout) -> Iterator[tuple[bytes, bool, str | None]]:
+    """Yields for every row of the covered parts: pair_id, whether it is kept, and the drop reason or None."""
+    for part in layout.parts:
+        table = layout.passes["select"].folder.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
+        yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)

@@ -43,7 +43,7 @@ def test_what_is_written_does_not_depend_on_how_it_was_read(tmp_path, monkeypatc
 
     def files(name, **fetch):
         read_samples(tmp_path / name, tar, tmp_path / "loose", part_size=9, fetch=fetch)
-        parts = sorted((tmp_path / name / "fetch-0" / "parts").iterdir())
+        parts = sorted((tmp_path / name / "fetch-0" / "images").iterdir())
         return [(path.name.split(".", 2)[0::2], path.read_bytes()) for path in parts]
 
     first = files("one")
