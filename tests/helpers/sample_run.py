@@ -73,7 +73,7 @@ def read_samples(root: Path | str, *paths: Path | str, part_size: int = 1000, **
         table = images.table("images.parquet", part)
         assert table.schema == schema.IMAGES
         found = {row["image_id"]: row for row in table.to_pylist()}
-        with tarfile.open(fileobj=store.open(images.file("images.tar", part))) as tar:
+        with store.open(images.file("images.tar", part)) as opened, tarfile.open(fileobj=opened) as tar:
             stored = {member.name: tar.extractfile(member).read() for member in tar}
         pairs: pa.Table = plan.table("pairs.parquet", part)
         assert len(found) == len(set(pairs["image_id"].to_pylist())) == table.num_rows

@@ -293,6 +293,7 @@ def test_a_tag_that_wants_another_activation_is_refused():
         describe("ViT-L-14", "openai")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.(script|save)` is deprecated:FutureWarning")
 def test_a_program_is_not_taken_for_weights(tiny, tmp_path):
     """As OpenAI published its models."""
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "ViT-B-32.pt"))
