@@ -286,22 +286,25 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from curate.commands.verify import verify
+    from curate.commands.mending import fetched_again, to_delete
+    from curate.commands.verify import read_manifest, verify
 
-    store = Store(arguments.run, arguments.endpoint)
+    store, name = Store(arguments.run, arguments.endpoint), manifest_name(arguments.sample)
     with store.accessible():
-        problems = verify(store, deep=arguments.deep, manifest=manifest_name(arguments.sample))
+        problems = verify(store, deep=arguments.deep, manifest=name)
     for problem in problems:
         print(problem)
     if not problems:
         print("everything is there and adds up")
         return 0
     print(counted(len(problems), "fault"))
-    what = "the folder that its line begins with"
-    if any(problem.startswith("fetch-") for problem in problems):
-        # Fetched anew, images may be others by now, and what was computed of the old ones would not tell.
-        what = "every folder but plan-*"
-    print(f"to mend one, delete {what}, and run the recipe again: it is computed anew")
+    found = read_manifest(store, name)
+    parts, names = fetched_again(found, problems), to_delete(found, problems)
+    print("to mend, delete these and run the recipe again:" if names else "to mend, run the recipe again")
+    for deleted in names:
+        print(f"  {store.path(deleted)}")
+    if parts:
+        print(f"{counted(len(parts), 'part')} will be fetched again, and with other images come other decisions")
     return 1
 
 

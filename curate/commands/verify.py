@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,23 @@ _BY_PART = ("plan", "fetch", "pixels", "embed-", "signals-", "select")
 """Folders, or the beginnings of their names, that hold every part."""
 
 
+class Fault(str):
+    """A fault in one line that knows where it is.
+
+    Attributes:
+        places: the short names of the folders in which it may be, each with its unit; None for the whole folder.
+    """
+
+    __slots__ = ("places",)
+    places: Sequence[tuple[str, int | None]]
+
+    def __new__(cls, line: str, *places: tuple[str, int | None]) -> Self:
+        """The line with its places."""
+        fault = super().__new__(cls, line)
+        fault.places = places
+        return fault
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a finished run says of itself.
@@ -47,6 +64,7 @@ class Manifest:
         embeddings: the columns of the result's embeddings.
         result: every file of the result by its name in `pack`.
         has_uid: whether the source names its pairs itself.
+        of_samples: whether images are read from samples, and not downloaded.
     """
 
     folders: Mapping[str, Folder]
@@ -60,9 +78,10 @@ class Manifest:
     embeddings: Sequence[str]
     result: Mapping[str, FileInfo]
     has_uid: bool
+    of_samples: bool
 
 
-def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[str]:
+def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[Fault]:
     """Checks a finished result.
 
     Of the result: every file's bytes and digest; shards without gaps, full but for the last; keys unique; row i of
@@ -83,13 +102,14 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
         BrokenResult: the manifest itself cannot be read.
     """
     said = read_manifest(store, manifest)
-    problems: list[str] = []
+    problems: list[Fault] = []
     with scratch("verify") as folder:
         spill = folder / "kept"
         with spill.open("wb") as kept:
             complete = _check_decisions(said, kept, problems)
         _check_result(store, said, _ids(spill) if complete else None, problems)
-        problems += [f"{said.pack}: key {uid} is not unique" for uid in _repeated(spill)]
+        both = (("select", None), ("pack", None))
+        problems += [Fault(f"{said.pack}: key {uid} is not unique", *both) for uid in _repeated(spill)]
     if deep:
         problems += _marker_faults(store, said)
     return problems
@@ -127,6 +147,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
             stored["embeddings"],
             {info["name"].removeprefix(f"{pack}/"): FileInfo(**info) for info in stored["result"]},
             identity["columns"].get("uid") is not None,
+            identity["columns"].get("kind") == "samples",
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BrokenResult(f"{store.path(name)} is not a manifest of this program: {error!r}") from error
@@ -135,36 +156,49 @@ def read_manifest(store: Store, name: str) -> Manifest:
 # The decisions -----------------------------------------------------------------------------------------------
 
 
-def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[str]) -> bool:
+def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[Fault]) -> bool:
     """Checks the sums, and writes the ids of kept pairs in the result's order; False where some are unknown."""
-    select = said.folders["select"]
+    select, plan = said.folders["select"], said.folders["plan"]
     planned, counted, complete = 0, Counter[str | None](), True
     summary: dict[int, tuple[int, int]] = {}
+
+    def found(what: str, unit: int | None, *more: tuple[str, int | None]) -> None:
+        problems.append(Fault(f"{select.path}: {what}", ("select", unit), *more))
+
     try:
         table = select.table("parts.parquet")
         summary = {row["part"]: (row["planned"], row["kept"]) for row in table.to_pylist()}
         if list(summary) != list(said.parts):
-            problems.append(f"{select.path}: parts.parquet does not list the parts of the manifest")
+            found("parts.parquet does not list the parts of the manifest", None)
     except _UNREADABLE as error:
-        problems.append(f"{select.path}: parts.parquet cannot be read: {_line(error)}")
+        found(f"parts.parquet cannot be read: {_line(error)}", WHOLE)
     for part in said.parts:
-        name = f"{select.path}: decisions of part {key(part)}"
+        name = f"decisions of part {key(part)}"
         try:
-            rows = said.folders["plan"].table("pairs.parquet", part, ["pair_id", "repeated"])
-            decided = select.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
+            rows = plan.table("pairs.parquet", part, ["pair_id", "repeated"])
         except _UNREADABLE as error:
-            problems.append(f"{name} cannot be read: {_line(error)}")
+            line = f"{plan.path}: rows of part {key(part)} cannot be read: {_line(error)}"
+            problems.append(Fault(line, ("plan", part)))
             complete = False
             continue
-        problems += [f"{name}: {fault}" for fault in _decision_faults(rows, decided, has_uid=said.has_uid)]
+        try:
+            decided = select.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
+        except _UNREADABLE as error:
+            found(f"{name} cannot be read: {_line(error)}", part)
+            complete = False
+            continue
+        for fault in _decision_faults(rows, decided, has_uid=said.has_uid):
+            found(f"{name}: {fault}", None)
         reasons = Counter(decided["reason"].filter(pc.invert(decided["kept"])).to_pylist())
         if part in summary and summary[part] != (len(rows), len(decided) - reasons.total()):
-            problems.append(f"{name}: parts.parquet counts planned, kept {summary[part]}, which these rows do not")
+            found(f"{name}: parts.parquet counts planned, kept {summary[part]}, which these rows do not", None)
         planned += len(rows)
         counted += reasons
         kept.write(b"".join(decided["pair_id"].filter(decided["kept"]).to_pylist()))
     if complete:
-        problems += [f"{select.path}: {fault}" for fault in _sum_faults(said, planned, counted)]
+        for fault in _sum_faults(said, planned, counted):
+            # What was planned in all stands in the marker of the plan's whole.
+            found(fault, None, ("plan", WHOLE))
     return complete
 
 
@@ -224,7 +258,7 @@ def _repeated(spill: Path) -> list[str]:
 # The files of the result -------------------------------------------------------------------------------------
 
 
-def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | None, problems: list[str]) -> None:
+def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | None, problems: list[Fault]) -> None:
     """Checks every file of the result; against the kept pairs where those are known."""
     # Numbered by the decisions, so that a gap, a lost or a further shard shows.
     samples, full = manifest.samples if kept is None else len(kept), manifest.shard_size
@@ -238,16 +272,18 @@ def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | Non
     with files.file("README.md"):
         pass
     further = sorted({*manifest.result} - files.asked_for)
-    problems += [f"{manifest.pack}/{name}: belongs to no shard of the kept pairs" for name in further]
+    what = "belongs to no shard of the kept pairs"
+    problems += [Fault(f"{manifest.pack}/{name}: {what}", ("pack", None)) for name in further]
 
 
 class _ResultFiles:
     """The files of the result, as a layout's check asks for them (`CheckedFiles`)."""
 
-    def __init__(self, store: Store, manifest: Manifest, problems: list[str]) -> None:
+    def __init__(self, store: Store, manifest: Manifest, problems: list[Fault]) -> None:
         self._store = store
         self._manifest = manifest
         self._problems = problems
+        self._units = dict(_units_of_files(manifest.folders["pack"]))
         self.asked_for: set[str] = set()
 
     @contextlib.contextmanager
@@ -274,7 +310,14 @@ class _ResultFiles:
                 self.fault(name, f"cannot be read: {_line(error)}")
 
     def fault(self, name: str, what: str) -> None:
-        self._problems.append(f"{self._manifest.pack}/{name}: {what}")
+        self._problems.append(Fault(f"{self._manifest.pack}/{name}: {what}", ("pack", self._units.get(name))))
+
+
+def _units_of_files(folder: Folder) -> Iterator[tuple[str, int]]:
+    """Every file of a folder, by its name there, with the unit that wrote it, as far as markers can be read."""
+    for unit in folder.units():
+        with contextlib.suppress(*_UNREADABLE, TypeError):
+            yield from ((info.name, unit) for info in folder.marker(unit).files.values())
 
 
 def _hex(ids: npt.NDArray[Any]) -> list[str]:
@@ -285,7 +328,7 @@ def _hex(ids: npt.NDArray[Any]) -> list[str]:
 # The markers -------------------------------------------------------------------------------------------------
 
 
-def _marker_faults(store: Store, said: Manifest) -> Iterator[str]:
+def _marker_faults(store: Store, said: Manifest) -> Iterator[Fault]:
     """Compares every file of every pass but the result's with its marker."""
     for short, folder in said.folders.items():
         if folder.path == said.pack:
@@ -293,12 +336,13 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[str]:
         done = folder.units()
         units = {*said.parts} if short.startswith(_BY_PART) else {WHOLE}
         units |= {WHOLE} if short in ("plan", "select") else set()
-        yield from (f"{folder.marker_name(unit)}: is missing" for unit in sorted(units - done))
+        for unit in sorted(units - done):
+            yield Fault(f"{folder.marker_name(unit)}: is missing", (short, unit))
         for unit in sorted(done):
             try:
                 files = folder.marker(unit).files.values()
             except (*_UNREADABLE, TypeError) as error:
-                yield f"{folder.marker_name(unit)}: cannot be read: {_line(error)}"
+                yield Fault(f"{folder.marker_name(unit)}: cannot be read: {_line(error)}", (short, unit))
                 continue
             for info in files:
                 try:
@@ -307,7 +351,7 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[str]:
                 except FileNotFoundError:
                     fault = "is missing"
                 if fault:
-                    yield f"{folder.path}/{info.name}: {fault}"
+                    yield Fault(f"{folder.path}/{info.name}: {fault}", (short, unit))
 
 
 def _fault(opened: IO[bytes], info: FileInfo) -> str | None:

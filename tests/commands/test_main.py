@@ -7,7 +7,6 @@ import pytest
 
 from curate import __version__
 from curate.commands import main as cli
-from curate.commands import verify
 from curate.errors import counted
 
 
@@ -20,13 +19,6 @@ def test_the_package_runs_as_a_module():
 def test_one_of_a_thing_is_no_plural(number, words):
     assert counted(number, "part") == words
     assert counted(number, "part is", "parts are").partition(" ")[2] == ("part is" if number == 1 else "parts are")
-
-
-@pytest.mark.parametrize(("faults", "said"), [(["a"], "1 fault"), (["a", "b"], "2 faults")])
-def test_verify_counts_its_faults(faults, said, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(verify, "verify", lambda *_args, **_how: faults)
-    assert cli.main(["verify", str(tmp_path)]) == 1
-    assert capsys.readouterr().out.splitlines()[-2] == said
 
 
 def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
@@ -49,16 +41,6 @@ def test_an_output_that_holds_other_things_is_refused(tmp_path, capsys):
         f"curate: output: {tmp_path}/run is not empty and is not a Curate run (found: 'notes.txt', 'plan-b'); "
         "name a new or an empty folder"
     )
-
-
-def test_verify_does_not_have_images_fetched_anew_beside_embeddings_of_the_old(monkeypatch, capsys, tmp_path):
-    said = []
-    for fault in ("pack-0/shards/00000000.tar: is missing", "fetch-0/images/000000.a.tar: is missing"):
-        monkeypatch.setattr(verify, "verify", lambda *_args, fault=fault, **_how: [fault])
-        assert cli.main(["verify", str(tmp_path)]) == 1
-        said.append(capsys.readouterr().out.splitlines()[-1])
-    assert "delete the folder that its line begins with," in said[0]
-    assert "delete every folder but plan-*," in said[1]
 
 
 def test_a_dry_run_writes_nothing_not_even_the_folder(tmp_path, capsys):
