@@ -155,7 +155,7 @@ def test_what_another_package_brings_goes_through_to_report_and_explain(recipe, 
     assert (of_vowels["version"], of_vowels["params"]) == (3, {"letters": "a", "package": "stranger-things"})
     table = folders["pixels-dark_mean"].table("pixels.parquet", 0)
     assert set(table["dark_mean_batch"].to_pylist()) == {64}, "a batch is always full"
-    shard = folders["pack"].table("shard.parquet", 0)
+    shard = folders["pack"].table("shards/00000000.parquet", 0)
     assert {"vowels_a", "first_of", "red_half", "dark_mean"} <= set(shard.column_names)
     assert shard["vowels_a"].to_pylist() == [3] * 5
     page = store.read(f"{folders['report'].path}/index.html").decode()

@@ -102,7 +102,10 @@ def test_a_folder_of_images(tmp_path):
     by_url = {row["url"].rpartition("/")[2]: row for row in rows}
     assert [by_url[key]["data"] for key in ("1", "2.v2", "3", "%C3%A4 %25")] == [jpeg(n) for n in (1, 2, 3, 7)]
     assert by_url["2.v2"]["source_stars"] == 5
-    assert rows[0]["notes"] == [f"{place}: txt and json files without an image beside them were left out (1)"]
+    assert rows[0]["notes"] == [
+        f"{place}: rows without a caption drop as no_caption; where a source has none, say source.caption: null (3)",
+        f"{place}: txt and json files without an image beside them were left out (1)",
+    ]
 
 
 def test_captions_and_urls(tmp_path):
@@ -209,7 +212,10 @@ def test_missing_doubled_and_unordered_members_are_statuses(tmp_path):
     assert {row["url"][-3:]: row["data"] for row in rows if row["data"]} == {
         name: jpeg(seed) for name, seed in {"ood": 1, "een": 8, "ken": 9, "end": 12}.items()
     }
-    notes = [f"{tar}: samples whose key comes again are ambiguous (2)"]
+    notes = [
+        f"{tar}: rows without a caption drop as no_caption; where a source has none, say source.caption: null (5)",
+        f"{tar}: samples whose key comes again are ambiguous (2)",
+    ]
     assert rows[0]["notes"] == [*notes, f"{tar}: txt and json members that cannot be read count as none (1)"]
 
 

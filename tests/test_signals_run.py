@@ -85,9 +85,9 @@ def test_all_signals_through_a_run(recipe, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("signals.heads.taste.path=none.pth", "head none.pth does not exist"),
+        ("signals.heads.taste.path=none.pth", "/none.pth does not exist"),
         ("signals.heads.taste.index=3", "index 3"),
-        ("signals.targets.good.images=[nowhere]", "signals.targets.good: nowhere does not exist"),
+        ("signals.targets.good.images=[nowhere]", "/nowhere does not exist"),
         ("signals.concepts.red.model=c", "there is no model 'c'"),
         ("select.far.keep_top.of=target_god", "did you mean 'target_good'?"),
     ],

@@ -144,7 +144,7 @@ def test_a_step_goes_by_it_beside_one_by_embedding(tmp_path: Path) -> None:
     # b is near a by its hash, c is near b by its embedding alone, and d is near neither enough.
     names = {name: digest(number) for number, name in enumerate("abcd")}
     rows = [
-        Row(Image(f"http://x/{name}", sha256=names[name]), "", similarity=value)
+        Row(Image(f"http://x/{name}", sha256=names[name]), "a", similarity=value)
         for name, value in zip("abcd", (0.4, 0.3, 0.2, 0.1), strict=True)
     ]
     inputs = write_inputs(tmp_path, rows, 1, [(names["b"], names["c"], 0.96), (names["a"], names["c"], 0.97)])

@@ -367,7 +367,7 @@ def test_a_row_beyond_the_sample_takes_no_pairs_place(tmp_path: Path):
     uid = bytes(range(16))
     urls = sorted((f"http://a/{number}" for number in range(3)), key=schema.image_id)
     # The first of the list stands last in its part, and is not sampled; the one that is has no image.
-    rows = [Row(Image(urls[2]), "", uid=uid), Row(Image(urls[0], "dns"), "", uid=uid), Row(Image(urls[1]), "")]
+    rows = [Row(Image(urls[2]), "a", uid=uid), Row(Image(urls[0], "dns"), "a", uid=uid), Row(Image(urls[1]), "a")]
     inputs = write_inputs(tmp_path, rows, 1)
     _, decided, _ = run_select(inputs, [], tmp_path / "run", sample=Sample.of(0.66, [3]))
     assert [decision["reason"] for decision in decided[0]] == ["fetch:dns", None, "not_sampled"]
