@@ -223,7 +223,7 @@ def test_it_can_be_run_by_hand():
         assert process.stdout.readline() == "ready\n"
         twin = subprocess.run(command, capture_output=True, text=True, check=False)
         assert twin.returncode == 2
-        assert "is taken" in twin.stderr
+        assert "is in use" in twin.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 0
         assert process.stderr.read() == ""
