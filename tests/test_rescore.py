@@ -22,6 +22,7 @@ from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.errors import SourceError
 from curate.plan import places, shards
+from curate.plan.rows import NO_CAPTION
 from curate.store import Folder, Store
 from pipelines import rescore
 
@@ -103,8 +104,8 @@ def test_a_folder_of_images(tmp_path):
     assert [by_url[key]["data"] for key in ("1", "2.v2", "3", "%C3%A4 %25")] == [jpeg(n) for n in (1, 2, 3, 7)]
     assert by_url["2.v2"]["source_stars"] == 5
     assert rows[0]["notes"] == [
-        f"{place}: rows without a caption drop as no_caption; where a source has none, say source.caption: null (3)",
-        f"{place}: txt and json files without an image beside them were left out (1)",
+        f"{place}: {NO_CAPTION} (3)",
+        f"{place}: txt and json files without an image of the same name were left out (1)",
     ]
 
 
@@ -213,10 +214,10 @@ def test_missing_doubled_and_unordered_members_are_statuses(tmp_path):
         name: jpeg(seed) for name, seed in {"ood": 1, "een": 8, "ken": 9, "end": 12}.items()
     }
     notes = [
-        f"{tar}: rows without a caption drop as no_caption; where a source has none, say source.caption: null (5)",
-        f"{tar}: samples whose key comes again are ambiguous (2)",
+        f"{tar}: {NO_CAPTION} (5)",
+        f"{tar}: samples whose key occurs again are ambiguous (2)",
     ]
-    assert rows[0]["notes"] == [*notes, f"{tar}: txt and json members that cannot be read count as none (1)"]
+    assert rows[0]["notes"] == [*notes, f"{tar}: txt and json members that cannot be read count as missing (1)"]
 
 
 def test_one_url_with_two_images_is_no_pair_and_with_one_image_it_is(tmp_path):
@@ -258,21 +259,21 @@ def tar_bytes(members=GOOD):
         (
             "a.tar",
             tar_bytes()[:-9000],
-            r"a\.tar is torn: .* after \d+ members?; pack it anew or leave it out",
+            r"a\.tar is broken: .* after \d+ members?; pack it again or leave it out",
         ),
-        ("a.tar", tar_bytes()[:900], r"a\.tar is torn: unexpected end of data, after \d+ members?"),
-        ("a.tar", tar_bytes()[:2500] + bytes(20) + tar_bytes()[2500:], r"a\.tar is torn: no header at byte"),
-        ("a.tar", tar_bytes()[:1536] + b"\xff" * 700 + tar_bytes()[1536:], r"a\.tar is torn"),
-        ("a.tar", b"", r"a\.tar is no tar \(empty file\)"),
-        ("a.tar", b"<html>" * 1000, r"a\.tar is no tar"),
-        ("a.tar", b"PAR1" + bytes(2000), r"a\.tar is no tar"),
+        ("a.tar", tar_bytes()[:900], r"a\.tar is broken: unexpected end of data, after \d+ members?"),
+        ("a.tar", tar_bytes()[:2500] + bytes(20) + tar_bytes()[2500:], r"a\.tar is broken: no valid header at byte"),
+        ("a.tar", tar_bytes()[:1536] + b"\xff" * 700 + tar_bytes()[1536:], r"a\.tar is broken"),
+        ("a.tar", b"", r"a\.tar is not a tar \(empty file\)"),
+        ("a.tar", b"<html>" * 1000, r"a\.tar is not a tar"),
+        ("a.tar", b"PAR1" + bytes(2000), r"a\.tar is not a tar"),
         ("a.tar", gzip.compress(tar_bytes()), r"a\.tar is compressed \(gzip\), .* unpack it first"),
         ("a.tar.gz", gzip.compress(tar_bytes()), r"a\.tar\.gz is compressed, .* unpack it to \.tar first"),
         ("a.tar", bytes(10240), r"there are no samples in .*a\.tar"),
         (
             "a.tar",
             tar_bytes(sorted(GOOD, key=lambda m: m[0][-3:])),
-            r"a\.tar: its samples lie in pieces, .*--sort=name",
+            r"a\.tar: its members are not in order: .*--sort=name",
         ),
         ("a.zip", b"PK", r"a\.zip is neither a \.tar nor a folder"),
     ],
@@ -292,11 +293,11 @@ def test_tars_that_are_none_are_one_line_and_exit_2(tmp_path, capsys, name, data
     ("path", "message"),
     [
         ("none.tar", "does not exist"),
-        ("{00000..00003}.tar", "ranges in braces are not read, write a glob"),
+        ("{00000..00003}.tar", "ranges in braces are not supported, write a glob"),
         ("*.tar", "no tar or folder matches"),
         ("empty", "holds neither .tar files nor images"),
         ("packed", r"a\.tgz is compressed"),
-        ("in/*.jpg", "of images in a folder, name the folder"),
+        ("in/*.jpg", "for images in a folder, name the folder"),
     ],
 )
 def test_paths_that_hold_nothing(tmp_path, path, message):

@@ -1,4 +1,4 @@
-"""Rows put aside by part on the local disk, so that a list of any length is sorted in little memory."""
+"""Sorts rows by part through files on the local disk, so that a list of any length needs little memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +8,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 BUCKET_ROWS = 200_000
-"""Rows of one bucket, which is read back as a whole; a bucket holds a part at least."""
+"""Rows of one bucket, which is read back as a whole; a bucket holds at least one part."""
 
 BUFFER_BYTES = 64 << 20
-"""Rows that wait in memory, over all buckets, before they are written."""
+"""Bytes of rows, over all buckets, that wait in memory before they are written."""
 
 
 class Buckets:
-    """Files of some successive parts each.
+    """Local files, each of which holds the rows of a few successive parts.
 
-    Every row goes to the file of its part as rows come in, and a file is read back when all have come.
+    Every added row is appended to the file of its part; the files are read back after the last row was added.
 
     Args:
         folder: an empty local folder.
@@ -47,7 +47,7 @@ class Buckets:
         return sum(table.nbytes for table in self._waiting)
 
     def read(self) -> Iterator[tuple[range, pa.Table]]:
-        """Each bucket's parts and rows, in the order of parts; a bucket's file is gone afterwards."""
+        """Yields each bucket's parts and rows, in the order of parts; a bucket's file is deleted once it is read."""
         self._write()
         for number, first in enumerate(range(0, self._n_parts, self._parts_each)):
             parts = range(first, min(first + self._parts_each, self._n_parts))
@@ -61,7 +61,7 @@ class Buckets:
             yield parts, pa.concat_tables(tables)
 
     def _write(self) -> None:
-        """Appends what waits to the files, as one Arrow stream each; no file stays open."""
+        """Appends the waiting rows to the buckets' files, as one Arrow stream each; no file stays open."""
         if not self._waiting:
             return
         bucket = np.concatenate(self._buckets)

@@ -1,8 +1,8 @@
-"""A list's cells as columns: the types of lists that state none, and text as it is identified and stored.
+"""Turns a list's cells into columns: infers types where the format states none, and converts URLs, ids and captions.
 
-Lists in csv and tsv hold text alone. A column of numbers is read as one when the first chunk's cells are all
-numbers and none would change in the reading: `007` and numbers of more than 18 digits are names, and stay
-text. A later cell that does not fit is null, and the pass notes how many there were.
+Lists in csv and tsv hold text alone. A column is read as numbers when all cells of the first chunk are numbers and
+none would change by it: `007` and numbers of more than 18 digits are names, and stay text. A later cell that does
+not fit becomes null, and the pass notes the number of such cells.
 """
 
 import json
@@ -22,7 +22,7 @@ from curate.schema import clean_caption
 INTEGER = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 NAME = r"^[+-]?(0[0-9]|[0-9]{19})"
-"""What looks like a number and would not come back as it was."""
+"""Cells that look like numbers, but would be written differently after a conversion."""
 NO_NUMBER = pa.array(["", "NA", "N/A", "NULL", "Null", "null", "None", "nan", "NaN", "NAN"])
 """Cells that are null in a column of numbers."""
 
@@ -31,18 +31,18 @@ _INT64 = 1 << 63
 Cells = Sequence[Any] | pa.Array
 """The cells of one column: Python values, or an Arrow array where the format states types."""
 
-LEFT_OUT = "captions of rows with several were left out: empty, or one of the row's again"
-NO_TEXT = "captions that are neither text nor a list of texts count as none"
+LEFT_OUT = "captions of rows with several captions were left out, as empty or repeated within the row"
+NO_TEXT = "captions that are neither text nor a list of texts count as missing"
 
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of a column's cells, of which a cell may hold several.
+    """The captions of a column's cells; a cell may hold several.
 
     Args:
-        texts: never null; '' where a cell holds none.
-        rows: of each text the number of its cell, ascending; None where every cell has one.
-        unusual: counts of what could not be taken as it was, in the words of a note.
+        texts: never null; '' for a cell without a caption.
+        rows: for each text the number of its cell, ascending; None where every cell has exactly one text.
+        unusual: how many captions were changed or left out, by the sentence of a note.
     """
 
     texts: pa.Array
@@ -51,7 +51,7 @@ class Captions:
 
     @classmethod
     def of_each(cls, texts_of_cells: Sequence[Sequence[str]], unusual: Mapping[str, int]) -> "Captions":
-        """The distinct captions of each cell that are not empty; '' for a cell without."""
+        """Captions from the texts of each cell: the distinct ones that are not empty, or '' where there are none."""
         kept = [list(dict.fromkeys(text for text in texts if text)) or [""] for texts in texts_of_cells]
         left_out = sum(len(texts) - len(of) for texts, of in zip(texts_of_cells, kept, strict=True) if texts)
         rows = np.repeat(np.arange(len(kept)), [len(texts) for texts in kept])
@@ -59,7 +59,7 @@ class Captions:
 
 
 class Values(ABC):
-    """How a format's cells become columns.
+    """Converts a format's cells into columns.
 
     Attributes:
         typed: whether the format states a type for every column; otherwise it is inferred from the first cells.
@@ -69,23 +69,23 @@ class Values(ABC):
 
     @abstractmethod
     def inferred(self, cells: Any) -> pa.DataType:
-        """The type of a column, from its first cells."""
+        """The type of a column, inferred from its first cells."""
 
     @abstractmethod
     def column(self, cells: Any, kind: pa.DataType) -> pa.Array:
-        """Cells as a column of a type; null where a cell does not fit."""
+        """Converts cells into a column of the given type; a cell that does not fit becomes null."""
 
     @abstractmethod
     def misfits(self, cells: Any, column: pa.Array) -> int:
-        """How many of the cells that `column` made a column of became null though they held something."""
+        """The number of cells that hold a value and that `column` turned into null."""
 
     @abstractmethod
     def text(self, cells: Any) -> pa.Array:
-        """Cells as the text of URLs and ids, never null: '' where a cell holds none."""
+        """Converts cells into text, for URLs and ids; '' for a cell without text, never null."""
 
     @abstractmethod
     def captions(self, cells: Any) -> Captions:
-        """Cells as captions; a list of texts is several."""
+        """Converts cells into captions; a list of texts gives several."""
 
     def may_hold_several(self, kind: pa.DataType) -> bool:
         """Whether a cell of a caption column of that type may hold several captions."""
@@ -94,12 +94,12 @@ class Values(ABC):
 
 
 class ArrowValues(Values):
-    """Of formats with types of their own."""
+    """The cells of formats that state a type for every column."""
 
     typed = True
 
     def inferred(self, cells: pa.Array) -> pa.DataType:
-        """See `Values`; the column's own."""
+        """See `Values`: the column's own type."""
         return plain_type(cells.type)
 
     def column(self, cells: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -111,7 +111,7 @@ class ArrowValues(Values):
         return int(column.null_count - cells.null_count)
 
     def text(self, cells: pa.Array) -> pa.Array:
-        """See `Values`; numbers are text, too."""
+        """See `Values`; numbers become text, too."""
         column = _plain(cells)
         column = _decoded(column) if _is_bytes(column.type) else column.cast(pa.string())
         return column.fill_null("")
@@ -135,7 +135,7 @@ class ArrowValues(Values):
 
 
 class TextValues(Values):
-    """Of formats that hold text alone."""
+    """The cells of formats that hold text alone."""
 
     def inferred(self, cells: Sequence[str | None]) -> pa.DataType:
         """See `Values`."""
@@ -156,7 +156,7 @@ class TextValues(Values):
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             pattern = INTEGER if pa.types.is_integer(kind) else NUMBER
             text = pc.if_else(pc.match_substring_regex(text, pattern), text, pa.scalar(None, pa.string()))
-            # Arrow's parser knows no plus sign.
+            # Arrow's parser does not accept a plus sign.
             text = pc.replace_substring_regex(text, r"^\+", "")
         return _fitted(text, kind)
 
@@ -178,7 +178,7 @@ class TextValues(Values):
 
 
 class JsonValues(Values):
-    """Of formats that hold values of any JSON type; lone surrogates in text become U+FFFD."""
+    """The cells of formats that hold values of any JSON type; lone surrogates in text become U+FFFD."""
 
     def inferred(self, cells: Sequence[Any]) -> pa.DataType:
         """See `Values`."""
@@ -201,7 +201,7 @@ class JsonValues(Values):
             return _fitted(pa.array(whole, pa.int64()), kind)
         if pa.types.is_floating(kind):
             return _fitted(pa.array([_float(cell) for cell in numbers], pa.float64()), kind)
-        # A parquet list beside this one gave the column a type of its own, such as a date.
+        # Another list of the source, such as a parquet file, gave the column its type, such as a date.
         return _fitted(self.column(cells, pa.string()), kind)
 
     def misfits(self, cells: Sequence[Any], column: pa.Array) -> int:
@@ -211,11 +211,11 @@ class JsonValues(Values):
         return int(column.null_count - sum(cell is None for cell in cells))
 
     def text(self, cells: Sequence[Any]) -> pa.Array:
-        """See `Values`; a value of another type is none."""
+        """See `Values`; a value of another type becomes ''."""
         return _strings([cell if isinstance(cell, str) else "" for cell in cells])
 
     def captions(self, cells: Sequence[Any]) -> Captions:
-        """See `Values`; a number is its digits, a value of another type none."""
+        """See `Values`; a number becomes its digits, a value of another type counts as missing."""
         texts = [[_caption(one) for one in cell] if isinstance(cell, list) else [_caption(cell)] for cell in cells]
         unusual = {NO_TEXT: sum(text is None for of in texts for text in of)}
         if any(isinstance(cell, list) for cell in cells):
@@ -223,7 +223,7 @@ class JsonValues(Values):
         return Captions(_strings([text or "" for (text,) in texts]), None, unusual)
 
     def may_hold_several(self, kind: pa.DataType) -> bool:
-        """See `Values`; what a later line holds is not known from the first ones."""
+        """See `Values`; any later line may hold a list of captions."""
         del kind
         return True
 
@@ -236,7 +236,7 @@ def is_list_of_texts(kind: pa.DataType) -> bool:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """A type without its encoding: what a plan's part stores, and every reader understands."""
+    """A type without its encoding: the type that a plan's part stores, and that every reader understands."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
@@ -247,9 +247,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """A column without its encoding, its text valid.
+    """A column without its encoding and with valid text.
 
-    Bytes that are no UTF-8, which parquet's readers do not check, become U+FFFD.
+    Bytes that are not UTF-8 become U+FFFD; parquet's readers do not check them.
     """
     if pa.types.is_dictionary(column.type):
         return _plain(column.dictionary_decode())
@@ -259,7 +259,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column cast to a type; cell by cell where the column does not go as a whole, null where none fits."""
+    """Casts a column to a type; where that fails, casts cell by cell, with null for a cell that does not fit."""
     if column.type == kind:
         return column
     try:
@@ -294,7 +294,7 @@ def _decoded(column: pa.Array) -> pa.Array:
 
 
 def _caption(cell: Any) -> str | None:
-    """A JSON value as a caption; None where it is none."""
+    """Converts a JSON value into a caption; None where it is neither text nor a number."""
     if cell is None or isinstance(cell, str):
         return cell or ""
     return _dumped(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None

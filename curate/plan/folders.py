@@ -1,6 +1,6 @@
-"""A folder of images with captions beside them as its samples.
+"""Reads samples from a folder of images with captions next to them.
 
-Files belong together that differ in their last suffix alone: `cats/1.jpg`, `cats/1.txt`, `cats/1.json`.
+Files that differ only in their last suffix form a sample: `cats/1.jpg`, `cats/1.txt`, `cats/1.json`.
 """
 
 import itertools
@@ -15,7 +15,7 @@ _CHUNK = 1024
 
 
 def samples(place: Place) -> Iterator[Sample]:
-    """The samples of a folder, by key; a caption or json without an image is none.
+    """The samples of a folder, ordered by key; captions and jsons without an image are left out.
 
     Raises:
         SourceError: a file cannot be read.
@@ -27,7 +27,7 @@ def samples(place: Place) -> Iterator[Sample]:
 
 
 def left_out(place: Place) -> int:
-    """How many captions and jsons lie in a folder without an image beside them."""
+    """The number of captions and jsons in a folder that have no image of the same name."""
     with_image = {_parts(file.name)[0] for file in place.files or () if _parts(file.name)[1] in IMAGES}
     return sum(_parts(file.name)[0] not in with_image for file in place.files or ())
 
@@ -58,7 +58,7 @@ def _read(place: Place, key: str, files: list[LooseFile]) -> Sample:
             with readable(place.path):
                 data = place.store.read(file.name)
         if data is not None and suffix == "txt":
-            # Editors begin a file with a mark and end it with a line.
+            # Some editors write a byte order mark at the start and a line end at the end of a file.
             data = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r")
         take(sample, suffix, data)
     return sample

@@ -1,4 +1,4 @@
-"""Counts rows that are not as one expects, by what they are and where, and says so in lines."""
+"""Counts the unusual rows of a source, by what is unusual and by file, and prints them as lines."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from curate.errors import counted
 
 
 class Notes:
-    """Counts by what they count, and by the file or place where it was found."""
+    """Counts by sentence, which says what is counted, and by the file or place where it was found."""
 
     def __init__(self) -> None:
         self._times: dict[str, Counter[str]] = {}
@@ -16,8 +16,8 @@ class Notes:
         """Adds counts.
 
         Args:
-            counts: how often, by what: a sentence without its number.
-            path: the list, tar or folder; '' where it does not matter in which.
+            counts: by sentence (without its number), how often it applies.
+            path: the list, tar or folder; '' where the sentence needs none.
         """
         for what, times in counts.items():
             if times:
@@ -29,7 +29,7 @@ class Notes:
             self._times.setdefault(what, Counter()).update(places)
 
     def lines(self) -> list[str]:
-        """A line for each, `<path> and <number> others: <what> (<count>)`; the path that was counted first."""
+        """A line for each sentence: `<first counted path> and <number> others: <sentence> (<count>)`."""
         lines = []
         for what, places in sorted(self._times.items()):
             path = next(iter(places))

@@ -10,7 +10,7 @@ VERSION = 3
 
 
 def declare(prepared: Prepared) -> Declaration:
-    """The plan depends on what a run is, wherever its source lies, and on nothing else."""
+    """Declares the plan, which depends on the run's identity alone, whatever the paths of its source."""
     return Declaration("plan", "plan", VERSION, placeless(prepared.identity), is_decided_on=True)
 
 

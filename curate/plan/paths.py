@@ -1,4 +1,4 @@
-"""Paths and URLs: as the user would write them, and in the one form by which they are compared."""
+"""Paths and URLs: spelt as the user would write them, and normalised for comparison."""
 
 import os
 from typing import Any
@@ -7,14 +7,14 @@ from curate.store import absolute
 
 
 def spelt(fs: Any, asked: str, found: str) -> str:
-    """A found name as the user would have written it: relative where the path was, with its protocol."""
+    """A found name as the user would have written it: relative where `asked` is relative, with its protocol."""
     if "://" in asked:
         return str(fs.unstrip_protocol(found))
     return found if os.path.isabs(asked) else os.path.relpath(found)  # noqa: PTH117
 
 
 def plain_path(path: str) -> str:
-    """The one form of a path: local ones absolute, `file://` left out, no slash at the end."""
+    """The normal form of a path: absolute where it is local, without `file://` and without a slash at the end."""
     return absolute(path.removeprefix("file://").removeprefix("local://")).rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""Where samples lie: the tars and folders that a recipe's `source.paths` name."""
+"""Finds and identifies the places of samples: the tars and folders that a recipe's `source.paths` name."""
 
 import hashlib
 import os
@@ -17,18 +17,18 @@ from curate.plan.shards import IMAGES
 from curate.store import Store
 
 AT_ONCE = 8
-"""Places that are looked at side by side; remote ones wait for the network."""
+"""Places that are looked at concurrently, as remote ones wait for the network."""
 
 _SPOTS = 16
 _SPOT_BYTES = 16 << 10
-"""A local tar is told from others by its size and what stands in so many spots of so many bytes."""
+"""A local tar is identified by its size and its bytes at this many spots, this many bytes at each."""
 
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
 class LooseFile:
-    """A file of a folder: its name below it, its size, and what changes when it does."""
+    """A file of a folder: its name below the folder, its size, and a stamp that changes when the file does."""
 
     name: str
     bytes: int
@@ -42,8 +42,8 @@ class Place:
     Args:
         path: as the user would have written it.
         endpoint: the S3 server, as for `Store`.
-        files: of a folder, the images, captions and jsons in it and below it, by name; of a tar None.
-        name: the last words of the path, as few as tell it from the other places, percent-encoded.
+        files: of a folder, the images, captions and jsons in it and below it, sorted by name; None for a tar.
+        name: the last words of the path, as few as distinguish it from the other places, percent-encoded.
     """
 
     path: str
@@ -57,21 +57,21 @@ class Place:
         return Store(self.path, self.endpoint)
 
     def sample_name(self, key: str) -> str:
-        """The name of a sample that has no URL of its own."""
+        """The name that stands for the URL of a sample without one."""
         key = key.removeprefix("./")
         return f"sample:{self.name}/{encoded(key)}"
 
 
 def encoded(name: str) -> str:
-    """A file's name as text that holds all of it, even bytes that are no UTF-8: percent-encoded as in a URL."""
+    """Percent-encodes a file's name as in a URL, so that the text keeps every byte, even those that are not UTF-8."""
     return quote(name, safe="/ ,;=@+()!'&", errors="surrogateescape")
 
 
 def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
     """The tars, and the folders with images, that files, folders and globs name, each once.
 
-    In the paths' order and sorted within one; of a folder first the tars in it and below it, then its images as
-    one place. Names that begin with `.` are left out.
+    Places follow the order of the paths, sorted within each. A folder gives first the tars in it and below it, then
+    its images as one place. Names that begin with `.` are left out.
 
     Raises:
         SourceError: a path matches nothing, cannot be read, or holds neither.
@@ -84,7 +84,7 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
     for inner in folders:
         outer = next((path for path in folders if inner.startswith(f"{path}/")), None)
         if outer:
-            raise SourceError(f"{found[inner].path} lies in {found[outer].path}; source.paths names its images twice")
+            raise SourceError(f"{found[inner].path} is inside {found[outer].path}: source.paths names its images twice")
     named = zip(found.values(), names(list(found)), strict=True)
     return [replace(place, name=name) for place, name in named]
 
@@ -92,9 +92,9 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
 def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
     """The places as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
-    `name` is that of `Place`, which samples without a URL are called by. `etag` is the store's own where a tar has
-    one, else blake2b-128 of spots all over it; of a folder it is
-    blake2b-128 of its files' names, sizes and etags or times.
+    `name` is `Place.name`, which names samples without a URL. `etag` is the store's own for a tar that has one, else
+    the blake2b-128 of spots spread over the tar; for a folder it is the blake2b-128 of its files' names, sizes, and
+    etags or times.
 
     Raises:
         SourceError: as `find`.
@@ -116,7 +116,7 @@ def _match(path: str, endpoint: str | None) -> Iterator[Place]:
             yield from _in_folder(fs, path, endpoint)
             return
         if re.search(r"\{\w+\.\.\w+\}", path):
-            raise SourceError(f"{path} does not exist; ranges in braces are not read, write a glob such as *.tar")
+            raise SourceError(f"{path} does not exist; ranges in braces are not supported, write a glob such as *.tar")
         if not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
         matched = sorted((spelt(fs, path, name), info["type"]) for name, info in fs.glob(path, detail=True).items())
@@ -124,7 +124,7 @@ def _match(path: str, endpoint: str | None) -> Iterator[Place]:
     matched = [(name, kind) for name, kind in matched if _shown(name, fixed)]
     taken = [(name, kind) for name, kind in matched if kind == "directory" or name.lower().endswith((".tar", *_PACKED))]
     if not taken:
-        hint = "; of images in a folder, name the folder" if matched else ""
+        hint = "; for images in a folder, name the folder" if matched else ""
         raise SourceError(f"{path}: no tar or folder matches{hint}")
     for name, kind in taken:
         if kind == "directory":
@@ -171,14 +171,14 @@ def _below(folder: str, name: str) -> str:
 def _tar(path: str, endpoint: str | None) -> Place:
     lower = path.lower()
     if lower.endswith(_PACKED):
-        raise SourceError(f"{path} is compressed, and images are read out of a tar's middle: unpack it to .tar first")
+        raise SourceError(f"{path} is compressed, and images are read at offsets: unpack it to .tar first")
     if not lower.endswith(".tar"):
-        raise SourceError(f"{path} is neither a .tar nor a folder; with source.kind: samples, paths name those")
+        raise SourceError(f"{path} is neither a .tar nor a folder, which source.kind: samples requires")
     return Place(path, endpoint)
 
 
 def _fixed(path: str) -> int:
-    """How many words of a glob stand fast."""
+    """The number of a glob's leading words that contain no wildcard."""
     return re.split(r"[*?\[]", path)[0].rstrip("/").count("/")
 
 
@@ -187,7 +187,7 @@ def _shown(name: str, fixed: int) -> bool:
 
 
 def names(paths: Sequence[str]) -> list[str]:
-    """As many of the last words of each path as tell it from the others, percent-encoded."""
+    """The shortest ending of each path, in whole words, that distinguishes it from the others, percent-encoded."""
     words = [[encoded(word) for word in plain_path(path).split("/") if word] for path in paths]
     length = [1] * len(paths)
     while True:
@@ -216,7 +216,7 @@ def _identity(place: Place) -> dict[str, Any]:
 
 
 def _spots(place: Place, size: int) -> str:
-    """A digest of what stands at even distances, the first and the last bytes among it; of a small tar, of all."""
+    """A digest of spots at even distances, the first and last bytes included; they cover the whole of a small tar."""
     digest = hashlib.blake2b(digest_size=16)
     with place.store.open("") as opened:
         last = max(0, size - _SPOT_BYTES)

@@ -1,4 +1,4 @@
-"""A source's rows as the plan has them: identified, numbered, with their columns passed through."""
+"""Reads a list's rows as the plan stores them: identified, numbered, with their columns passed through."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from curate.plan.formats.contract import ListFile
 from curate.plan.notes import Notes
 from curate.plan.source import Layout
 
-NO_CAPTION = "rows without a caption drop as no_caption; where a source has none, say source.caption: null"
+NO_CAPTION = "rows without a caption are dropped as no_caption; for a source without captions, say source.caption: null"
 UID = r"^[0-9a-fA-F]{32}$"
 
 
 def count(layout: Layout) -> int:
-    """How many rows the plan will have: those of the lists, and one more for every further caption of a row.
+    """The number of rows that the plan will have: one for each caption of a row, and one for a row without captions.
 
     Raises:
         SourceError: a file cannot be read.
@@ -33,16 +33,16 @@ def count(layout: Layout) -> int:
 
 
 def count_without(captions: pa.Array) -> int:
-    """How many captions are empty."""
+    """The number of empty captions."""
     return int(pc.sum(pc.invert(schema.has_caption(captions)), min_count=0).as_py())
 
 
 def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
-    """The rows of all files in order, in tables of `CHUNK_ROWS` rows of a list; of a row with several captions several.
+    """The rows of all files in order, a row for each caption, in tables that cover `CHUNK_ROWS` rows of a list.
 
     Args:
         layout: the files and columns.
-        notes: is counted up for cells and lines that could not be taken as they are.
+        notes: receives the counts of cells and lines that were changed or left out.
 
     Yields:
         Tables with the columns of `layout.plan` but `repeated`. Rows of several captions share their `source_row`.
@@ -76,16 +76,16 @@ def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
 
 
 def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, pa.Table]]:
-    """A list's chunks: how many rows one has, and a row for each caption.
+    """Yields for each chunk of a list its number of rows, and a table with a row for each caption.
 
-    Its columns: `row` (in the chunk), `url`, `caption`, `uid` where the list has one, and those passed through.
+    The table's columns: `row` (in the chunk), `url`, `caption`, `uid` where the list has one, and those passed through.
     """
     values, only_urls = file.format.values, file.format.only_urls
     url = "url" if only_urls else layout.url
     wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
     for chunk in file.format.chunks(file, layout.dialect, [name for name in dict.fromkeys(wanted) if name is not None]):
         notes.add(chunk.unusual, file.path)
-        # The one column of such a list is its URL, however the recipe names the others'.
+        # The one column of such a list is the URL, whatever name the recipe gives for the other lists.
         cells = {"url": chunk.columns[url]} if only_urls else chunk.columns
         columns = {"row": pa.array(range(chunk.rows), pa.int64()), "url": values.text(cells[url])}
         if layout.uid is not None and layout.uid in cells:
@@ -94,7 +94,7 @@ def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, p
             if column.name in cells:
                 passed = values.column(cells[column.name], column.type)
                 misfits = values.misfits(cells[column.name], passed)
-                notes.add({f"{column.to}: cells that are no {column.type} became null": misfits})
+                notes.add({f"{column.to}: cells that do not parse as {column.type} became null": misfits})
             else:
                 passed = pa.nulls(chunk.rows, column.type)
             columns[column.to] = passed
@@ -109,7 +109,7 @@ def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, p
 
 
 def _from_uids(uids: pa.ChunkedArray, numbers: pa.ChunkedArray, file: ListFile, layout: Layout) -> list[bytes]:
-    """The uids of rows with these numbers in their file."""
+    """The pair ids that the source gives; `numbers`, the rows' numbers in the file, are for errors."""
     several = pc.equal(numbers[1:], numbers[:-1])
     if pc.any(several).as_py():
         row = pc.index(several, True).as_py()

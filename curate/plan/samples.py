@@ -1,8 +1,8 @@
-"""Samples as the plan has them: where they lie, which columns they have, and their rows.
+"""Reads a source of samples: finds its places, decides on the columns, and yields the rows of the plan.
 
-A sample is an image with its caption and what a json says of it, in a tar (`curate.plan.shards`) or a folder
-(`curate.plan.folders`). The places are read once, side by side, each to a file on the local disk: only at its end
-is it known which keys a tar holds twice.
+A sample is an image with its caption and a json, in a tar (`curate.plan.shards`) or a folder (`curate.plan.folders`).
+The places are read once, concurrently, each into a file on the local disk, because only the end of a tar shows which
+keys it holds twice.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from curate.plan.source import Columns, Passed, Source, passed_through
 
 _LOOKED_AT = 32
 _HEAD = 100
-"""Columns and their types are taken from so many samples of so many places, spread evenly over all."""
+"""Columns and their types come from the first `_HEAD` samples of up to `_LOOKED_AT` places, evenly spread."""
 
 _MAX_COLUMNS = 1000
 _CHUNK = 2048
@@ -43,12 +43,12 @@ _AGAIN = "ambiguous: its key comes again elsewhere in the tar"
 
 @dataclass(frozen=True)
 class SampleLayout:
-    """A source of samples looked at.
+    """The places and columns of a source of samples.
 
     Args:
         places: tars and folders, in the order in which their samples are numbered.
         url: the json's key of the URL.
-        caption: the json's key of the caption, for samples without a txt; None where captions are not asked for.
+        caption: the json's key of the caption, for samples without a txt; None where the recipe wants no captions.
         uid: the json's key of the pair id.
         kept: the json's keys passed through.
     """
@@ -73,7 +73,7 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout
         SourceError: a place cannot be read, is torn where it was read, or there are no samples.
     """
     asked = Source.of(source)
-    # DataComp's key is taken unless the recipe names another.
+    # Unless the recipe names a key, DataComp's is used.
     asked = replace(asked, uid=asked.uid or "uid")
     places = find(asked.paths, endpoint)
     step = max(1, -(-len(places) // _LOOKED_AT))
@@ -116,7 +116,7 @@ class Scan:
         """Reads every place.
 
         Raises:
-            SourceError: a place cannot be read, is torn, or its samples lie in pieces.
+            SourceError: a place cannot be read or is broken, or the members of its samples are not in order.
         """
         with ThreadPoolExecutor(AT_ONCE) as pool:
             read = list(pool.map(self._read, range(len(self.layout.places))))
@@ -147,10 +147,10 @@ class Scan:
         return self.folder / f"{number}.arrow"
 
     def _read(self, number: int) -> tuple[int, set[int], Notes]:
-        """Writes a place's rows, of which a sample with several captions has several.
+        """Writes a place's rows to its file, a row for each caption of a sample.
 
         Returns:
-            how many, the numbers of the samples whose key comes again, and notes.
+            The number of rows, the numbers of the samples whose key occurs again, and notes.
         """
         place, notes = self.layout.places[number], Notes()
         shape = pa.schema([column for column in self.layout.plan if column.name != "repeated"])
@@ -170,12 +170,12 @@ class Scan:
                     samples += 1
         if 2 * len(again) > samples > 2:
             raise SourceError(
-                f"{place.path}: its samples lie in pieces, {len(again):,} of {samples:,} have a key that comes again; "
-                "pack it anew with its members sorted by name (tar --sort=name)"
+                f"{place.path}: its members are not in order: {len(again):,} of {samples:,} samples have a key that "
+                "occurs again; pack it again with its members sorted by name (tar --sort=name)"
             )
-        counts = {"samples whose key comes again are ambiguous": len(again), "holds no samples": int(not samples)}
+        counts = {"samples whose key occurs again are ambiguous": len(again), "holds no samples": int(not samples)}
         if place.files is not None:
-            counts["txt and json files without an image beside them were left out"] = folders.left_out(place)
+            counts["txt and json files without an image of the same name were left out"] = folders.left_out(place)
         notes.add(counts, place.path)
         return rows, again, notes
 
@@ -203,10 +203,10 @@ class Scan:
             values = [json.get(column.name) for json in about]
             passed = _VALUES.column(values, column.type)
             misfits = _VALUES.misfits(values, passed)
-            notes.add({f"{column.to}: values that are no {column.type} became null": misfits})
+            notes.add({f"{column.to}: values that do not parse as {column.type} became null": misfits})
             table[column.to] = passed
         unreadable = sum(sample.unreadable for sample in chunk)
-        notes.add({"txt and json members that cannot be read count as none": unreadable}, place.path)
+        notes.add({"txt and json members that cannot be read count as missing": unreadable}, place.path)
         faults = [sample.fault() for sample in chunk]
         images = [
             (None, None, None) if fault else sample.images[0] for sample, fault in zip(chunk, faults, strict=True)
@@ -221,7 +221,7 @@ class Scan:
         )
         found = pa.table({**table, **dict(zip(schema.SAMPLE.names, where, strict=True))})
         rows = np.arange(len(chunk)) if caption.rows is None else caption.rows
-        # A uid names one pair; of a sample with several captions each is named by URL and caption.
+        # A uid names one pair, so the pairs of a sample with several captions are named by URL and caption.
         pairs_of = np.bincount(rows)
         uids = [_uid(json.get(layout.uid)) if pairs_of[row] == 1 else None for row, json in enumerate(about)]
         found = found.take(pa.array(rows)).append_column("caption", caption.texts)
@@ -252,13 +252,13 @@ def _about(sample: Sample) -> dict[str, Any]:
 
 
 def _uid(value: Any) -> bytes | None:
-    """A pair id of the source's own, where it is one."""
+    """The pair id that the source gives; None where the value is not 32 hex digits."""
     fits = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{32}", value)
     return bytes.fromhex(value) if fits else None
 
 
 def _marked(table: pa.Table, again: pa.ChunkedArray) -> pa.Table:
-    """The rows with a fault where, as the booleans of `again` say, their key comes again."""
+    """Marks the rows for which `again` is true as faulty, because their key occurs again."""
     blank = {"sample_member", "sample_offset", "sample_bytes"}
     for number, column in enumerate(table.schema):
         if column.name in blank:

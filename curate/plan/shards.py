@@ -1,8 +1,8 @@
-"""A WebDataset tar as its samples: one pass over its members, seeking over the bytes of images.
+"""Reads the samples of a WebDataset tar in one pass over its members, seeking over the bytes of images.
 
-webdataset's rule: the members of a sample share a key, the name up to the first dot of its last word, and stand
-one after the other. Links, folders, hidden files and members without a suffix are no part of a sample. Nothing
-is written to disk under a member's name.
+webdataset's rule: the members of a sample follow each other and share a key, the name up to the first dot of its last
+word. Links, folders, hidden files and members without a suffix do not belong to a sample. Nothing is written to disk
+under a member's name.
 """
 
 import io
@@ -18,7 +18,7 @@ from curate.errors import SourceError, counted
 IMAGES = frozenset(
     ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "avif", "tif", "tiff", "heic", "heif", "jxl"]
 )
-"""Suffixes, in small letters, of what is taken for a sample's image; whether it can be read is fetch's to say."""
+"""Suffixes, in small letters, of members that count as a sample's image; fetch finds out whether it can be read."""
 
 MAX_TEXT = 4 << 20
 """Bytes of a caption or a json; a longer one counts as unreadable."""
@@ -27,21 +27,21 @@ _MAX_HEADER = 64 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _META = re.compile(r"__[^/]*__/")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-# What tarfile raises on headers that are none, as far as its code tells.
+# The exceptions that tarfile raises on invalid headers, according to its source.
 _BROKEN = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, EOFError)
 
 
 @dataclass
 class Sample:
-    """What lies under one key.
+    """The members of a tar, or the files of a folder, under one key.
 
     Args:
         key: the members' common name.
         images: name, offset of the first byte and size of each image.
-        texts: what lies in its `.txt` members.
-        about: what lies in its `.json` members.
+        texts: the contents of its `.txt` members.
+        about: the contents of its `.json` members.
         members: the suffixes of all members.
-        unreadable: how many texts and jsons could not be read, and count as none.
+        unreadable: the number of texts and jsons that could not be read, and count as missing.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Sample:
     unreadable: int = 0
 
     def fault(self) -> str | None:
-        """Why it is not clear which image and caption make the pair: an error class and words; None where it is."""
+        """The reason why it is unclear which image and caption make the pair: `<error class>: <words>`; else None."""
         if not self.images:
             there = ", ".join(self.members[:8]) or "nothing"
             return f"no_image: no image lies under its key, only {there}"
@@ -69,11 +69,11 @@ def samples(opened: IO[bytes], path: str) -> Iterator[Sample]:
 
     Args:
         opened: the tar, seekable.
-        path: how it is called in errors.
+        path: its name in errors.
 
     Raises:
-        SourceError: it is compressed, no tar, or torn.
-        OSError: the store does not give its bytes.
+        SourceError: it is compressed, not a tar, or broken.
+        OSError: the store cannot read it.
     """
     current: Sample | None = None
     for member in _members(opened, path):
@@ -99,7 +99,7 @@ def samples(opened: IO[bytes], path: str) -> Iterator[Sample]:
 
 
 def take(sample: Sample, suffix: str, data: bytes | None) -> None:
-    """Adds a caption or a json, or counts it as unreadable; None stands for one that is too long."""
+    """Adds a caption or a json to a sample, or counts it as unreadable; `data` is None where it is too long."""
     if data is None:
         sample.unreadable += 1
     elif suffix == "txt":
@@ -116,18 +116,20 @@ def take(sample: Sample, suffix: str, data: bytes | None) -> None:
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """A member's key and suffix (in small letters); None where it belongs to no sample."""
+    """A member's key and suffix (in small letters); None where it does not belong to a sample."""
     folder, slash, last = name.rpartition("/")
     stem, dot, suffix = last.partition(".")
     return (folder + slash + stem, suffix.lower()) if stem and dot else None
 
 
 def _members(opened: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
-    """The regular members, to the mark that ends a tar."""
+    """The regular members of a tar, up to its end mark."""
     head = opened.read(6)
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
-            raise SourceError(f"{path} is compressed ({name}), and images are read out of its middle: unpack it first")
+            raise SourceError(
+                f"{path} is compressed ({name}), and images are read at offsets of the tar: unpack it first"
+            )
     opened.seek(0)
     count, at = 0, 0
     try:
@@ -145,17 +147,17 @@ def _members(opened: IO[bytes], path: str) -> Iterator[tarfile.TarInfo]:
             at = tar.offset
     except _BROKEN as error:
         if not count:
-            raise SourceError(f"{path} is no tar ({_line(error)}); leave it out") from error
+            raise SourceError(f"{path} is not a tar ({_line(error)}); leave it out") from error
         raise SourceError(_torn(path, _line(error), count)) from error
-    # tarfile takes a header that is none for the end.
+    # tarfile takes an invalid header for the end of the tar.
     opened.seek(at)
     end = opened.read(_BLOCK)
     if end != bytes(_BLOCK):
-        raise SourceError(_torn(path, "it ends without its end mark" if not end else f"no header at byte {at}", count))
+        raise SourceError(_torn(path, "it has no end mark" if not end else f"no valid header at byte {at}", count))
 
 
 def _torn(path: str, said: str, count: int) -> str:
-    return f"{path} is torn: {said}, after {counted(count, 'member')}; pack it anew or leave it out"
+    return f"{path} is broken: {said}, after {counted(count, 'member')}; pack it again or leave it out"
 
 
 def _line(error: BaseException) -> str:
@@ -163,7 +165,7 @@ def _line(error: BaseException) -> str:
 
 
 class _Headers(io.RawIOBase):
-    """A file as tarfile reads it; no header makes it read without measure."""
+    """A file for tarfile that limits the size of a read, so that no header can make tarfile fill the memory."""
 
     def __init__(self, opened: IO[bytes]) -> None:
         self._opened = opened

@@ -1,4 +1,4 @@
-"""Which files a recipe's source names, and which columns they have; asked before anything is written."""
+"""Finds the files that a recipe's source names, and their columns, before anything is written."""
 
 import hashlib
 import re
@@ -20,14 +20,15 @@ from curate.store import Store
 _PREFIX = "source_"
 
 _AT_ONCE = 16
-"""Files looked at side by side; a listing over thousands of remote files waits for the network."""
+"""Files that are looked at concurrently; a listing over thousands of remote files waits for the network."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The recipe's `source`; `url` and `caption` are column names, or numbers where there is no header.
+    """The recipe's `source`.
 
-    Without captions `caption` is None.
+    `url` and `caption` are column names, or numbers where there is no header; `caption` is None where the recipe wants
+    no captions.
     """
 
     paths: tuple[str, ...]
@@ -60,7 +61,7 @@ class Passed:
     Args:
         name: in the source.
         to: its name in the plan: `source_<name>`.
-        type: what it gets.
+        type: its type in the plan.
     """
 
     name: str
@@ -70,14 +71,14 @@ class Passed:
 
 @dataclass(frozen=True)
 class Layout:
-    """A source looked at: its files in order, and the columns to pass through.
+    """The files of a source in order, and their columns.
 
     Args:
         files: the lists, in the order in which their rows are numbered.
         url: the name of the URL's column in every list but txt.
-        caption: likewise; None where the source has no captions.
+        caption: the name of the caption's column; None where the source has no captions.
         uid: the name of the column of pair ids, where there is one.
-        dialect: how they are written.
+        dialect: the dialect of the lists.
         several: paths of lists whose rows may have several captions.
         kept: the columns passed through.
     """
@@ -99,16 +100,16 @@ class Layout:
 def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
     """The files of a source as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
-    `name`, the path's last word, with size and etag says which file it is, wherever it lies. `etag` is the store's
-    own where it has one, else blake2b-128 of the content: a file that was copied or
-    touched is the same file, one that was edited is not.
+    `name` (the path's last word), `size` and `etag` identify the file, whatever its folder. `etag` is the store's own
+    where there is one, else the blake2b-128 of the content: a file that was copied or touched keeps its identity, one
+    that was edited does not.
 
     Args:
         paths: the recipe's `source.paths`.
         endpoint: the S3 server, as for `Store`.
 
     Raises:
-        SourceError: a path matches nothing, cannot be read, or is no list.
+        SourceError: a path matches nothing, cannot be read, or is not a list.
     """
     files = find(paths, endpoint)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -116,13 +117,13 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
 
 
 def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
-    """The lists that files, folders and globs name: in the paths' order, sorted within one, each once.
+    """The lists that files, folders and globs name, each once, in the order of the paths and sorted within each.
 
-    A folder gives the lists in it and below it; files and folders whose names begin with `.` or `_` are left
-    out there and in globs.
+    A folder gives the lists in it and below it. In folders and globs, files and folders whose names begin with `.` or
+    `_` are left out.
 
     Raises:
-        SourceError: a path matches nothing, is no list, or is a folder of lists in several formats.
+        SourceError: a path matches nothing, is not a list, or is a folder of lists in several formats.
     """
     files: dict[str, ListFile] = {}
     for path in paths:
@@ -169,9 +170,9 @@ class Columns:
     """The columns of one list, or of the jsons of one place of samples.
 
     Args:
-        path: where they lie.
-        types: by name.
-        typed: whether they state these types themselves; others were inferred from the first rows.
+        path: of the list or place.
+        types: by column name.
+        typed: whether the format states the types; otherwise they were inferred from the first rows.
     """
 
     path: str
@@ -211,7 +212,7 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
 
 
 def _shown(name: str, asked: str) -> bool:
-    """Whether no hidden name lies between the asked folder (or a glob's fixed beginning) and the file."""
+    """Whether no hidden name is between the asked folder (or a glob's fixed beginning) and the file."""
     fixed = re.split(r"[*?\[]", asked)[0].rstrip("/").count("/")
     return not any(word.startswith((".", "_")) and word not in (".", "..") for word in name.split("/")[fixed:])
 
@@ -228,17 +229,17 @@ def _identity(file: ListFile) -> dict[str, Any]:
 
 
 def _caption_of(asked: Source, files: Sequence[ListFile]) -> str | int | None:
-    """The caption's column; None where no list has columns besides URLs.
+    """The caption's column; None where all lists hold URLs alone.
 
     Raises:
-        SourceError: some lists have captions, and some cannot have any.
+        SourceError: some lists have captions, and the format of others cannot hold any.
     """
     without = [file for file in files if file.format.only_urls]
     if without and len(without) < len(files):
         other = next(file for file in files if not file.format.only_urls)
         raise SourceError(
             f"{without[0].path} has no captions, and {other.path} has; say source.caption: null to curate all of them "
-            "by image alone, or run them apart"
+            "by image alone, or run them separately"
         )
     return None if without else asked.caption
 
@@ -249,7 +250,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
         if name is None:
             continue
         if isinstance(name, int) and not headerless:
-            raise SourceError(f"source.{role}: {file.path} has named columns; a number goes with header: false")
+            raise SourceError(f"source.{role}: {file.path} has named columns; numbers need header: false")
         if headerless and not isinstance(name, int) and role != "uid":
             raise SourceError(f"source.{role}: without a header columns are numbers from 0, not {name!r}")
         if str(name) not in types:
@@ -270,7 +271,7 @@ def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]
 
 
 def _hint(role: str, name: str | int, file: ListFile, types: Mapping[str, pa.DataType]) -> str:
-    """What may have been meant by a column that is not there."""
+    """A hint for an error about a missing column: what the recipe may have meant."""
     urls = [number for number, column in enumerate(types) if re.match(r"\s*https?://", column)]
     if urls and file.format.has_header:
         return (
@@ -288,7 +289,7 @@ def _shortened(name: str) -> str:
 
 
 def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...]:
-    """The columns passed through: the union over the files, each with one type."""
+    """The columns that are passed through: the union over all files, with one type for each."""
     there = {name for head in heads for name in head.types}
     named = {str(asked.url), None if asked.caption is None else str(asked.caption), asked.uid}
     if asked.keep_columns is None:
@@ -303,10 +304,10 @@ def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...
 
 
 def _names(keep: Sequence[str]) -> dict[str, str]:
-    """What each column is called in the plan; in SQL capitals make no difference.
+    """The name of each column in the plan, distinct without regard to case, as SQL ignores it.
 
-    A result of this program has such columns already, and its shards may be a source. Its `source_x` stays
-    `source_x`, unless an `x` beside it takes that name: then it is the source's source's, `source_source_x`.
+    The shards of a Curate result may be a source, and have columns that are named `source_x` already. Such a column
+    keeps its name, unless the source also has a column `x`, which takes it: then it becomes `source_source_x`.
     """
     names: dict[str, str] = {}
     taken = {column.name: column.name for column in schema.PLAN}
@@ -316,7 +317,7 @@ def _names(keep: Sequence[str]) -> dict[str, str]:
             passed = _PREFIX + passed
         if passed.lower() in taken:
             raise SourceError(
-                f"column {name!r} would become {passed}, beside {taken[passed.lower()]}; "
+                f"column {name!r} would become {passed}, but {taken[passed.lower()]} exists already; "
                 "leave one out with source.keep_columns"
             )
         names[name] = taken[passed.lower()] = passed
@@ -324,7 +325,7 @@ def _names(keep: Sequence[str]) -> dict[str, str]:
 
 
 def _generation(name: str) -> int:
-    """How many times a column was passed through already."""
+    """The number of times that a column was passed through already."""
     rest, times = name, 0
     while rest.startswith(_PREFIX) and rest != _PREFIX:
         rest, times = rest.removeprefix(_PREFIX), times + 1
@@ -332,7 +333,7 @@ def _generation(name: str) -> int:
 
 
 def _one_type(name: str, heads: Sequence[Columns]) -> pa.DataType:
-    """The type that holds a column of every file; text where lists without types disagree."""
+    """A type that can hold a column's values of every file; text where inferred types disagree."""
     first, kind, loose = "", None, False
     for head in heads:
         if name not in head.types:

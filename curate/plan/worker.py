@@ -1,7 +1,7 @@
-"""Plan: every row of the source, once, in the part that its URL's hash names.
+"""Plan: writes every row of the source once, into the part that the hash of its URL selects.
 
-Lists are read twice, once to count them and once to take them, samples once; neither is ever held: rows go through
-buckets on the local disk (`curate.plan.buckets`), whose order by (image_id, pair_id, source_row) is then a part's.
+Lists are read twice, to count and to store their rows; samples are read once. Neither is held in memory: rows go
+through buckets on the local disk (`curate.plan.buckets`). Each part is sorted by (image_id, pair_id, source_row).
 """
 
 import math
@@ -30,7 +30,7 @@ _ORDER = [(name, "ascending") for name in ("part", "image_id", "pair_id", "sourc
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The pass `plan`, which runs as a whole.
+    """The worker of the pass `plan`, whose single unit is the whole source.
 
     Args:
         settings: `source` (the recipe's, dumped), `seed`, `part_size`, `endpoint` (of an S3 server, or None).
@@ -53,15 +53,15 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
 
 def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, part_size: int, out: Outputs) -> None:
-    """Writes the parts, commits each, and fills the whole's summary and counts.
+    """Writes and commits each part, then writes the summary and counts of the whole.
 
     Args:
-        shape: the plan table's.
+        shape: the schema of the plan table.
         total: rows of all tables.
         tables: the source's rows in order, with the columns of `shape` but `repeated`.
-        seed: decides on the part of an image.
+        seed: of the hash that assigns images to parts.
         part_size: rows of a part, on average.
-        out: of the pass.
+        out: the outputs of the pass.
 
     Raises:
         SourceError: there are no rows, or not as many as were counted.
@@ -105,11 +105,11 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
 def mark_repeated(table: pa.Table) -> pa.Table:
     """Adds `repeated`: whether an earlier row of the source is the same pair of the same image.
 
-    Rows that share a `uid` and have different URLs are not marked: which of them has an image is known after fetch,
-    and select decides between them.
+    Rows that share a `uid` and have different URLs are not marked: select chooses between them, as it is not known
+    before fetch which of them has an image.
 
     Args:
-        table: rows with `part`, `pair_id`, `image_id` and `source_row`, in any order, which is kept.
+        table: rows with `part`, `pair_id`, `image_id` and `source_row`, in any order; their order is kept.
     """
     same_as = ["part", "pair_id", "image_id"]
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in (*same_as, "source_row")]).to_numpy()

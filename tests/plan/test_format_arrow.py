@@ -131,5 +131,5 @@ def test_offsets_that_point_nowhere_are_found(tmp_path: Path):
 
 
 def test_a_compressed_one_is_refused_with_what_to_use(tmp_path: Path):
-    with pytest.raises(SourceError, match=r"a list ends in .*; after \.csv.* also in \.gz"):
+    with pytest.raises(SourceError, match=r"a list's name ends in .*; \.csv.* may be followed by \.gz"):
         list_file("list.arrow.gz")

@@ -76,7 +76,7 @@ def test_two_formats_do_not_share_a_name_or_a_suffix(formats: Registry[Format]):
 
 @pytest.mark.parametrize("name", ["a", "a.avro", "a.gz", "a.csv.bz2", "csv/a", "a.parquet.gz"])
 def test_what_no_format_claims_is_refused_with_the_known_suffixes(name: str):
-    with pytest.raises(SourceError, match=f"{name}: a list ends in .*") as error:
+    with pytest.raises(SourceError, match=f"{name}: a list's name ends in .*") as error:
         list_file(name)
     assert all(f".{suffix}" in str(error.value) for suffix in by_suffix())
 

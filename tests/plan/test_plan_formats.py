@@ -216,7 +216,7 @@ def test_bad_bytes_and_bad_lines_are_rows(tmp_path: Path):
     assert table["source_n"].to_pylist() == ["1", None, "2", "3", "x", None, None, None, None]
     assert out.notes == [
         f"{tmp_path / 'b.jsonl'}: {NO_TEXT} (1)",
-        f"{tmp_path / 'b.jsonl'}: lines that are no JSON object were left empty (2)",
+        f"{tmp_path / 'b.jsonl'}: lines that are not JSON objects became empty rows (2)",
         f"{tmp_path / 'a.csv'}: {delimited.FEWER} (1)",
         f"{tmp_path / 'a.csv'}: {delimited.MORE} (1)",
         f"{tmp_path / 'a.csv'} and 1 other: {NO_CAPTION} (5)",
@@ -258,7 +258,7 @@ def test_a_late_cell_that_does_not_fit_is_null_and_noted(tmp_path: Path):
     for name in ("a.jsonl", "b.csv"):
         folder, out = run_plan(tmp_path / f"run-{name}", source(tmp_path / name), part_size=20_000)
         assert rows_of(folder)["source_n"].to_pylist() == [n if n != 16_390 else None for n in range(16_400)]
-        assert out.notes == ["source_n: cells that are no int64 became null (1)"]
+        assert out.notes == ["source_n: cells that do not parse as int64 became null (1)"]
 
 
 def test_lists_of_several_formats_share_their_columns(tmp_path: Path):

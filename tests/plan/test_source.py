@@ -93,9 +93,12 @@ def csv(tmp_path: Path, text: str) -> Path:
     [
         ("missing.csv", "does not exist"),
         ("*.tsv", "no file matches"),
-        ("notes.md", r"a list ends in .*\.csv, .*\.parquet, .*; after \.csv, \.jsonl, .* also in \.gz or \.zst"),
+        (
+            "notes.md",
+            r"a list's name ends in .*\.csv, .*\.parquet, .*; \.csv, \.jsonl, .* may be followed by \.gz or \.zst",
+        ),
         ("a.parqet", r"did you mean '\.parquet'"),
-        ("a.parquet.gz", r"a list ends in .*; after \.csv.* also in \.gz"),
+        ("a.parquet.gz", r"a list's name ends in .*; \.csv.* may be followed by \.gz"),
         ("empty", "holds no list"),
         ("mixed", r"several formats \(csv, txt\)"),
     ],
@@ -124,7 +127,7 @@ def test_an_unknown_protocol_is_one_line():
             r"no column 'caption' \(source.caption\).*; did you mean 'captions'",
         ),
         ("url,caption\na,b\n", {"uid": "id"}, r"no column 'id' \(source.uid\)"),
-        ("url,caption\na,b\n", {"url": 0}, "a number goes with header: false"),
+        ("url,caption\na,b\n", {"url": 0}, "numbers need header: false"),
         ("a,b\n", {"header": False}, "numbers from 0, not 'url'"),
         ("a,b\n", {"header": False, "url": 0, "caption": 2}, r"no column 2 \(source.caption\), only 0, 1"),
         (
@@ -135,7 +138,7 @@ def test_an_unknown_protocol_is_one_line():
         ("url,caption,url\na,b,c\n", {}, "two columns are named 'url'"),
         ("url,caption,n\na,b,c\n", {"keep_columns": ["nn"]}, "no list has a column 'nn'; did you mean 'n'"),
         ("url,caption,row\na,b,c\n", {}, "column 'row' would become source_row"),
-        ("url,caption,n,N\na,b,c,d\n", {}, "column 'N' would become source_N, beside source_n"),
+        ("url,caption,n,N\na,b,c,d\n", {}, "column 'N' would become source_N, but source_n exists already"),
         ("url,caption\n", {}, "the list is empty: no rows in .*a.csv"),
         ("", {}, "the list is empty"),
     ],

@@ -1,1 +1,1 @@
-"""The list formats, a file each: a file's bytes → chunks of columns."""
+"""The list formats, one module each: a list's bytes → chunks of columns."""

@@ -1,4 +1,4 @@
-"""Arrow IPC: rows as they are, columns with types of their own; read by record batch, from files and from streams."""
+"""Arrow IPC: typed columns, read one record batch at a time, from the file format and the stream format."""
 
 import io
 from collections.abc import Generator, Iterator, Sequence
@@ -13,14 +13,14 @@ from curate.plan.formats import contract
 from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, readable
 
 _FILE = b"ARROW1"
-"""How the file format begins; anything else is read as a stream (as HuggingFace's datasets are stored)."""
+"""The first bytes of the file format; anything else is read as a stream (as HuggingFace's datasets are stored)."""
 
 
 class ArrowIpc(Format):
     """Arrow's file format, which is Feather's second version, and its stream format.
 
-    A record batch is held as a whole. Buffers compressed with lz4 or zstd are read; a file compressed around them is
-    not, as the file format is read from its end.
+    A record batch is held in memory as a whole. Buffers inside a file may be compressed with lz4 or zstd; the file as
+    a whole may not, because the file format is read from its end.
     """
 
     name = "arrow"
@@ -48,20 +48,20 @@ class ArrowIpc(Format):
         return Head(rows, {column.name: _stored(column, file.path) for column in schema})
 
     def count(self, file: ListFile, dialect: Dialect) -> int:
-        """See `Format`; of every record batch one column is read."""
+        """See `Format`; reads one column of every record batch."""
         del dialect
         return sum(batch.num_rows for batch in _batches(file, ()))
 
 
 def _batches(file: ListFile, wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    """A list's record batches with the wanted columns; with the first column where none is wanted."""
+    """The record batches of a list with the wanted columns, or with the first column where none is wanted."""
     with readable(file.path), file.open() as opened:
         names = _reader(opened, None).schema.names
         fields = [number for number, name in enumerate(names) if wanted is None or name in wanted]
         opened.seek(0)
         reader = _reader(opened, fields or [0][: len(names)])
         for batch in map(reader.get_batch, range(reader.num_record_batches)) if _is_file(reader) else reader:
-            # Arrow's readers trust the offsets and lengths in a file; what reads the columns would crash.
+            # Arrow trusts the offsets and lengths in a file: without this check, invalid ones would crash the process.
             batch.validate()
             yield batch
 
@@ -71,7 +71,7 @@ def _is_file(reader: Any) -> bool:
 
 
 def _reader(opened: Any, fields: Sequence[int] | None) -> Any:
-    """A reader of either format for some top-level columns, or for all."""
+    """A reader of either format, for the given top-level columns, or for all."""
     options = pa.ipc.IpcReadOptions(included_fields=list(fields) if fields else None)
     is_file = opened.read(len(_FILE)) == _FILE
     opened.seek(0)
@@ -80,7 +80,7 @@ def _reader(opened: Any, fields: Sequence[int] | None) -> Any:
 
 
 def _stored(column: pa.Field, path: str) -> pa.DataType:
-    """A column's type as Parquet gives it back, for Arrow has types that Parquet lacks, such as seconds and unions."""
+    """The type that a column has after Parquet stored it: Arrow has types that Parquet lacks, such as seconds."""
     sink = io.BytesIO()
     try:
         pq.write_table(pa.schema([(column.name, plain_type(column.type))]).empty_table(), sink)

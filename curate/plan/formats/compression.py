@@ -1,4 +1,4 @@
-"""Compressions around a list of any format, by the suffix that follows the format's."""
+"""Compressions of a whole list, by the suffix that follows the format's own."""
 
 from typing import Any
 
@@ -9,6 +9,6 @@ CODECS = {"gz": "gzip", "zst": "zstd"}
 
 
 def decompressed(opened: Any, codec: str | None) -> Any:
-    """An Arrow stream of what lies inside an open file; the file's own bytes where there is no codec."""
+    """An Arrow stream of an open file's decompressed bytes, or of its own bytes where there is no codec."""
     stream = pa.PythonFile(opened, "r")
     return pa.CompressedInputStream(stream, codec) if codec else stream

@@ -1,4 +1,4 @@
-"""What a list format is: the contract between the plan pass and a format's module."""
+"""The contract of a list format, between the plan pass and a format's module."""
 
 import contextlib
 import io
@@ -14,17 +14,17 @@ from curate.plan.cells import Cells, Values
 from curate.store import Store, access_errors
 
 CHUNK_ROWS = 16_384
-"""Rows held at once of a list, whatever its length."""
+"""Rows of a list that are held in memory at a time."""
 
 
 @dataclass(frozen=True)
 class ListFile:
-    """One file of a list, with what its name says about it.
+    """One file of a list, with the format and compression that its name states.
 
     Args:
-        path: where it lies.
-        format: what its suffix stands for.
-        compression: Arrow's name of the compression around it, or None.
+        path: of the file.
+        format: the one that its suffix names.
+        compression: Arrow's name of the compression of the whole file, or None.
         endpoint: the S3 server, as for `Store`.
     """
 
@@ -34,18 +34,18 @@ class ListFile:
     endpoint: str | None
 
     def open(self) -> io.BufferedIOBase:
-        """Opens the bytes as they lie there, compressed where they are."""
+        """Opens the file; its bytes are not decompressed."""
         opened: io.BufferedIOBase = Store(self.path, self.endpoint).fs.open(self.path, "rb")
         return opened
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a recipe says about how lists are written.
+    """The keys of a recipe that say how csv and tsv are written.
 
     Args:
-        header: whether lists whose format states no column names begin with a line of them.
-        quoted: whether cells may stand in double quotes; None: as is usual in the format.
+        header: whether lists begin with a line of column names, where the format itself does not state names.
+        quoted: whether cells may be enclosed in double quotes; None: the format's default.
     """
 
     header: bool = True
@@ -54,10 +54,10 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Head:
-    """What is known of a list without reading it through.
+    """The columns of a list, read from its footer or its first rows.
 
     Args:
-        rows: how many rows there are, or how many were looked at; 0 where the list is empty.
+        rows: the number of rows in the list, or of those that were read; 0 where the list is empty.
         types: the columns' types by name, as the plan stores them.
     """
 
@@ -70,10 +70,9 @@ class Chunk:
     """Some rows of a list.
 
     Args:
-        rows: how many.
-        columns: the cells by column, each of `rows` cells.
-        unusual: counts of rows that were not as one expects, by what they are and what was done with them, in the
-            words of a note.
+        rows: the number of rows.
+        columns: by column name, a cell for each row.
+        unusual: counts of rows that were changed or that may have been meant otherwise, by the sentence of a note.
     """
 
     rows: int
@@ -82,19 +81,20 @@ class Chunk:
 
 
 class Format(ABC):
-    """A list format: what its files are called, and how they are read.
+    """A list format: the suffixes of its files, and their reader.
 
     A module of `curate.plan.formats` offers one as `FORMAT` (or several, as a tuple); another package brings one
-    through an entry point of the group `curate.formats`. Bytes that are no UTF-8 become U+FFFD; a row that cannot be
-    read is still a row, an empty one, so that every row of a list is accounted for.
+    through an entry point of the group `curate.formats`. Bytes that are not UTF-8 become U+FFFD. A row that cannot be
+    read becomes an empty row, so that every row of a list is counted.
 
     Attributes:
-        name: of the format, as messages say it.
-        suffixes: the file names' last words, in small letters and without a dot.
-        values: how its cells become columns.
+        name: of the format, in messages.
+        suffixes: of its files' names, in small letters and without a dot.
+        values: converts its cells into columns.
         compressible: whether its files may also be compressed as a whole (`.csv.gz`).
-        has_header: whether `source.header` decides if its files begin with column names; without, names are '0', '1', …
-        only_urls: whether it has the single column `url`, whatever the recipe calls the others'.
+        has_header: whether `source.header` says if its files begin with column names; without them the names are '0',
+            '1', …
+        only_urls: whether it has the single column `url`, whatever `source.url` names.
     """
 
     name: ClassVar[str]
@@ -110,16 +110,16 @@ class Format(ABC):
 
         Args:
             file: of this format.
-            dialect: what the recipe says.
-            wanted: the columns to return; one that a row does not have may be null in it, one that the list does not
-                have may be missing. None: every column.
+            dialect: the recipe's.
+            wanted: the columns to return; None: all. A column that a row lacks is null in that row; a column that the
+                list lacks may be left out.
 
         Raises:
             SourceError: the file cannot be read.
         """
 
     def head(self, file: ListFile, dialect: Dialect) -> Head:
-        """The columns of a list; by default inferred from its first chunk. Raises SourceError."""
+        """The columns of a list; by default they are inferred from its first chunk. Raises SourceError."""
         with contextlib.closing(self.chunks(file, dialect, None)) as chunks:
             first = next(chunks, None)
         if first is None:
@@ -133,10 +133,10 @@ class Format(ABC):
 
 @contextlib.contextmanager
 def readable(path: str) -> Iterator[None]:
-    """Turns what a reader says about a broken file into one line with the file's name.
+    """Turns a reader's exceptions about a file into one line with the file's name.
 
     Raises:
-        SourceError: the file is not what its suffix says, damaged, missing or closed to us.
+        SourceError: the file is damaged, missing, not readable for this user, or not in the format of its suffix.
     """
     try:
         yield

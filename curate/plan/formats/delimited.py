@@ -1,15 +1,15 @@
-"""CSV and TSV: cells of text between commas or tabs, in double quotes or not.
+"""CSV and TSV: cells of text between commas or tabs, with or without double quotes.
 
-The dialect, and what is counted of the rows that may have been meant otherwise:
+The two dialects, and the rows that are counted because they may have been meant otherwise:
 
     quoted (RFC 4180: csv unless the recipe says otherwise)
-        a cell may stand in double quotes and then hold separators, line ends and "" for a quote
+        a cell may be enclosed in double quotes and then hold separators, line ends and "" for a quote
         counted: rows whose quoted cell spans lines, has text after its end, or has no end
     not quoted (tsv unless the recipe says otherwise)
         one line is one row, a quote is a character
         counted: cells that begin and end with a quote
     both
-        the first row says how many columns there are; others are filled up with nulls or cut
+        the first row sets the number of columns; other rows are filled up with nulls or cut
         counted: rows with fewer columns, rows with more
 """
 
@@ -24,13 +24,13 @@ from curate.plan.cells import TextValues
 from curate.plan.formats.contract import Chunk, Dialect, Format, ListFile
 from curate.plan.formats.text import batched, text
 
-_HINT = "; where quotes are no quoting, say source.quoted: false"
+_HINT = "; where quotes are plain characters, say source.quoted: false"
 FEWER = "rows with fewer columns than the first were filled up with nulls"
 MORE = "rows with more columns than the first were cut"
 SPANNING = f"rows have a quoted cell that spans lines{_HINT}"
 STRAY = f"rows have a quoted cell with text after its end, or without an end; its quotes were left out{_HINT}"
-ENDLESS = f"rows have a quoted cell of more than 128 KiB; they were left empty with all lines that it took{_HINT}"
-WRAPPED = "rows have a cell in double quotes, which were taken for text; where they quote, say source.quoted: true"
+ENDLESS = f"rows have a quoted cell of more than 128 KiB; the lines of the cell became one empty row{_HINT}"
+WRAPPED = "rows have a cell in double quotes, which count as text; where quotes enclose cells, say source.quoted: true"
 
 
 class _Delimited(Format):
@@ -38,12 +38,12 @@ class _Delimited(Format):
     has_header = True
     separator: ClassVar[str]
     quoted: ClassVar[bool]
-    """Whether its cells may stand in quotes where the recipe does not say."""
+    """Whether cells may be enclosed in quotes where the recipe does not say."""
 
     def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
-        """See `Format`. Raises SourceError also where two columns have one name."""
+        """See `Format`. Also raises SourceError where two columns have the same name."""
         quoted = self.quoted if dialect.quoted is None else dialect.quoted
-        # Of quoted cells the line ends are content, and not ours to change.
+        # Line ends inside quoted cells are content and must not be translated.
         with text(file, newline="" if quoted else "\n") as lines:
             unusual: Counter[str] = Counter()
             rows = (_quoted if quoted else _unquoted)(lines, self.separator, unusual)
@@ -65,7 +65,7 @@ class _Delimited(Format):
                 columns = dict(zip(names, zip(*batch, strict=True), strict=True))
                 blank = (None,) * len(batch)
                 named = columns if wanted is None else {name: columns.get(name, blank) for name in wanted}
-                # A copy: rows of the next chunk are counted from nought.
+                # A copy, as the counts of the next chunk start from 0.
                 yield Chunk(len(batch), named, dict(unusual))
                 unusual.clear()
 
@@ -80,7 +80,7 @@ class Csv(_Delimited):
 
 
 class Tsv(_Delimited):
-    """Tab-separated values, not quoted by default, as CC3M, CC12M and LAION's are."""
+    """Tab-separated values, not quoted by default, as in CC3M, CC12M and LAION."""
 
     name = "tsv"
     suffixes = ("tsv",)
@@ -100,7 +100,7 @@ def _unquoted(lines: Iterable[str], separator: str, unusual: Counter[str]) -> It
 
 def _quoted(lines: Iterable[str], separator: str, unusual: Counter[str]) -> Iterator[list[Any]]:
     ahead, behind = itertools.tee(lines)
-    # The strict reader tells of quotes that are none, where a lenient one leaves them out in silence.
+    # The strict reader raises on stray quotes; a lenient one drops them silently.
     strict = csv.reader(ahead, delimiter=separator, strict=True)
     cells: list[Any]
     read = 0
@@ -115,7 +115,7 @@ def _quoted(lines: Iterable[str], separator: str, unusual: Counter[str]) -> Iter
             try:
                 cells = next(lenient)
             except csv.Error:
-                # It runs to csv's field limit (128 KiB), then the reader starts afresh.
+                # The cell exceeds csv's field limit (128 KiB); the reader continues with the next line.
                 cells = [None]
                 unusual[ENDLESS] += 1
             else:

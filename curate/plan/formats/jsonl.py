@@ -1,4 +1,4 @@
-"""JSON Lines: one object each line, whose keys are the columns."""
+"""JSON Lines: one object per line, whose keys are the columns."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -32,11 +32,11 @@ class JsonLines(Format):
         """See `Format`."""
         head = super().head(file, dialect)
         if head.rows and not head.types:
-            raise SourceError(f"{file.path} cannot be read: its first lines hold no JSON object with keys")
+            raise SourceError(f"{file.path} cannot be read: none of its first lines is a JSON object with keys")
         return head
 
 
-_NO_OBJECT = "lines that are no JSON object were left empty"
+_NO_OBJECT = "lines that are not JSON objects became empty rows"
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Parquet: rows as they are, columns with types of their own; read by row group, in pieces."""
+"""Parquet: typed columns, read one row group at a time, in chunks."""
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
@@ -24,7 +24,7 @@ class Parquet(Format):
         with _opened(file) as opened:
             names = opened.schema_arrow.names
             columns = [name for name in names if wanted is None or name in wanted]
-            # One row group at a time: over several, the reader holds on to those it has passed.
+            # One row group at a time: a reader of several keeps those that it has passed in memory.
             for group in range(opened.num_row_groups):
                 for batch in opened.iter_batches(contract.CHUNK_ROWS, row_groups=[group], columns=columns):
                     yield Chunk(batch.num_rows, dict(zip(batch.schema.names, batch.columns, strict=True)))

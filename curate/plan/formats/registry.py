@@ -1,4 +1,4 @@
-"""Which list formats there are, and which of them a file's name stands for."""
+"""The registry of list formats, and the format of a file by its name."""
 
 from curate.errors import SourceError, UsageError, nearest
 from curate.plan.formats.compression import CODECS
@@ -15,28 +15,28 @@ FORMATS: Registry[Format] = Registry(
 
 
 def list_file(path: str, endpoint: str | None = None) -> ListFile:
-    """The list at a path or URL, as its name says.
+    """The list at a path or URL, with the format and compression that its name states.
 
     Raises:
-        SourceError: its name ends in no known suffix.
+        SourceError: its name does not end in a known suffix.
     """
     suffix, codec = _suffixes(path)
     found = _format_of(suffix, codec)
     if found is not None:
         return ListFile(path, found, codec, endpoint)
     if suffix == "tar":
-        raise SourceError(f"{path} is no list; for tars of samples say source.kind: samples")
+        raise SourceError(f"{path} is not a list; for tars of samples say source.kind: samples")
     known = {f".{name}": of for name, of in sorted(by_suffix().items())}
     packed = [name for name, of in known.items() if of.compressible]
     hint = nearest(f".{suffix}", known)
     raise SourceError(
-        f"{path}: a list ends in {', '.join(known)}; after {', '.join(packed)} also in "
+        f"{path}: a list's name ends in {', '.join(known)}; {', '.join(packed)} may be followed by "
         f"{' or '.join(f'.{name}' for name in CODECS)}{hint if 'did you mean' in hint else ''}"
     )
 
 
 def is_list(path: str) -> bool:
-    """Whether a name ends as a list's does."""
+    """Whether a name ends in the suffix of a list format."""
     return _format_of(*_suffixes(path)) is not None
 
 
@@ -62,6 +62,6 @@ def _format_of(suffix: str, codec: str | None) -> Format | None:
 
 
 def _suffixes(path: str) -> tuple[str, str | None]:
-    """A name's last suffix but for that of a compression, and Arrow's name of the compression."""
+    """A name's last suffix before that of a compression, and Arrow's name of the compression, or None."""
     *_, before, last = ["", "", *path.rsplit("/", 1)[-1].lower().split(".")]
     return (before, CODECS[last]) if last in CODECS else (last, None)

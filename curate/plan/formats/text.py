@@ -1,4 +1,4 @@
-"""Lists of lines of text: their characters and their chunks, for the formats that are made of such."""
+"""Decodes lists of text lines and divides them into chunks, for the formats that consist of lines."""
 
 import contextlib
 import io
@@ -14,11 +14,11 @@ Row = TypeVar("Row")
 
 @contextlib.contextmanager
 def text(file: ListFile, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
-    """Opens a list as UTF-8, a byte order mark left out, other bytes as U+FFFD.
+    """Opens a list as UTF-8, without its byte order mark; bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        file: of text, compressed or not.
-        newline: what ends a line, as for `open`; by default a line feed alone, as captions may hold a carriage return.
+        file: a list of text, compressed or not.
+        newline: the end of a line, as for `open`; by default a line feed alone, as captions may hold a carriage return.
 
     Raises:
         SourceError: the file cannot be read.
@@ -30,7 +30,7 @@ def text(file: ListFile, newline: str = "\n") -> Iterator[io.TextIOWrapper]:
 
 
 def batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Lists of `CHUNK_ROWS` rows, empty ones left out: blank lines are no rows."""
+    """Yields lists of `CHUNK_ROWS` rows; empty rows, which come from blank lines, are left out."""
     batch: list[Row] = []
     for row in rows:
         if row:
@@ -43,7 +43,7 @@ def batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 class _Raw(io.RawIOBase):
-    """An Arrow stream as Python's text layer takes it."""
+    """Wraps an Arrow stream as the raw file that Python's text layer reads from."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Plain text: one URL each line, no captions."""
+"""Plain text: one URL per line, no captions."""
 
 from collections.abc import Generator, Sequence
 
