@@ -1,8 +1,8 @@
-"""What a kind of duplicate is: the contract between the recipe, the search in `dedup` and the step in `select`.
+"""The contract of a kind of duplicate, between the recipe, the search in `dedup` and the step in `select`.
 
-It stands at the top because all three need it and no room may import another: the recipe takes a kind's keys, dedup
-searches for its near pairs, select asks from which similarity two images are one and how that is said. The kinds
-themselves are modules of `curate.dedup.kinds`, one each; what they search with is loaded when a search is opened.
+It is a module of the package itself, as all three need it and no room may import another: the recipe takes a kind's
+keys, dedup searches for its near pairs, and select takes its threshold and its description. The kinds themselves are
+modules of `curate.dedup.kinds`, one each; the libraries of a search are imported when the search is opened.
 """
 
 from abc import ABC, abstractmethod
@@ -17,19 +17,19 @@ from curate.registry import Registry
 from curate.store import Inputs, Json, Outputs
 
 Search = Callable[[Inputs, Path, Outputs], Iterator[pa.Table]]
-"""Finds near pairs: from the passes that it reads and an empty local folder, rows of `schema.NEAR` in an order that its
-inputs alone decide. Adds counts (`images`, `digests`) and notes to the outputs."""
+"""Finds near pairs: takes the passes that it reads and an empty local folder; yields rows of `schema.NEAR`, in an order
+that depends on its inputs alone. Adds counts (`images`, `digests`) and notes to the outputs."""
 
 
 class DuplicateKind(ABC):
-    """What makes two images duplicates: equal digests, in every kind; of a `NearKind` also being near.
+    """A kind of duplicate: images with equal digests are duplicates in every kind, near images in a `NearKind`.
 
     A module of `curate.dedup.kinds` offers one as `KIND`.
 
     Attributes:
-        name: what the recipe says as `by`.
+        name: the value of `by` in the recipe.
         about: which images are duplicates, for the description of `by`.
-        keys: what the recipe says beside `by`; all of them required with this kind, none allowed with others.
+        keys: the step's keys besides `by`; all of them are required with this kind, and none is allowed with others.
     """
 
     name: ClassVar[str]
@@ -38,18 +38,18 @@ class DuplicateKind(ABC):
 
     @abstractmethod
     def words(self, keys: Any) -> str:
-        """Which images are duplicates, with the threshold, in a few words; keys are of the class `keys`."""
+        """A short description of which images are duplicates, with the threshold; `keys` are of the class `keys`."""
 
 
 class NearKind(DuplicateKind):
-    """A kind with a similarity, whose near pairs the pass `dedup-<name>` finds from a floor upwards.
+    """A kind with a similarity; the pass `dedup-<name>` finds its near pairs at or above a floor.
 
     Attributes:
         version: of the search, raised when it would find other pairs in the same inputs.
-        section: the keys of the recipe's section `dedup` that are the search's own; no two kinds have one of a name.
+        section: the search's own keys in the recipe's section `dedup`; two kinds must not have a key of one name.
         column: a column of pairs that is null where an image cannot be compared.
-        measure: what the similarity is, as a noun.
-        wants_gpu: whether the search can use one.
+        measure: a noun for the similarity.
+        wants_gpu: whether the search can use a GPU.
     """
 
     version: ClassVar[int] = 1
@@ -65,11 +65,11 @@ class NearKind(DuplicateKind):
 
     @abstractmethod
     def threshold(self, keys: Any) -> float:
-        """The similarity, as stored in near pairs, from which two images are duplicates."""
+        """The similarity, as stored in near pairs, at or above which two images are duplicates."""
 
     @abstractmethod
     def not_searched(self, keys: Any, dedup: Any) -> str:
-        """Why the search would miss pairs that a step asks for, in one line; '' where it does not.
+        """One line that says why the search would miss pairs that a step needs; '' where it would not.
 
         Args:
             keys: the step's, of the class `keys`.
@@ -82,15 +82,15 @@ class NearKind(DuplicateKind):
 
     @abstractmethod
     def depends(self, dedup: Any) -> Json:
-        """What decides on the pairs that are found besides what is read, of the recipe's section; for a fingerprint."""
+        """The keys of the recipe's section that determine which pairs are found; part of the search's fingerprint."""
 
     @abstractmethod
     def settings(self, recipe: Any) -> Json:
-        """What the search is told, JSON-able; `recipe` is the whole of it (`curate.recipe.Recipe`)."""
+        """The settings of the search, JSON-able; `recipe` is the whole recipe (`curate.recipe.Recipe`)."""
 
     @abstractmethod
     def open(self, settings: Json) -> Search:
-        """The search, in a worker.
+        """Opens the search, in a worker.
 
         Raises:
             UsageError: this machine does not have the device that the settings name.

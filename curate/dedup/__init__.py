@@ -1,1 +1,1 @@
-"""Which images are near each other: every pair of distinct digests with a cosine from a floor upwards."""
+"""Dedup: embeddings or hashes of distinct images → every near pair of them."""

@@ -1,10 +1,10 @@
-"""The exact search among 64-bit hashes: all pairs that differ in few bits, by multi-index hashing.
+"""The exact search among 64-bit hashes: finds all pairs that differ in few bits, by multi-index hashing.
 
 A hash is cut into 4 words of 16 bits. Where two hashes differ in at most r = 4a + b bits (0 ≤ b < 4), one of the first
-b + 1 words differs in at most a bits, or one of the others in at most a - 1. If none did, no fewer than
-(b + 1)(a + 1) + (3 - b)a bits would differ, which is r + 1. So for each word, the hashes in which it differs in no more
-bits are looked up and compared in full (Norouzi, Punjani and Fleet: Fast search in Hamming space with multi-index
-hashing, CVPR 2012).
+b + 1 words differs in at most a bits, or one of the others in at most a - 1. Otherwise at least
+(b + 1)(a + 1) + (3 - b)a = r + 1 bits would differ. So the search looks up, for each word, the hashes whose word
+differs in no more bits than that, and compares them in full (Norouzi, Punjani and Fleet: Fast search in Hamming space
+with multi-index hashing, CVPR 2012).
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,22 @@ BITS = 64
 _WORDS, _WORD_BITS = 4, 16
 
 _CANDIDATES = 1 << 22
-"""Pairs that are compared at a time, unless a single hash has more."""
+"""Candidate pairs that are compared at a time; a single hash may have more."""
 
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def near_hashes(hashes: npt.NDArray[np.uint64], within: int) -> Iterator[Found]:
-    """All pairs i < j whose hashes differ in at most so many bits.
+    """Yields all pairs i < j whose hashes differ in at most `within` bits.
 
-    Memory: about 50 bytes for each hash, and what belongs to the candidates that are compared at a time.
+    Memory: about 50 bytes for each hash, and the candidates that are compared at a time.
 
     Args:
         hashes: uint64 [n].
         within: 0 to 64.
 
     Yields:
-        (i, j, differing bits), ascending by (i, j), also from one to the next.
+        (i, j, differing bits) as arrays, ascending by (i, j) within and across the yielded arrays.
     """
     index = [_Word(hashes, word, radius) for word, radius in enumerate(_radii(within)) if radius >= 0]
     most = np.zeros(len(hashes), np.int64)
@@ -49,18 +49,18 @@ def near_hashes(hashes: npt.NDArray[np.uint64], within: int) -> Iterator[Found]:
 
 
 def _radii(within: int) -> list[int]:
-    """In how many bits each word may differ; -1 where it need not be looked up."""
+    """The number of bits in which each word may differ; -1 for a word that need not be looked up."""
     a, b = divmod(within, _WORDS)
     return [a if word <= b else a - 1 for word in range(_WORDS)]
 
 
 class _Word:
-    """The hashes by one of their words.
+    """An index of the hashes by one of their words.
 
     Args:
         hashes: uint64 [n].
-        word: which, from 0 for the lowest bits.
-        radius: in how many bits it may differ.
+        word: its number, from 0 for the lowest bits.
+        radius: the number of bits in which it may differ.
     """
 
     def __init__(self, hashes: npt.NDArray[np.uint64], word: int, radius: int) -> None:
@@ -78,7 +78,7 @@ class _Word:
         return ((hashes >> self._shift) & np.uint64(0xFFFF)).astype(np.uint16)
 
     def candidates(self, of: slice) -> npt.NDArray[np.int64]:
-        """How many hashes have the word of each of these equal but for `radius` bits."""
+        """For each of these hashes, the number of hashes whose word differs from its own in at most `radius` bits."""
         values = self._values[of]
         found = np.zeros(len(values), np.int64)
         for mask in self._masks:
@@ -86,7 +86,7 @@ class _Word:
         return found
 
     def look_up(self, start: int, stop: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """These hashes, repeated, and after them each of their candidates."""
+        """Yields pairs of arrays (i, j): hashes of this range, and their candidates."""
         rows, values = np.arange(start, stop), self._values[start:stop]
         for mask in self._masks:
             bucket = (values ^ mask).astype(np.int64)
@@ -99,7 +99,7 @@ class _Word:
 
 
 def _near_of(hashes: npt.NDArray[np.uint64], index: list[_Word], start: int, stop: int, within: int) -> Found:
-    """The pairs of which the first is one of a range."""
+    """The near pairs (i, j) with i in a range."""
     pieces: list[Found] = []
     for number, word in enumerate(index):
         for i, j in word.look_up(start, stop):
@@ -108,7 +108,7 @@ def _near_of(hashes: npt.NDArray[np.uint64], index: list[_Word], start: int, sto
             differ = hashes[i] ^ hashes[j]
             bits = np.bitwise_count(differ)
             near = bits <= within
-            # A pair that several words find counts with the first of them.
+            # A pair that several words find is kept for the first of them only.
             for earlier in index[:number]:
                 near &= np.bitwise_count(earlier.of(differ)) > earlier.radius
             pieces.append((i[near], j[near], bits[near].astype(np.int64)))

@@ -1,8 +1,8 @@
-"""Images become nodes: one value to compare for each distinct digest, ascending by digest, on local disk.
+"""Reduces images to nodes: one value to compare for each distinct digest, ascending by digest, on the local disk.
 
-Copies of one file would meet each other in every comparison, so they are collapsed before the search.
-Images are first spilled into buckets by the first byte of their digest, then each bucket is sorted by
-itself; memory is bounded by a part and by a 256th of the corpus.
+All copies of a file would be near each other, so the search runs on distinct digests. Images are written to buckets
+by the first byte of their digest, then each bucket is sorted by itself: memory holds one part, or one bucket of about
+a 256th of the corpus.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ class PartImages:
 
     Args:
         images: image_id and sha256, neither of them null.
-        values: [n, …], what is compared of each of them; of one type and shape in all parts.
-        unusable: how many had a value that cannot be compared; they are left out.
+        values: [n, …], the value of each that is compared; of one type and shape in all parts.
+        unusable: the number of images that were left out because their value cannot be compared.
     """
 
     images: pa.Table
@@ -42,9 +42,9 @@ class Nodes:
 
     Args:
         digests: uint8 [n, 32], ascending, without repeats.
-        values: [n, …], as they came.
-        images: how many images had a digest and a usable value.
-        unusable: how many had a digest and a value that cannot be compared; they are no nodes.
+        values: [n, …], unchanged.
+        images: the number of images with a digest and a usable value.
+        unusable: the number of images with a digest whose value cannot be compared; they have no node.
     """
 
     digests: npt.NDArray[np.uint8]
@@ -55,7 +55,7 @@ class Nodes:
     def near(
         self, i: npt.NDArray[np.integer], j: npt.NDArray[np.integer], similarity: npt.NDArray[np.float64]
     ) -> pa.Table:
-        """Pairs of nodes, i < j, as rows of `schema.NEAR`."""
+        """Converts pairs of nodes, i < j, into rows of `schema.NEAR`."""
         # Nodes ascend by digest, so i < j is sha256_a < sha256_b.
         return pa.table([_hex(self.digests[i]), _hex(self.digests[j]), pa.array(similarity)], schema=NEAR)
 
@@ -64,13 +64,13 @@ def collect(read: Callable[[int], PartImages], parts: Sequence[int], scratch: Pa
     """Reads the images of all parts and keeps one value for each digest: that of the smallest image_id.
 
     Args:
-        read: the images of a part.
+        read: reads the images of a part.
         parts: the parts to read.
         scratch: a local folder; the returned arrays are mapped from files in it.
         where: the folder of the values, for messages.
 
     Raises:
-        BrokenResult: the values of two parts differ in type or shape, or a digest is none.
+        BrokenResult: the values of two parts differ in type or shape, or a digest is not 64 hex digits.
     """
     images = unusable = 0
     record: np.dtype[Any] | None = None
@@ -111,7 +111,7 @@ def _records(found: PartImages, where: str) -> npt.NDArray[Any]:
     digests = bytes.fromhex("".join(found.images["sha256"].to_pylist()))
     if len(digests) != DIGEST_BYTES * len(found.images):
         raise BrokenResult(f"{where} has a sha256 that is not 64 hex digits")
-    # Big-endian words compare as the bytes they are made of.
+    # Big-endian words sort as their bytes do.
     value = ("value", found.values.dtype, found.values.shape[1:])
     records = np.empty(len(found.images), dtype=np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), value]))
     records["digest"] = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)

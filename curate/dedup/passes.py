@@ -1,4 +1,4 @@
-"""The passes of `dedup`: a search for each kind of duplicate whose near pairs a step reads; one unit each."""
+"""The passes of `dedup`: one search, of a single unit, for each kind of duplicate whose near pairs a step reads."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from curate.store import WHOLE, Json
 
 
 def declare(prepared: Prepared, scope: Json) -> Iterator[Declaration]:
-    """Near pairs depend on the search, on its floor and on the parts that are covered."""
+    """Declares the near pairs, which depend on the search, on its floor and on the parts that are covered."""
     for kind in _asked(prepared):
         depends = {**kind.depends(prepared.recipe.dedup), **scope}
         reads = kind.reads(prepared.models)
@@ -18,7 +18,7 @@ def declare(prepared: Prepared, scope: Json) -> Iterator[Declaration]:
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """Finds the near pairs."""
+    """Yields the work of each search."""
     for kind in _asked(prepared):
         name = kind.search_pass
         yield Work(

@@ -1,10 +1,9 @@
-"""The exact search: all pairs of vectors with a cosine from a floor upwards, tile by tile.
+"""The exact search among vectors: finds all pairs with a cosine at or above a floor, tile by tile.
 
-A float32 product of two tiles finds the candidates, with a margin that its rounding error cannot exceed;
-each candidate's cosine is then computed anew in float64. Stored values are float16 of magnitude at most 1,
-their products are whole multiples of 2^-48, and a sum of them below 16 fits float64's 53 bits: the dot
-products are exact in whatever order they are summed, so the result depends on neither tile size, threads,
-BLAS nor device.
+A float32 product of two tiles finds the candidates, with a margin that its rounding error cannot exceed; each
+candidate's cosine is then computed again in float64. Stored values are float16 of magnitude at most 1. Their products
+are whole multiples of 2^-48, and a sum of them below 16 fits into float64's 53 bits, so the dot products are exact in
+any order of summation. The result does not depend on tile size, threads, BLAS or device.
 """
 
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ DIGITS = 6
 """Similarities are rounded to this many decimals, and compared with the floor after that."""
 
 _EXACT_VALUES = 1 << 22
-"""Float64 values of one side held at a time while cosines are computed anew (32 MB)."""
+"""Float64 values of one side that are held at a time while exact cosines are computed (32 MB)."""
 
 
 def near_pairs(vectors: npt.NDArray[np.float16], floor: float, tile: int, device: torch.device) -> Iterator[Found]:
-    """All pairs i < j whose cosine, rounded to 1e-6, is at least the floor.
+    """Yields all pairs i < j whose cosine, rounded to 1e-6, is at least the floor.
 
     Memory: two tiles of float32 vectors, one tile × tile block of products, and the pairs found in one row
     of tiles.
@@ -32,13 +31,13 @@ def near_pairs(vectors: npt.NDArray[np.float16], floor: float, tile: int, device
         vectors: float16 [n, dim], finite and not zero; read a tile at a time.
         floor: the lowest cosine that counts.
         tile: vectors in one side of a tile.
-        device: where the products are computed.
+        device: computes the products.
 
     Yields:
-        (i, j, similarity) of one row of tiles, ascending by (i, j); the rows come in ascending order too.
+        (i, j, similarity) of one row of tiles, ascending by (i, j); the rows of tiles are in ascending order, too.
     """
     count, dim = vectors.shape
-    # Rounding of a float32 dot product of unit vectors: at most dim · 2^-24 in whatever order it is summed,
+    # The rounding error of a float32 dot product of unit vectors is at most dim · 2^-24 in any order of summation,
     # and as much again for the two norms; 1e-6 covers the rounding of the result.
     bound = floor - (2 * dim + 16) * 2.0**-24 - 1e-6
     for top in range(0, count, tile):
@@ -59,8 +58,8 @@ def near_pairs(vectors: npt.NDArray[np.float16], floor: float, tile: int, device
 
 
 def _at_least(products: torch.Tensor, bound: float) -> npt.NDArray[np.int64]:
-    """The (row, column) of each value from `bound` upwards, int64 [k, 2]."""
-    # Most rows hold none, and a maximum costs a seventh of comparing and listing every value.
+    """The (row, column) of each value at or above `bound`, int64 [k, 2]."""
+    # Most rows hold no such value, and a maximum costs a seventh of comparing and listing every value.
     peaked = (products.amax(dim=1) >= bound).nonzero().flatten()
     found = (products[peaked] >= bound).nonzero()
     found[:, 0] = peaked[found[:, 0]]
@@ -88,7 +87,7 @@ def _dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.N
 
 
 def _unit(vectors: npt.NDArray[np.float16], device: torch.device) -> torch.Tensor:
-    # The copy also takes the tile out of the read-only map, which torch would warn of.
+    # A copy, as torch warns about arrays that cannot be written, such as this read-only map.
     stored: torch.Tensor = torch.from_numpy(np.array(vectors)).to(device).float()
     unit: torch.Tensor = stored / stored.norm(dim=1, keepdim=True)
     return unit

@@ -1,4 +1,4 @@
-"""A search of the dedup stage: from the tables of all parts to `near.parquet`."""
+"""Dedup: runs a search over the tables of all parts, and writes `near.parquet`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,21 +16,21 @@ from curate.store import Inputs, Outputs
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
 _ROW_GROUP = 1 << 17
-"""Near pairs in one row group, so that the file does not show how large the tiles were."""
+"""Near pairs in one row group, a fixed number, so that the file does not depend on the size of the tiles."""
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The worker of a search; its unit is the whole corpus.
+    """The worker of a search, whose single unit is the whole corpus.
 
     Args:
-        settings: `kind`, the name of a kind of duplicate, and what that kind's search is told.
+        settings: `kind`, the name of a kind of duplicate, and the settings of that kind's search.
 
     Raises:
-        UsageError: the kind has no search, or this machine not the device.
+        UsageError: the kind has no search, or this machine does not have the device.
     """
     kind = KINDS.find(settings["kind"])
     if not isinstance(kind, NearKind):
-        raise UsageError(f"duplicates by {kind.name} need no search")
+        raise UsageError(f"duplicates by {kind.name} are found without a search")
     search = kind.open({name: value for name, value in settings.items() if name != "kind"})
 
     def dedup(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
@@ -53,7 +53,7 @@ def _write(path: Path, tables: Iterable[pa.Table]) -> int:
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of `_ROW_GROUP` rows, the last one shorter."""
+    """Yields the same rows in tables of `_ROW_GROUP` rows; the last table may be shorter."""
     held = NEAR.empty_table()
     for table in tables:
         held = pa.concat_tables([held, table])

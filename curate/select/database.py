@@ -10,13 +10,13 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Opens a database whose statements may come from a recipe.
 
-    No file, extension or Python variable can be reached from SQL, and no setting changed. Division by zero is
-    NULL, times are UTC: what a predicate gives depends on its row alone.
+    SQL can reach no file, extension or Python variable, and can change no setting. Division by zero is NULL and times
+    are UTC, so a predicate's value depends on its row alone.
 
     Args:
-        spill: a local folder for what does not fit the memory; None: all of it must.
+        spill: a local folder for data that does not fit into memory; None: everything has to fit.
         memory_limit: as DuckDB writes it (`1GB`).
-        threads: of DuckDB; by default one per core. Results do not depend on it.
+        threads: of DuckDB; by default one per core. Results do not depend on their number.
     """
     con = duckdb.connect(
         ":memory:",
@@ -25,7 +25,7 @@ def connect(
             "temp_directory": str(spill) if spill else "",
             "autoload_known_extensions": "false",
             "autoinstall_known_extensions": "false",
-            # Every statement that needs an order says so.
+            # Every statement that needs an order has its own ORDER BY.
             "preserve_insertion_order": "false",
             **({"threads": str(threads)} if threads else {}),
         },
@@ -41,11 +41,11 @@ def connect(
 
 
 def one_line(error: duckdb.Error) -> str:
-    """What DuckDB says, without the kind of error before it and the picture of the statement after it."""
+    """DuckDB's message in one line, without the kind of error before it and the quoted statement after it."""
     text = str(error).split("\n\n")[0].split("\nLINE ")[0]
     return " ".join(text.partition("Error: ")[2].split() or text.split())
 
 
 def quoted(name: str) -> str:
-    """A column's name as SQL."""
+    """A column's name, quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'

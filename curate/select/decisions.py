@@ -1,4 +1,4 @@
-"""Verdicts as the table `decisions`, and the sums that must come out."""
+"""Converts the funnel's verdicts into the table `decisions`, and checks that all sums agree."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from curate.select.steps.contract import RowWise, Step
 
 
 def decisions(verdicts: pa.Table, steps: Sequence[Step[Any]]) -> pa.Table:
-    """Rows of `schema.DECISIONS` from the funnel's verdicts on them (`Funnel.verdicts`)."""
+    """Converts the funnel's verdicts (`Funnel.verdicts`) into rows of `schema.DECISIONS`."""
     before, step = verdicts["before"].combine_chunks(), verdicts["step"].combine_chunks()
     names = pa.array([one.name for one in steps], pa.string())
     reason = pc.coalesce(before, names.take(step))
@@ -38,10 +38,10 @@ def decisions(verdicts: pa.Table, steps: Sequence[Step[Any]]) -> pa.Table:
 def check(
     report: Mapping[str, Any], planned: Mapping[int, int], kept: Mapping[int, int], dropped: Counter[str]
 ) -> None:
-    """Holds the funnel's sums against the decisions that were written.
+    """Compares the funnel's sums with the decisions that were written.
 
     Args:
-        report: `funnel.json`.
+        report: the content of `funnel.json`.
         planned: rows of the plan by part.
         kept: kept rows by part, counted in the decisions.
         dropped: rows by reason, counted in the decisions.
@@ -63,7 +63,7 @@ def check(
 def _reasons(
     verdicts: pa.Table, before: pa.Array, step: pa.Array, names: pa.Array, row_wise: Sequence[bool]
 ) -> pa.ListArray:
-    """By row, in the order of the steps: those that drop it by themselves, and the one that dropped it."""
+    """For each row, in the order of the steps: the one that dropped it, and all row-wise ones that would drop it."""
     # One column of flags for the reason before all steps, then one for each step.
     flags = np.zeros((len(step), len(names) + 1), bool)
     flags[:, 0] = before.is_valid().to_numpy(zero_copy_only=False)

@@ -1,7 +1,7 @@
-"""The funnel: which rows each step drops, computed by DuckDB, which spills to the local disk.
+"""The funnel: decides in DuckDB, which spills to the local disk, which rows each step drops.
 
-What the steps look at is computed once, as a part comes in: text never enters the database. `Survivors` has its tables.
-Every order is total, ties broken by pair_id, so that nothing depends on threads or on the order of arrival.
+The values that the steps need are computed once, when a part is added; texts never enter the database. `Survivors`
+describes the tables. Every order is total, with ties broken by pair_id, so that the result does not depend on threads.
 """
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
@@ -34,25 +34,25 @@ FACTS: Facts = {
     "measure": "",
     "names_kept": False,
 }
-"""What every step of `funnel.json` has besides its name, kind, words and what it saw and dropped.
+"""The facts of every step in `funnel.json` besides its name, kind, words, and the numbers of rows seen and dropped.
 
-nulls       rows that it saw without a value
-would_drop  rows of the pool that it would drop by itself, where that does not depend on other rows
-threshold   the value from which rows stay; of duplicates, the similarity from which two images are one
-of          the column that has to reach the threshold
+nulls       the number of rows that it saw without a value
+would_drop  the number of rows of the pool that it would drop by itself; null where that depends on other rows
+threshold   rows with this value or more stay; for duplicates, images with this similarity or more count as one
+of          the column that is compared with the threshold
 columns     the columns that it reads
-near        the pass whose near pairs it reads, by its short name; `measure`: what their similarity is
-names_kept  whether a pair that it drops names the kept one for which it goes
+near        the short name of the pass whose near pairs it reads; `measure`: the name of their similarity
+names_kept  whether a dropped pair names the kept pair that it duplicates
 """
 
 
 class Funnel:
-    """Rows in, part by part; then the steps; then verdicts out, in the same order.
+    """Takes rows part by part (`add`), applies the steps (`run`), and yields verdicts in the same order (`verdicts`).
 
     Args:
         con: an empty database.
         steps: the recipe's.
-        columns: the names of those that a pair has.
+        columns: the names of all columns of a pair.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, steps: Sequence[Step[Any]], columns: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ class Funnel:
         self._columns = {expression: f"x{number}" for number, expression in enumerate(expressions)}
 
     def add(self, part: int, rows: PartRows) -> None:
-        """Takes a part's rows, parts ascending.
+        """Takes a part's rows; parts have to be added in ascending order.
 
         Raises:
             RecipeError: a predicate cannot be computed for one of them.
@@ -111,7 +111,7 @@ class Funnel:
         return {"planned": self._rows, "kept": rows.count(), "steps": report}
 
     def verdicts(self) -> Iterator[pa.Table]:
-        """Every row in the order in which they came, in batches.
+        """Yields the verdicts on all rows, in the order in which the rows were added.
 
         Yields:
             Tables of high, low, before, step (null where no step dropped the row), of_high, of_low, similarity,
@@ -131,7 +131,7 @@ class Funnel:
             yield pa.Table.from_batches([batch])
 
     def _taken(self) -> Iterator[str]:
-        """What is computed of a part's rows and stored."""
+        """Yields the SQL expressions that are computed for a part's rows and stored."""
         yield "_id AS id, _part AS part, _high AS high, _low AS low, _source_row AS source_row, _before AS before"
         for expression, column in self._columns.items():
             yield f"CASE WHEN _before IS NULL THEN {expression} END AS {column}"
@@ -154,9 +154,9 @@ class Funnel:
         self._con.execute(statement).fetchall()
 
     def _mark_repeated(self) -> None:
-        """Leaves one row of each pair: the first that has an image, else the first.
+        """Marks all rows of a pair but one as repeated: the first row with an image stays, else the first row.
 
-        Only a source with pair ids of its own (`uid`) has a pair of several images, in one part or in several.
+        Only a source with a `uid` column has rows with one pair id and different images, in one part or in several.
         """
         eligible = f"coalesce(before, '') NOT IN ('{REPEATED}', '{NOT_SAMPLED}')"
         self._do(

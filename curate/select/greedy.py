@@ -1,13 +1,14 @@
-"""One of each set of duplicates stays: greedy by rank, so that none goes because of one that went.
+"""Keeps one of each set of duplicates, greedily by rank, so that every dropped pair duplicates a kept one.
 
-A node is a digest (`sha256`), and its rank that of its best pair. In rank order, a pair goes when a kept one has
-its digest or one near it. So whether a node keeps its best pair is decided by the nodes near it that come
-earlier, and all its other pairs go. Two kept nodes are never near; a pair that goes has a kept one that ranks
-before it. Where several do, it names the most similar of those that the first step takes, of equals the best.
+A node is a digest (`sha256`); its rank is that of its best pair. In rank order, a pair is dropped when a kept pair has
+the same digest or a near one. So the nodes near a node that rank before it decide whether the node keeps its best
+pair, and all its other pairs are dropped. Two kept nodes are never near, and every dropped pair has a kept duplicate
+that ranks before it. Where it has several, it names the most similar one by the first step that drops it, and among
+equally similar ones the best.
 
-Steps that stand together are decided as one, over the pairs that any of them takes for duplicates; then each pair that
-goes falls to the first step that takes it for a duplicate of a kept one. One after the other they would make a chain: a
-pair that goes as an exact copy of one that the next step drops as a near copy.
+Consecutive steps are decided as one, over the pairs that any of them counts as duplicates; each dropped pair is then
+assigned to the first step by which it duplicates a kept pair. Decided one after the other, steps would make chains: a
+pair would be dropped as an exact copy of a pair that the next step drops as a near copy.
 """
 
 # ruff: noqa: S608 - statements are put together from our own words
@@ -27,12 +28,12 @@ _BATCH = 65_536
 
 @dataclass(frozen=True)
 class Reach:
-    """Which pairs of images a step takes for duplicates, besides those of equal digests.
+    """The near pairs of images that a step counts as duplicates, besides images with equal digests.
 
     Attributes:
         step: its number.
         near: the pass that has found near pairs; None where only equal digests are duplicates.
-        above: the similarity from which two near ones are duplicates.
+        above: the similarity at or above which a near pair counts as duplicates.
     """
 
     step: int
@@ -44,8 +45,8 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
     """Adds to `dropped` the rows of `alive` that duplicate another one.
 
     Args:
-        rows: the funnel's.
-        reaches: those of the steps that are decided together, in their order.
+        rows: the survivors of the funnel.
+        reaches: one for each step that is decided here, in their order.
         value: the column of `alive` whose higher value ranks first; null ranks last, ties by pair_id.
         digest: the column of `alive` that holds sha256.
     """
@@ -59,7 +60,7 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
     if any(reach.near for reach in reaches):
         _load_near(rows, reaches)
         _lose_near(rows)
-    # Equal digests reach every step.
+    # Equal digests are duplicates for every step.
     rows.do(
         f"""INSERT INTO dropped
         SELECT pair.id, {min(reach.step for reach in reaches)}, best.high, best.low, 1.0
@@ -69,7 +70,7 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
 
 
 def _load_near(rows: Survivors, reaches: Sequence[Reach]) -> None:
-    """Stores the near pairs of digests that a step takes for duplicates, with the first step that does."""
+    """Stores the near pairs of digests that any step counts as duplicates, with the first such step."""
     rows.do("CREATE OR REPLACE TABLE near (sha256_a VARCHAR, sha256_b VARCHAR, similarity DOUBLE, step INTEGER)")
     for name in dict.fromkeys(reach.near for reach in reaches if reach.near):
         steps = [reach for reach in reaches if reach.near == name]
@@ -82,7 +83,7 @@ def _load_near(rows: Survivors, reaches: Sequence[Reach]) -> None:
 
 
 def _lose_near(rows: Survivors) -> None:
-    """Decides which nodes are lost to near ones, and drops all pairs of those."""
+    """Decides which nodes lose to a near node that ranks before them, and drops all their pairs."""
     rows.do(
         """CREATE OR REPLACE TABLE edges AS
         SELECT least(a.rank, b.rank) AS earlier, greatest(a.rank, b.rank) AS later, similarity, step
@@ -114,10 +115,10 @@ def _lose_near(rows: Survivors) -> None:
 
 
 def _lost(con: duckdb.DuckDBPyConnection) -> Iterable[pa.Table]:
-    """The nodes with a kept one near them that comes earlier.
+    """Yields the nodes that have a kept node near them which ranks before them.
 
-    Edges come in the order of their later node, so that the earlier one is decided by then. Memory: a bit for
-    each pair.
+    Edges are read in the order of their later node, so the earlier node of each is already decided. Memory: one bit
+    for each pair.
     """
     ((count,),) = con.execute("SELECT count(*) FROM ranked").fetchall()
     lost = bytearray(count // 8 + 1)

@@ -1,4 +1,4 @@
-"""The pass `select`: a decision for every row; one unit."""
+"""The pass `select`: a decision for every row, in one unit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,7 +14,7 @@ VERSION = 5
 
 
 def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaration:
-    """The decisions depend on the steps, their kinds, the parts and rows covered, and every pass with columns."""
+    """Declares the decisions, which depend on steps and their kinds, the covered rows, and every pass with columns."""
     steps = [chosen(step) for step in prepared.recipe.select]
     kinds = versions(steps_of(prepared.recipe))
     depends = {"steps": steps, **({"kinds": kinds} if kinds else {}), "models": prepared.models, **scope}
@@ -22,7 +22,7 @@ def declare(prepared: Prepared, scope: Json, reads: Sequence[str]) -> Declaratio
 
 
 def work(prepared: Prepared, layout: Layout) -> Work:
-    """Decides."""
+    """Returns the work that applies the steps to all covered parts."""
     sample = layout.sample
     settings: Json = {
         "steps": [step.model_dump(mode="json") for step in prepared.recipe.select],

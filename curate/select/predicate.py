@@ -1,8 +1,7 @@
-"""What a predicate may say: checked before a run starts, so that no run ends in a misspelt column.
+"""Checks a `where` predicate before a run starts, so that no run fails late because of a misspelt column.
 
-A `where` is one SQL expression over the row's own columns, in DuckDB's dialect. What is allowed is listed,
-not what is refused: expressions of the kinds in `EXPRESSIONS` and functions whose value depends on their
-arguments alone (`FUNCTIONS`).
+A `where` is one SQL expression over the row's own columns, in DuckDB's dialect. Only listed expressions are accepted:
+those of the classes in `EXPRESSIONS`, and functions whose value depends on their arguments alone (`FUNCTIONS`).
 """
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
@@ -33,7 +32,7 @@ EXPRESSIONS = frozenset(
         "TYPE",
     }
 )
-"""DuckDB's expression classes that read a row; subqueries, windows, stars, lambdas and parameters are none."""
+"""The accepted expression classes of DuckDB; subqueries, windows, stars, lambdas and parameters are not among them."""
 
 _ALLOWED = """
     + - * / // % ** ^ || & | ~ << >> @
@@ -79,8 +78,8 @@ def check(step: Step[str], columns: Mapping[str, pa.DataType]) -> None:
     """Checks a predicate against the columns that its run will have.
 
     Args:
-        step: whose keys are the predicate.
-        columns: the types in which predicates see them (`curate.columns.PairColumns.types`).
+        step: its keys are the predicate.
+        columns: their types in predicates (`curate.columns.PairColumns.types`).
 
     Raises:
         RecipeError: the first thing that is wrong, in one line that names the step.
@@ -94,7 +93,7 @@ def check(step: Step[str], columns: Mapping[str, pa.DataType]) -> None:
         fields[name] = columns[name]
     with connect() as con:
         try:
-            # One row, so that constants are looked at: `width < 'abc'`.
+            # One row, so that DuckDB also evaluates constants: `width < 'abc'`.
             con.register("pairs", pa.table({"": [0], **{name: pa.nulls(1, kind) for name, kind in fields.items()}}))
             asked = con.sql(f"SELECT {bracketed(step.keys)} FROM pairs")
             asked.fetchall()
@@ -106,13 +105,13 @@ def check(step: Step[str], columns: Mapping[str, pa.DataType]) -> None:
 
 
 def references(step: Step[str]) -> list[str]:
-    """The columns that a predicate names, after it was found to be one allowed expression.
+    """The columns that a predicate names; checks that it is a single accepted expression.
 
-    It is parsed with and without brackets, as either alone lets text through that is no expression by itself
+    It is parsed with and without brackets, because text can parse in one of the two ways without being an expression
     (`a) OR (b`, `a ORDER BY b`).
 
     Raises:
-        RecipeError: it is not.
+        RecipeError: it is not a single accepted expression.
     """
     with connect() as con:
         _parsed(con, step, step.keys)
@@ -138,8 +137,8 @@ def references(step: Step[str]) -> list[str]:
 
 
 def bracketed(where: str) -> str:
-    """A predicate as one operand of a statement."""
-    # It may end in a comment, so the bracket stands on a line of its own.
+    """A predicate in brackets, as an operand of a statement."""
+    # A predicate may end in a comment, so the closing bracket is on a line of its own.
     return f"(\n{where}\n)"
 
 
@@ -158,7 +157,7 @@ def _parsed(con: duckdb.DuckDBPyConnection, step: Step[str], where: str) -> Any:
 
 
 def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every expression in a tree of DuckDB's own JSON, each before what it holds."""
+    """Yields every expression in a tree of DuckDB's JSON, each before those inside it."""
     if isinstance(tree, dict):
         if "class" in tree:
             yield tree

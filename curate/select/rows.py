@@ -1,4 +1,4 @@
-"""A part's rows as the funnel takes them."""
+"""Reads the rows of a part for the funnel."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from curate.store import Inputs
 
 @dataclass(frozen=True)
 class PartRows:
-    """One part, row for row with its plan.
+    """The rows of one part, in the order of its plan.
 
     Args:
         pair_ids: fixed_size_binary[16].
         source_rows: int64.
-        before: the reason that a row has before any step, or null for the rows that the steps see.
-        columns: the wanted ones, as predicates see them.
+        before: the reason for which a row is dropped before all steps; null for the rows that the steps see.
+        columns: the wanted columns, with their types in predicates.
     """
 
     pair_ids: pa.Array
@@ -35,10 +35,10 @@ def read(
 
     Args:
         inputs: the run's folders.
-        columns: those of the run.
-        part: which part.
+        columns: the run's.
+        part: the number of the part.
         wanted: the columns to read.
-        sampled: how many rows of the part are decided on, the first ones; None for all.
+        sampled: the number of rows, from the first, that a sample covers; None for all.
 
     Raises:
         BrokenResult: a table's rows are not those of the plan.

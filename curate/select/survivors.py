@@ -1,8 +1,8 @@
 """The rows of a funnel that no step has dropped yet, in the funnel's database.
 
 pairs     every row of the covered parts: id (its place in the order of parts and rows), part, high, low (the
-          pair_id as two numbers), source_row, before (its reason before all steps), x0 … (what the steps have
-          computed of it, `Survivors.column`)
+          pair_id as two numbers), source_row, before (its drop reason before all steps), x0 … (the values of the
+          steps' expressions, `Survivors.column`)
 alive     the rows that no step has dropped yet
 dropped   id, step, and for duplicates the kept pair's high, low and its similarity
 """
@@ -15,11 +15,11 @@ import duckdb
 import pyarrow as pa
 
 NearPairs = Callable[[str], Iterable[pa.Table]]
-"""The near pairs (`schema.NEAR`) that a pass has found, by its short name, in pieces."""
+"""Reads the near pairs (`schema.NEAR`) that a pass has found, by the pass's short name, one table at a time."""
 
 
 class Survivors:
-    """The rows that the steps so far have left.
+    """The rows that the steps so far have not dropped.
 
     Args:
         con: a database with the table `pairs`.
@@ -43,7 +43,7 @@ class Survivors:
         return self._columns[expression]
 
     def count(self, condition: str = "true", *, pool: bool = False) -> int:
-        """How many rows meet a condition.
+        """The number of rows that meet a condition.
 
         Args:
             condition: in SQL, over columns of `alive`.
@@ -53,12 +53,12 @@ class Survivors:
         return self.number(f"SELECT count(*) FROM {among} AND ({condition})")
 
     def drop(self, step: int, condition: str) -> None:
-        """Drops the rows for which a condition is TRUE, in the name of a step."""
+        """Drops the rows for which a condition is TRUE, and records the step that dropped them."""
         self.do(f"INSERT INTO dropped SELECT id, {step}, NULL, NULL, NULL FROM alive WHERE {condition}")
         self.leave(f"({condition}) IS NOT TRUE")
 
     def leave(self, condition: str) -> None:
-        """Leaves the rows alive for which a condition is TRUE; `dropped` has to say why the others went."""
+        """Keeps only the rows for which a condition is TRUE; the others have to be in `dropped` already."""
         self.do(f"CREATE TABLE left_alive AS SELECT * FROM alive WHERE {condition}")
         self.do("DROP TABLE alive")
         self.do("ALTER TABLE left_alive RENAME TO alive")
@@ -69,6 +69,6 @@ class Survivors:
         self.con.execute(statement).fetchall()
 
     def number(self, query: str) -> int:
-        """The number that a query gives."""
+        """The number that a query returns."""
         ((number,),) = self.con.execute(query).fetchall()
         return int(number)

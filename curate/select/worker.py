@@ -1,4 +1,4 @@
-"""Select: for every row of the plan, whether its pair stays, or which step it fell to."""
+"""Select: decides for every row of the plan whether its pair is kept, or which step drops it."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,14 +26,14 @@ from curate.store import Folder, Inputs, Json, Outputs
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
 _AT_ONCE = 8
-"""Parts read or written side by side: a remote store answers slowly, and many at a time."""
+"""Parts that are read or written concurrently: a remote store answers slowly, but many requests at a time."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The pass `select`, which runs as a whole.
+    """The worker of the pass `select`, whose single unit is the whole plan.
 
     Args:
         settings: `steps` (the recipe's, dumped), `columns` (`PairColumns.to_json`), `memory_limit` (of DuckDB),
@@ -57,18 +57,18 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
 @dataclass(frozen=True)
 class Scope:
-    """Which of the plan's rows are decided on, besides the parts of the inputs.
+    """The limits of the rows that are decided on, within the parts of the inputs.
 
     Args:
         missing: parts that were set aside.
-        sample: what `--sample` covers, as JSON; None where all is covered.
+        sample: the `curate.runs.sample.Sample` of `--sample` as JSON; None where all rows are covered.
     """
 
     missing: Sequence[int]
     sample: Json | None
 
     def rows_of(self, part: int) -> int | None:
-        """How many rows of a part are decided on; None for all."""
+        """The number of rows of a part, from the first, that are decided on; None for all."""
         is_last = self.sample is not None and part == self.sample["parts"] - 1
         return int(self.sample["last_rows"]) if self.sample and is_last else None
 
@@ -80,7 +80,7 @@ def select(
 
     Raises:
         RecipeError: a predicate cannot be computed for a row.
-        BrokenResult: tables do not fit each other, or the sums do not come out.
+        BrokenResult: tables do not belong together, or the sums do not agree.
     """
     parts = sorted(inputs.parts)
     if not parts:
@@ -125,7 +125,7 @@ def select(
 
 
 def _near(folder: Folder) -> Iterator[pa.Table]:
-    """The near pairs of a pass in pieces, read when they are asked for."""
+    """Yields the near pairs of a pass, one row group at a time."""
     with folder.store.open(folder.file("near.parquet")) as opened:
         table = pq.ParquetFile(opened)
         for group in range(table.num_row_groups):
@@ -145,7 +145,7 @@ def _by_part(verdicts: Iterable[pa.Table], planned: Mapping[int, int]) -> Iterat
 
 
 def _ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The results of a function in the order of its arguments, a few of which are worked on at a time."""
+    """Yields a function's results in the order of its arguments, a few of which are computed concurrently."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         under_way: deque[Future[R]] = deque()
         for item in items:

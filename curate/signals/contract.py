@@ -182,12 +182,12 @@ class Scorer:
 
     @property
     def depends(self) -> Json:
-        """What its columns depend on, besides the folders that it reads."""
+        """Everything that its columns depend on, besides the folders that it reads."""
         own = {} if self.keys is None else self.kind.depends(self.keys)
         return {**own, **self.learned, **({"package": self.package} if self.package else {})}
 
     def settings(self) -> Json:
-        """What a worker needs to open the scorer, JSON-able."""
+        """The settings with which a worker opens the scorer, JSON-able."""
         return {
             "kind": self.kind.name,
             "keys": None if self.keys is None else self.keys.model_dump(mode="json"),

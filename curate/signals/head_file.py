@@ -138,15 +138,17 @@ def _chain(path: str, state: Mapping[str, Vectors], sha256: str) -> HeadFile:
         raise RecipeError(f"head {path} holds no linear layer")
     if len({re.sub(r"\d+", "0", name) for name in weights}) > 1:
         raise RecipeError(
-            f"head {path}: the order of its layers cannot be told from {', '.join(map(repr, weights[:4]))}; "
-            "save it with names that differ in their numbers alone"
+            f"head {path}: the order of its layers does not follow from {', '.join(map(repr, weights[:4]))}; "
+            "save it with names that differ only in their numbers"
         )
     layers = []
     for name in weights:
         weight = state[name]
         bias = state.get(biases[name])
         if weight.ndim != 2 or not weight.size or (bias is not None and bias.shape != weight.shape[:1]):
-            raise RecipeError(f"head {path}: {name!r} of shape {list(weight.shape)} is no linear layer's")
+            raise RecipeError(
+                f"head {path}: {name!r} of shape {list(weight.shape)} is not the weight of a linear layer"
+            )
         layers.append((weight, np.zeros(len(weight), np.float32) if bias is None else bias))
     for (before, after), name in zip(itertools.pairwise(layers), weights[1:], strict=True):
         if after[0].shape[1] != before[0].shape[0]:

@@ -127,8 +127,8 @@ def near(**keys: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "duplicates: `within` goes with by: phash, and only with it"),
-        ({"within": 6, "above": 0.9}, "duplicates: `above` goes with by: image_embedding, and only with it"),
+        ({}, "duplicates: by: phash needs `within`, and no other kind takes it"),
+        ({"within": 6, "above": 0.9}, "duplicates: by: image_embedding needs `above`, and no other kind takes it"),
         ({"within": 17}, "duplicates.within: Input should be less than or equal to 16"),
         ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits"),
     ],

@@ -101,7 +101,7 @@ def test_a_step_of_another_package_runs_to_report_and_explain(installed, recipe)
     assert missing.stderr.startswith("curate: unknown key 'keep_wide' in select step 'narrow'; did you mean 'keep_")
     unexplained = curate("explain", store.url, narrow["pair_id"].hex())
     assert unexplained.returncode == 2
-    assert "select step 'narrow' is of no kind that is installed here (keep_wide)" in unexplained.stderr
+    assert "select step 'narrow' needs a kind of step that is not installed here (keep_wide)" in unexplained.stderr
 
 
 def test_its_own_check_is_one_line(installed, recipe):

@@ -102,7 +102,7 @@ def test_refused_in_one_line_that_names_the_step(where):
         ({"keep_top": {"of": "caption", "fraction": 0.3}}, "keep_top.of: caption is string, not a number"),
         ({"keep_top": {"of": "decoded", "fraction": 0.3}}, "not a number"),
         ({"duplicates": {"by": "sha256", "prefer": "clip"}}, "duplicates.prefer: there is no column 'clip'"),
-        ({"duplicates": {"by": "sha256", "prefer": "source_boxes"}}, "without order"),
+        ({"duplicates": {"by": "sha256", "prefer": "source_boxes"}}, "which has no order"),
     ],
 )
 def test_columns_to_rank_by(kind, message):

@@ -1,1 +1,1 @@
-"""The kinds of duplicates, a file each, behind the contract in `curate.duplicates`."""
+"""The kinds of duplicates, one module each, behind the contract in `curate.duplicates`."""

@@ -18,10 +18,10 @@ from curate.store import Folder, Inputs, Json, Outputs
 
 
 class ImageEmbeddingKeys(Keys):
-    """How near is too near."""
+    """The key of a step that drops near embeddings."""
 
     above: Annotated[float, Field(gt=0, le=1)] = Field(
-        description="With image_embedding: the cosine from which two images are one."
+        description="With image_embedding: images with this cosine or more are duplicates."
     )
 
 
@@ -30,7 +30,8 @@ class CosineSearch(Keys):
 
     floor: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.9,
-        description="Near pairs are kept from this cosine upwards; a step's `above` may move freely over it.",
+        description="The search stores pairs with this cosine or more; `above` of a step may be changed down to this "
+        "floor without another search.",
     )
     tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
 
@@ -59,7 +60,7 @@ class ImageEmbedding(NearKind):
         """See `NearKind`."""
         if keys.above >= dedup.floor:
             return ""
-        return f"above {keys.above} lies under dedup.floor {dedup.floor}; lower dedup.floor"
+        return f"above {keys.above} is below dedup.floor {dedup.floor}; lower dedup.floor"
 
     def reads(self, models: Sequence[str]) -> list[str]:
         """See `NearKind`."""
@@ -82,7 +83,7 @@ class ImageEmbedding(NearKind):
 
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
-        # Not at import: a process that only reads a recipe has no use for torch.
+        # Imported here, as a process that only reads a recipe does not need torch.
         import torch
 
         from curate.dedup.search import near_pairs
@@ -90,7 +91,7 @@ class ImageEmbedding(NearKind):
 
         device = choose_device(settings["device"])
         torch.set_num_threads(settings["threads"])
-        # The margin of the search is that of true float32; TF32 would need one a thousand times as wide.
+        # The margin of the search is computed for float32; TF32 would need a margin a thousand times as wide.
         without_tf32()
 
         def search(inputs: Inputs, folder: Path, out: Outputs) -> Iterator[pa.Table]:

@@ -18,10 +18,10 @@ from curate.store import Folder, Inputs, Json, Outputs
 
 
 class PhashKeys(Keys):
-    """How near is too near."""
+    """The key of a step that drops near hashes."""
 
     within: Annotated[int, Field(ge=0, le=16)] = Field(
-        description="With phash: the differing bits, of 64, up to which two images are one."
+        description="With phash: images that differ in this many of 64 bits, or fewer, are duplicates."
     )
 
 
@@ -30,15 +30,15 @@ class HammingSearch(Keys):
 
     phash_bits: Annotated[int, Field(ge=0, le=16)] = Field(
         8,
-        description="Near pairs by phash are kept up to this many differing bits; a step's `within` may move freely "
-        "below it.",
+        description="The search stores pairs that differ in this many bits or fewer; `within` of a step may be changed "
+        "up to this number without another search.",
     )
 
 
 class Phash(NearKind):
     """All pairs of `phash` up to a number of differing bits (`curate.dedup.hamming`).
 
-    The similarity of two is the share of bits that are equal, which float64 holds exactly.
+    The similarity of two hashes is their share of equal bits, which float64 represents exactly.
     """
 
     name = "phash"

@@ -5,7 +5,7 @@ from curate.keys import Keys
 
 
 class Sha256(DuplicateKind):
-    """Equal digests of what was received; needs no search."""
+    """Equal digests of the received bytes; needs no search."""
 
     name = "sha256"
     about = "equal bytes"

@@ -1,1 +1,1 @@
-"""The kinds of steps, a file each, behind one contract."""
+"""The kinds of steps, one module each, behind one contract."""

@@ -1,4 +1,4 @@
-"""What a step kind is: the contract between a recipe, the funnel and the module of a step kind."""
+"""The contract of a step kind, between a recipe, the funnel and the kind's module."""
 
 # ruff: noqa: S608 - statements are put together from our own words and from conditions that were checked
 
@@ -16,18 +16,18 @@ from curate.select.survivors import Survivors
 K = TypeVar("K")
 
 Facts = dict[str, Any]
-"""What `funnel.json` holds of a step; JSON-able. `funnel.FACTS` names those that every step has."""
+"""The facts of a step in `funnel.json`; JSON-able. `funnel.FACTS` names those that every step has."""
 
 
 @dataclass(frozen=True)
 class Step(Generic[K]):
-    """A step of a funnel, as its kind sees it.
+    """A step of a funnel.
 
     Attributes:
         number: its place in the funnel, from 0.
-        name: the reason that its dropped pairs carry.
-        kind: what it is.
-        keys: what the recipe says under the kind's name.
+        name: the drop reason of the pairs that it drops.
+        kind: its kind.
+        keys: the value in the recipe under the kind's name.
         beside: the kind's further keys at the level of the step, with their values.
     """
 
@@ -38,7 +38,7 @@ class Step(Generic[K]):
     beside: Mapping[str, Any]
 
     def wrong(self, what: str) -> RecipeError:
-        """The error that something is wrong with this step."""
+        """An error about this step, in one line that names it."""
         return RecipeError(f"select step {self.name!r}: {what}")
 
     def column(self, key: str, name: str, columns: Mapping[str, pa.DataType]) -> pa.DataType:
@@ -50,12 +50,12 @@ class Step(Generic[K]):
 
 @dataclass(frozen=True)
 class Words:
-    """A decided step in words: one line each.
+    """The description of a decided step, each text on one line.
 
     Attributes:
-        says: what the step does, and where its threshold fell.
+        says: what the step does, with the threshold that it found.
         rule: what it drops, in Markdown (`code` for names and SQL), for the column `drops` of the dataset card.
-        without: what became of rows without a value; '' where there are none.
+        without: what happened to rows without a value; '' where there are none.
         is_code: whether `says` is SQL.
     """
 
@@ -66,15 +66,15 @@ class Words:
 
 
 class StepKind(ABC, Generic[K]):
-    """A kind of step: its recipe keys, what it reads of a row, how it decides, and its words.
+    """A kind of step: its recipe keys, the columns that it reads, its decision, and its description.
 
     A module of `curate.select.steps` offers one as `STEP`; another package brings one through an entry point of the
-    group `curate.steps`. What a step decides is a function of the rows alone: every order that it asks for is total.
+    group `curate.steps`. A step's decision depends on the rows alone, so every order that it uses has to be total.
 
     Attributes:
-        name: the key of a recipe's step that stands for it.
-        version: raised when it would decide otherwise on the same rows; it is part of select's fingerprint.
-        description: of that key, as docs/recipes.md has it.
+        name: the key by which a recipe's step requests it.
+        version: raised when it would decide differently on the same rows; part of select's fingerprint.
+        description: of that key, as in docs/recipes.md.
         beside: further keys at the level of the step: a type and a pydantic `Field` with a default for each.
     """
 
@@ -86,18 +86,18 @@ class StepKind(ABC, Generic[K]):
     @property
     @abstractmethod
     def keys(self) -> Any:
-        """The type of what the recipe says under the name: a model based on `curate.keys.Keys`, or a plain type."""
+        """The type of the value under the kind's name: a model based on `curate.keys.Keys`, or a plain type."""
 
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
-        """Checks what joins several steps, or a step and another section; called once for every recipe.
+        """Checks conditions between several steps, or between a step and another section; called once per recipe.
 
         Args:
-            steps: all of the recipe, of whatever kind (`curate.recipe.Step`); those of this kind have its name as an
-                attribute that is not None.
-            recipe: the whole of it (`curate.recipe.Recipe`).
+            steps: all steps of the recipe, of every kind (`curate.recipe.Step`); a step of this kind has an attribute
+                with the kind's name that is not None.
+            recipe: the whole recipe (`curate.recipe.Recipe`).
 
         Raises:
-            ValueError: in one line, which names the step.
+            ValueError: a condition does not hold; one line, which names the step.
         """
 
     def near(self, step: Step[K]) -> Sequence[str]:
@@ -119,7 +119,7 @@ class StepKind(ABC, Generic[K]):
         """Checks a step before the run, against the columns that the run will have.
 
         Raises:
-            RecipeError: in one line (`Step.wrong`).
+            RecipeError: the step cannot be computed on these columns; one line (`Step.wrong`).
         """
 
     @abstractmethod
@@ -131,33 +131,33 @@ class StepKind(ABC, Generic[K]):
         """Drops rows; returns the step's facts, without `seen` and `dropped`.
 
         Args:
-            step: the one that is decided.
+            step: the step to decide.
             steps: the whole funnel; those above it have been decided.
-            rows: what they left.
+            rows: the rows that those have not dropped.
         """
 
     @abstractmethod
     def words(self, step: Step[K], facts: Facts) -> Words:
-        """The decided step in words."""
+        """Describes a decided step."""
 
     @abstractmethod
     def of_pair(self, step: Step[K], facts: Facts, pair: pa.Table, reason: str | None) -> str:
-        """What a decided step says of one pair, in a few words, for `curate explain`.
+        """Describes in a few words what a decided step does with one pair, for `curate explain`.
 
         Args:
             step: of this kind.
-            facts: what `funnel.json` holds of it.
-            pair: one row with the columns of the run, as predicates see them.
+            facts: the step's facts in `funnel.json`.
+            pair: one row with the columns of the run, with their types in predicates.
             reason: the step that dropped the pair, or None.
         """
 
 
 class RowWise(StepKind[K]):
-    """A kind of step that looks at one row at a time; `decisions.reasons` names such steps also where another drops."""
+    """A kind of step that decides on each row by itself; `decisions.reasons` names each such step that drops a row."""
 
     @abstractmethod
     def condition(self, step: Step[K]) -> str:
-        """SQL over the columns of one row: TRUE drops it, NULL is no value and lets it pass."""
+        """SQL over the columns of one row: TRUE drops the row; NULL counts as missing and lets it pass."""
 
     def expressions(self, step: Step[K]) -> Sequence[str]:
         """See `StepKind`: the condition."""
@@ -175,7 +175,7 @@ class RowWise(StepKind[K]):
         """See `StepKind`."""
         del facts, reason
         with connect() as con:
-            # Only what it names: a source may have columns of types that DuckDB does not know.
+            # Only the columns that it names: a source may have columns of types that DuckDB does not know.
             named = pair.select(self.columns(step, pair.column_names))
             con.register("pairs", named.append_column("", pa.array([0])))
             ((drops,),) = con.execute(f"SELECT {self.condition(step)} FROM pairs").fetchall()
@@ -185,12 +185,12 @@ class RowWise(StepKind[K]):
 
 
 def code(text: str) -> str:
-    """Text as a Markdown code span of one line."""
+    """A Markdown code span of the text, on one line."""
     line = " ".join(text.split())
     # A code span that holds a backtick is fenced by two.
     return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 
 def without_value(nulls: int, rest: str) -> str:
-    """What becomes of rows without a value, such as `12 without a value drop`; '' where there are none."""
+    """A phrase about rows without a value, such as `12 without a value drop`; '' where there are none."""
     return f"{nulls:,} without a value {rest}" if nulls else ""

@@ -17,7 +17,7 @@ from curate.select.survivors import Survivors
 
 
 class _AnyDuplicates(Keys):
-    """What counts as the same, and which one stays."""
+    """Keys that say which pairs are duplicates, and which one of them stays."""
 
     by: str
     prefer: str = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
@@ -26,8 +26,8 @@ class _AnyDuplicates(Keys):
     def _keys_of_the_kind(self) -> Self:
         for key, kinds in _kinds_by_key().items():
             if (self.by in kinds) != (getattr(self, key) is not None):
-                raise ValueError(f"`{key}` goes with by: {' or '.join(kinds)}, and only with it")
-        # Raises what is out of a kind's bounds.
+                raise ValueError(f"by: {' or '.join(kinds)} needs `{key}`, and no other kind takes it")
+        # Raises where a key is out of its kind's bounds.
         _ = self.limits
         return self
 
@@ -43,7 +43,7 @@ class _AnyDuplicates(Keys):
 
 
 def _kinds_by_key() -> dict[str, list[str]]:
-    """By key, the names of the kinds of duplicates that have it."""
+    """Maps each key to the names of the kinds of duplicates that have it."""
     found: dict[str, list[str]] = {}
     for name, kind in KINDS.items():
         for key in kind.keys.model_fields:
@@ -66,15 +66,15 @@ def _keys() -> type[_AnyDuplicates]:
 if TYPE_CHECKING:
 
     class DuplicatesKeys(_AnyDuplicates):
-        """What the registry of kinds of duplicates makes of it."""
+        """The model that `_keys` makes from the registry of kinds of duplicates."""
 else:
     DuplicatesKeys = _keys()
 
 
 class Duplicates(StepKind[DuplicatesKeys]):
-    """The best of each set of duplicates stays (`curate.select.greedy`).
+    """Keeps the best of each set of duplicates (`curate.select.greedy`).
 
-    Steps that stand together and prefer the same column are decided as one, by the first of them.
+    Consecutive steps that prefer the same column are decided as one, by the first of them.
     """
 
     name = "duplicates"
@@ -82,7 +82,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
     keys = DuplicatesKeys
 
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
-        """See `StepKind`: duplicates come last, prefer one column, and ask for no pair that its search misses."""
+        """See `StepKind`: duplicates come last, prefer the same column, and need no pair that the search leaves out."""
         for step in steps:
             if step.duplicates and isinstance(kind := step.duplicates.kind, NearKind):
                 missed = kind.not_searched(step.duplicates.limits, recipe.dedup)
@@ -91,11 +91,11 @@ class Duplicates(StepKind[DuplicatesKeys]):
         first = next((step for step in steps if step.duplicates), None)
         if first is None:
             return
-        # A pair that is dropped as a duplicate names one that is kept: nothing after may drop that one.
+        # A pair that is dropped as a duplicate names a kept pair, which no later step may drop.
         for step in steps[steps.index(first) + 1 :]:
             if step.duplicates is None:
                 raise ValueError(
-                    f"select step {step.drop!r} stands after {first.drop!r}, which drops duplicates in favour of pairs "
+                    f"select step {step.drop!r} comes after {first.drop!r}, which drops duplicates in favour of pairs "
                     f"that {step.drop!r} may drop; put the steps with `duplicates` last"
                 )
             if step.duplicates.prefer != first.duplicates.prefer:
@@ -118,10 +118,10 @@ class Duplicates(StepKind[DuplicatesKeys]):
         """See `StepKind`: the preferred column has an order."""
         kind = step.column("duplicates.prefer", step.keys.prefer, columns)
         if pa.types.is_nested(kind):
-            raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, without order")
+            raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, which has no order")
 
     def expressions(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
-        """See `StepKind`: the preferred value, the digest, and whether there is what near images are compared by."""
+        """See `StepKind`: the preferred value, the digest, and whether the image can be compared with near ones."""
         kind = step.keys.kind
         return [quoted(step.keys.prefer), "sha256", *([_compared(kind)] if isinstance(kind, NearKind) else [])]
 
@@ -155,12 +155,12 @@ class Duplicates(StepKind[DuplicatesKeys]):
         return "drops it" if reason == step.name else "lets it pass"
 
     def _follows(self, number: int, steps: Sequence[Step[Any]]) -> bool:
-        """Whether the step above is of this kind, too, and ranks by the same column."""
+        """Whether the step above is also of this kind and ranks by the same column."""
         above = steps[number - 1] if number else None
         return above is not None and above.kind is self and above.keys.prefer == steps[number].keys.prefer
 
     def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[greedy.Reach]:
-        """The steps from this one on that are decided as one, with what they reach."""
+        """The reaches of this step and of those after it that are decided as one with it."""
         last = number
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
             last += 1
@@ -168,7 +168,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
 
 
 def _compared(kind: NearKind) -> str:
-    """Whether a pair's image can be compared, in SQL."""
+    """SQL for whether a pair's image can be compared."""
     return f"{quoted(kind.column)} IS NOT NULL"
 
 

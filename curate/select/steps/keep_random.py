@@ -1,4 +1,4 @@
-"""`keep_random`: keeps a draw by a keyed hash of the pair id."""
+"""`keep_random`: keeps a random draw of the pairs, by a keyed hash of the pair id."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from curate.select.survivors import Survivors
 
 
 class KeepRandomKeys(Keys):
-    """Which draw stays."""
+    """Keys of a random draw."""
 
     fraction: Fraction = Field(description="The chance of each pair to stay.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
@@ -25,7 +25,7 @@ class KeepRandomKeys(Keys):
 class KeepRandom(RowWise[KeepRandomKeys]):
     """A pair stays where the first 64 bits of sha256('<seed>:<pair_id>') are less than fraction × 2^64.
 
-    `pair_id` is 32 lower-case hex digits, so anybody can repeat the draw. What else is in the corpus does not matter.
+    `pair_id` is written as 32 lower-case hex digits. The draw depends on nothing else, so any tool can repeat it.
     """
 
     name = "keep_random"
@@ -43,7 +43,7 @@ class KeepRandom(RowWise[KeepRandomKeys]):
     def condition(self, step: Step[KeepRandomKeys]) -> str:
         """See `RowWise`."""
         bound = math.ceil(Decimal(repr(step.keys.fraction)) * 2**64)
-        # As HUGEINT, for a bound of 2^64.
+        # HUGEINT holds the bound 2^64, UBIGINT does not.
         return f"""('0x' || left(sha256('{step.keys.seed}:' || "pair_id"), 16))::UBIGINT >= {bound}::HUGEINT"""
 
     def decide(self, step: Step[KeepRandomKeys], steps: Sequence[Step[Any]], rows: Survivors) -> Facts:

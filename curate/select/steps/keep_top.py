@@ -17,14 +17,14 @@ from curate.select.survivors import Survivors
 
 
 class KeepTopKeys(Keys):
-    """Which part of the pairs stays."""
+    """Keys of a best fraction."""
 
     of: str = Field(description="A numeric column; the highest values stay.")
     fraction: Fraction = Field(description="The share that stays, of the pairs that have a value.")
 
 
 class KeepTop(StepKind[KeepTopKeys]):
-    """The best fraction by a column stays, ties by pair_id; a row without a value drops."""
+    """Keeps the best fraction by a column, with ties broken by pair_id, and drops rows without a value."""
 
     name = "keep_top"
     description = "Keep the best fraction by a column."
@@ -60,7 +60,7 @@ class KeepTop(StepKind[KeepTopKeys]):
         value, over = rows.column(quoted(step.keys.of)), step.beside["over"]
         keep = top(rows.count(f"{value} IS NOT NULL", pool=over == "pool"), step.keys.fraction)
         nulls = rows.count(f"{value} IS NULL")
-        # The last row to stay; without one, no row does.
+        # The last row that stays; where there is none, all rows are dropped.
         rows.do(
             f"""CREATE OR REPLACE TABLE edge AS SELECT {value} AS value, high, low
             FROM {"pairs" if over == "pool" else "alive"} WHERE before IS NULL AND {value} IS NOT NULL AND {keep} > 0
@@ -91,7 +91,7 @@ class KeepTop(StepKind[KeepTopKeys]):
 
 
 def top(values: int, fraction: float) -> int:
-    """How many of so many values stay: their fraction, as it is written, halves rounded up."""
+    """The number of values that stay: the fraction as written in decimal, times `values`, with halves rounded up."""
     return int((Decimal(repr(fraction)) * values).to_integral_value(ROUND_HALF_UP))
 
 

@@ -1,4 +1,4 @@
-"""Which step kinds there are, and what a funnel of them needs of its run."""
+"""The registry of step kinds; parses and checks the steps of a funnel, and names the columns that they read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def read(steps: Sequence[Mapping[str, Any]]) -> list[Step[Any]]:
     """A recipe's steps from their JSON, in which keys at their defaults may be missing.
 
     Raises:
-        UsageError: a step is of a kind that is not installed here.
+        UsageError: the kind of a step is not installed.
     """
     return [_read(number, step) for number, step in enumerate(steps)]
 
@@ -37,8 +37,8 @@ def _read(number: int, step: Mapping[str, Any]) -> Step[Any]:
             return Step(number, step["drop"], kind, keys, beside)
     named = ", ".join(sorted(name for name, value in step.items() if value is not None and name != "drop"))
     raise UsageError(
-        f"select step {step['drop']!r} is of no kind that is installed here ({named}); install the package that brings "
-        "it, on every machine"
+        f"select step {step['drop']!r} needs a kind of step that is not installed here ({named}); install the package "
+        "that brings it, on every machine"
     )
 
 
@@ -47,10 +47,10 @@ def check(steps: Sequence[Step[Any]], columns: Mapping[str, pa.DataType]) -> Non
 
     Args:
         steps: the funnel.
-        columns: the types in which predicates see them (`curate.columns.PairColumns.types`).
+        columns: their types in predicates (`curate.columns.PairColumns.types`).
 
     Raises:
-        RecipeError: the first thing that is wrong, in one line that names the step.
+        RecipeError: the first fault, in one line that names the step.
     """
     for step in steps:
         step.kind.check(step, columns)
@@ -62,9 +62,9 @@ def wanted(steps: Sequence[Step[Any]], columns: Sequence[str]) -> list[str]:
 
 
 def versions(steps: Sequence[Step[Any]]) -> Json:
-    """What a fingerprint holds of the kinds of some steps: nothing of our own kinds in their first version.
+    """The part of a fingerprint that depends on the steps' kinds, by kind.
 
-    By kind: our own one's version, or package and version of another package's.
+    A kind of this package contributes its version, unless that is 1; a kind of another package its package and version.
     """
     found: Json = {}
     for name in {step.kind.name for step in steps}:

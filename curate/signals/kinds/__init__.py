@@ -1,1 +1,1 @@
-"""The kinds of signals, a file each: the registry finds the `SIGNAL` of every module in this package."""
+"""The kinds of signals, one module each: the registry finds the `SIGNAL` of every module in this package."""

@@ -25,7 +25,7 @@ COLUMNS: Mapping[str, pa.DataType] = {
 """`chars` counts code points; `words` is described below; `letters` is the share of letters among the characters that
 are not white space, `digits` that of decimal digits among the same, `upper` that of capitals among letters,
 `repetition` that of words which occurred earlier in the caption, in whatever case. `repetition` is null where a caption
-has letters of `_LETTERS`: each of these counts as a word, and a repeated letter says nothing."""
+has letters of `_LETTERS`: each of these counts as a word, and repeated letters are no sign of repetition."""
 
 _LETTERS = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Ahom}]"
 _NUMBERS = "[๐-๙໐-໙០-៩၀-၉႐-႙]+"
