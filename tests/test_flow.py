@@ -200,7 +200,7 @@ def test_the_result_verifies_and_the_commands_answer(run, place, capsys):
     assert verify(run.store, deep=True) == []
     url = run.store.url
     assert main(["verify", url, "--deep"]) == 0
-    assert "everything is there" in capsys.readouterr().out
+    assert "no faults: the result is complete" in capsys.readouterr().out
     assert main(["status", url]) == 0
     said = capsys.readouterr().out
     assert f"of {PAIRS}" in said

@@ -1,1 +1,1 @@
-"""The commands, a file each: `main.py` reads the command line and calls them."""
+"""The commands, one module each: `main.py` reads the command line and calls them."""

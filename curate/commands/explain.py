@@ -18,7 +18,7 @@ from curate.store import WHOLE, Folder, Inputs, Json, Store, key
 
 
 def lines(store: Store, wanted: str, sample: float | None = None) -> Iterator[str]:
-    """Yields lines on the pair of an id, or on every pair of a URL: its source, its columns, each step's decision.
+    """Yields lines about the pair of an id, or about every pair of a URL: source, columns, each step's decision.
 
     Args:
         store: the run.

@@ -20,7 +20,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 def rows(plan: Folder, wanted: str) -> list[Place]:
     """Returns every row of the pair or the URL, part by part.
 
-    A URL is looked up in one part. A pair's id does not tell its part, so the whole plan is searched.
+    A URL is looked up in one part. A pair's id does not determine its part, so the whole plan is searched.
 
     Raises:
         UsageError: there is no such pair or URL, several pairs have this prefix, or `wanted` is neither id nor URL.
@@ -53,7 +53,7 @@ def _beginning(plan: Folder, prefix: str, parts: Sequence[int]) -> Iterator[tupl
     low, high = (pa.scalar(bytes.fromhex(prefix.ljust(32, digit))) for digit in "0f")
     for part in parts:
         ids = _ids(plan, "pair_id", part)
-        # All rows of one pair lie in one part, unless the source named pairs itself.
+        # Rows of one pair may be in several parts where the source gives the pair ids.
         for row in _where(pc.and_(pc.greater_equal(ids, low), pc.less_equal(ids, high))):
             yield (part, row), ids[row].as_py()
 

@@ -101,12 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_place(status)
     status.set_defaults(command=_status)
 
-    explain = commands.add_parser("explain", help="show everything that is known of a pair, and each step's decision")
+    explain = commands.add_parser("explain", help="show all columns of a pair, and each step's decision on it")
     _add_place(explain)
     explain.add_argument("pair", help="a pair id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
     explain.set_defaults(command=_explain)
 
-    verify = commands.add_parser("verify", help="check that a result is complete and adds up")
+    verify = commands.add_parser("verify", help="check that a result is complete and that its sums agree")
     verify.add_argument("--deep", action="store_true", help="also check every file of every pass")
     _add_place(verify)
     verify.set_defaults(command=_verify)
@@ -127,14 +127,14 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 def _share(text: str) -> float:
     share = float(text)
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share: write a number over 0 and up to 1, such as 0.01")
+        raise argparse.ArgumentTypeError(f"{text} is not a share: write a number above 0, at most 1, such as 0.01")
     return share
 
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
     if arguments.engine == "local":
         if arguments.address:
-            raise UsageError("--address goes with --engine ray")
+            raise UsageError("--address needs --engine ray")
         from curate.engine.local import LocalEngine
 
         return LocalEngine()
@@ -187,7 +187,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
     outcome = _drive(prepared, arguments, options)
     print(gained(prepared, options))
     if outcome.is_unchanged:
-        print(f"nothing changed: {store.url} stays as it was before this round")
+        print(f"nothing changed: the decisions and the result of {store.url} are those from before this round")
         return 0
     return _finish(outcome, options)
 
@@ -222,7 +222,7 @@ def _finish(outcome: "Outcome", options: Options) -> int:
     if outcome.funnel:
         print_funnel(console, outcome.funnel, outcome.evaluation)
     if outcome.missing:
-        print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from it (--allow-missing)")
+        print(f"{counted(len(outcome.missing), 'part is', 'parts are')} missing from the result (--allow-missing)")
     if outcome.result:
         print(f"result  {outcome.result}")
     if outcome.report:
@@ -249,7 +249,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from curate.prepare import prepare
 
     if arguments.pairs < 1:
-        raise UsageError(f"--pairs {arguments.pairs}: a demo needs one pair at least")
+        raise UsageError(f"--pairs {arguments.pairs}: a demo needs at least one pair")
     corpus = Corpus(arguments.seed, arguments.pairs, arguments.port)
     written = corpus.write(arguments.web)
     overrides = [
@@ -295,16 +295,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     if not problems:
-        print("everything is there and adds up")
+        print("no faults: the result is complete, and its sums agree")
         return 0
     print(counted(len(problems), "fault"))
     found = read_manifest(store, name)
     parts, names = fetched_again(found, problems), to_delete(found, problems)
-    print("to mend, delete these and run the recipe again:" if names else "to mend, run the recipe again")
+    print("to repair, delete these and run the recipe again:" if names else "to repair, run the recipe again")
     for deleted in names:
         print(f"  {store.path(deleted)}")
     if parts:
-        print(f"{counted(len(parts), 'part')} will be fetched again, and with other images come other decisions")
+        print(f"{counted(len(parts), 'part')} will be fetched again; where images have changed, decisions may change")
     return 1
 
 

@@ -1,8 +1,8 @@
-"""What to delete of a run so that the next `curate run` mends the faults that `verify` found: as little as possible.
+"""Names the least to delete from a run so that the next `curate run` repairs the faults that `verify` found.
 
-A unit whose marker is gone is computed again. Every pass but fetch computes the same bytes again, so that nothing else
-has to go. An image that is fetched again may be another one by now: then all that was computed from its part goes, too,
-and every decision, because thresholds and duplicates are taken over all parts.
+A unit without a marker is computed again. Every pass but fetch computes the same bytes again, so nothing else has to be
+deleted. An image that is fetched again may have changed: then everything computed from its part is deleted, too, and
+all decisions, because thresholds and duplicates depend on all parts.
 """
 
 from collections import defaultdict
@@ -12,13 +12,13 @@ from curate.commands.verify import Fault, Manifest
 from curate.store import WHOLE, Folder
 
 _MEASURED = ("pixels", "embed-", "signals-")
-"""The beginnings of the names of folders that hold what was measured of a part's images."""
+"""Short names, or their beginnings, of the folders that are computed from a part's images."""
 
 _DECIDED = ("dedup", "select", "pack", "report")
-"""Likewise of folders that depend on the images of all parts."""
+"""Short names, or their beginnings, of the folders that depend on the images of all parts."""
 
 ALL = None
-"""In place of a unit: the whole folder."""
+"""Stands for all units of a folder."""
 
 
 def to_delete(manifest: Manifest, faults: Sequence[Fault]) -> list[str]:
@@ -26,13 +26,13 @@ def to_delete(manifest: Manifest, faults: Sequence[Fault]) -> list[str]:
 
     Args:
         manifest: of the result that was checked.
-        faults: what `verify` found.
+        faults: those that `verify` found.
     """
     units: defaultdict[str, set[int | None]] = defaultdict(set)
     for fault in faults:
         for short, unit in fault.places:
             units[short].add(unit)
-            # These write all their parts in one go, which begins where the whole has no marker.
+            # One unit writes all parts of these passes; it starts again once the whole has no marker.
             if short in ("plan", "select") and unit is not ALL:
                 units[short].add(WHOLE)
     if fetched := fetched_again(manifest, faults):
@@ -46,7 +46,7 @@ def to_delete(manifest: Manifest, faults: Sequence[Fault]) -> list[str]:
 
 
 def fetched_again(manifest: Manifest, faults: Sequence[Fault]) -> list[int]:
-    """The parts whose images will be fetched again, ascending; samples are read again, and are the same."""
+    """The parts whose images will be fetched again, ascending; empty for samples, which give the same images again."""
     if manifest.of_samples:
         return []
     places = [place for fault in faults for place in fault.places]
@@ -55,7 +55,7 @@ def fetched_again(manifest: Manifest, faults: Sequence[Fault]) -> list[int]:
 
 def _names(folder: Folder, units: set[int | None]) -> Iterator[str]:
     if ALL not in units:
-        # A marker that is missing already needs no deleting.
+        # A missing marker need not be deleted.
         yield from (folder.marker_name(unit) for unit in units if unit is not ALL and folder.is_done(unit))
         return
     yield f"{folder.path}/"

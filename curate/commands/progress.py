@@ -10,7 +10,7 @@ from curate.runs.work import UnitResult
 from curate.store import key
 
 QUIET = 2.0
-"""Seconds that a work has to take to get a plain line at its end."""
+"""A work that took fewer seconds than this gets no plain line at its end."""
 
 EVERY = 10.0
 """Seconds between two plain lines of one work."""
@@ -36,7 +36,7 @@ class _Task:
 
 
 class PlainProgress:
-    """Prints a line every `EVERY` seconds of a work, at its end, and for failures. See `curate.runs.work.Watcher`."""
+    """Prints a line every `EVERY` seconds, at the end of a work, and for failures. See `curate.runs.work.Watcher`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -58,7 +58,7 @@ class PlainProgress:
             self._say(f"{name}: {task.before + task.done}/{task.total} {task.speed()}")
 
     def end(self, name: str) -> None:
-        """Prints what was done, unless nothing was or it took less than `QUIET` seconds."""
+        """Prints the number of done units, unless there are none or the work took less than `QUIET` seconds."""
         task = self._tasks[name]
         spent = time.monotonic() - task.begun
         if task.done and spent >= QUIET:
@@ -121,7 +121,7 @@ class BarProgress:
         self._bars.console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the bars as they stand."""
+        """Stops updating the bars; they stay visible."""
         self._bars.stop()
 
 

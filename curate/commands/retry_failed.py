@@ -1,4 +1,4 @@
-"""`curate retry-failed`: a further round for the images that were lost in ways that time may have healed."""
+"""`curate retry-failed`: fetches images again that failed with errors that may have passed, in a further round."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from curate.schema import ERROR_CLASSES
 from curate.store import Store
 
 _TRIED, _CAME = "retried:", "recovered:"
-"""Before a class, in the counts of a round's parts."""
+"""Prefixes of error classes in the counts of a round's parts."""
 
 
 def recipe_of(store: Store, overrides: Sequence[str]) -> Recipe:
     """The recipe that a run folder was last run with.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the folder holds no recipe.
     """
     if not store.exists(RECIPE):
-        raise UsageError(f"{store.url} holds no run: there is no {RECIPE} in it")
+        raise UsageError(f"{store.url} is not a Curate run: it has no {RECIPE}")
     return parse({**store.read_json(RECIPE), "output": store.url}, overrides)
 
 
@@ -40,16 +40,16 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
             raise UsageError(f"--class {name}: no such class{nearest(name, ERROR_CLASSES)}")
     if loaded.source.kind == "samples":
         raise UsageError(
-            f"{loaded.output}: its images were read from samples, not downloaded, and would be lost again the same "
-            "way; mend the tars or folders and run them into another output"
+            f"{loaded.output}: its images were read from samples, not downloaded, and would fail again in the same "
+            "way; repair the tars or folders and run them into another output"
         )
     prepared = prepare(loaded)
     layout = planned(prepared, options)
     fetches = list(layout.of("fetch").values()) if layout else []
     done = [fetch.folder.units() for fetch in fetches]
     if layout is None or not any(done):
-        raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; `curate run` it first")
-    # Parts that the round before lacks are none that this one could have.
+        raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; run it first (`curate run`)")
+    # A round can only cover the parts that the round before it has done.
     if len(fetches) > 1 and (
         unsettled(prepared, layout) or not done[-1].issuperset(done[-2].intersection(layout.parts))
     ):
@@ -57,7 +57,7 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
         unfinished = depends["classes"]
         if sorted(classes) != unfinished:
             raise UsageError(
-                f"round {depends['round']} is not finished; go on with it first: "
+                f"round {depends['round']} is not finished; continue it first: "
                 f"curate retry-failed {prepared.store.url} --class {','.join(unfinished)}"
             )
         return prepared
@@ -70,7 +70,7 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
 
 
 def gained(prepared: Prepared, options: Options) -> str:
-    """What the newest round brought back, in all and by class; in one line."""
+    """One line with the number of images that the newest round recovered, in total and by error class."""
     layout = planned(prepared, options)
     assert layout is not None
     newest, total = layout.passes["fetch"].folder, Counter[str]()
@@ -81,5 +81,5 @@ def gained(prepared: Prepared, options: Options) -> str:
         f"{name} {total[_CAME + name]:,} of {total[_TRIED + name]:,}"
         for name in sorted(classes, key=lambda name: (-total[_TRIED + name], name))
     ]
-    said = f"{counted(total['retried'], 'image')} tried again, {total['recovered']:,} came back"
+    said = f"{counted(total['retried'], 'image')} tried again, {total['recovered']:,} recovered"
     return ": ".join([said, *([", ".join(by_class)] if by_class else [])])

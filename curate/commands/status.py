@@ -1,4 +1,4 @@
-"""`curate status`: prints what is done in a run folder, from its markers; works while the run goes on."""
+"""`curate status`: prints the state of a run's folders, from its markers; also works during the run."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from curate.store import WHOLE, Folder, Json, Store, key
 
 
 def lines(store: Store, sample: float | None) -> Iterator[str]:
-    """Yields lines on every pass folder, and the funnel of the newest decisions of the run or the sample.
+    """Yields lines about every pass folder, and the funnel of the newest decisions of the run or the sample.
 
     Raises:
         StoreError: there is no run.
@@ -40,7 +40,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
         if identity and folder.path in others:
             state += "  (of another source)"
         elif folder.path in fruitless:
-            state += "  (a round that brought nothing back)"
+            state += "  (a round that recovered no image)"
         elif decided and folder.path not in current:
             state += "  (of another recipe or sample)"
         yield f"{folder.path:<{width}}  {state}"
@@ -62,7 +62,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
 
 
 def _result(store: Store, sample: float | None, decided: Json) -> str:
-    """The path or URL of the result, and whether it is that of the newest decisions."""
+    """The path or URL of the result, with notes where parts are missing or the decisions are newer."""
     if not store.exists(manifest_name(sample)):
         return "none"
     manifest = store.read_json(manifest_name(sample))

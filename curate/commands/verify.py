@@ -1,6 +1,6 @@
-"""Whether a finished result is whole: every file, every row and every sum, against its decisions.
+"""`curate verify`: checks a finished result; compares every file, row and sum with the decisions.
 
-Nothing is repaired. Memory is bounded by a part and a shard; the ids of kept pairs are spilled to local disk.
+It repairs nothing. It holds a part and a shard in memory; the ids of kept pairs are written to the local disk.
 """
 
 import contextlib
@@ -25,24 +25,24 @@ from curate.scratch import scratch
 from curate.store import WHOLE, FileInfo, Folder, Store, key
 
 _UNREADABLE = (OSError, EOFError, pa.ArrowException, BrokenResult, KeyError, ValueError, tarfile.TarError)
-"""What reading a damaged file raises, by its kind."""
+"""The exceptions that reading a damaged file can raise."""
 
 _BY_PART = ("plan", "fetch", "pixels", "embed-", "signals-", "select")
-"""Folders, or the beginnings of their names, that hold every part."""
+"""Short names, or their beginnings, of the folders that have a unit for every part."""
 
 
 class Fault(str):
-    """A fault in one line that knows where it is.
+    """A fault: one line of text, and the places that may be damaged.
 
     Attributes:
-        places: the short names of the folders in which it may be, each with its unit; None for the whole folder.
+        places: (short name of a folder, unit); unit None for the whole folder.
     """
 
     __slots__ = ("places",)
     places: Sequence[tuple[str, int | None]]
 
     def __new__(cls, line: str, *places: tuple[str, int | None]) -> Self:
-        """The line with its places."""
+        """Returns the line with its places."""
         fault = super().__new__(cls, line)
         fault.places = places
         return fault
@@ -50,20 +50,20 @@ class Fault(str):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished run says of itself.
+    """The manifest of a finished run.
 
     Args:
         folders: every pass folder by its short name.
         pack: the result's folder in the store.
-        n_parts: how many parts the run was planned in.
+        n_parts: the number of parts of the plan.
         parts: the parts that the result covers, ascending.
         missing: the parts that it lacks.
-        layouts: in which the result is written.
+        layouts: the layouts of the result.
         shard_size: samples of every shard but the last.
-        samples: those of all shards.
+        samples: samples of all shards.
         embeddings: the columns of the result's embeddings.
         result: every file of the result by its name in `pack`.
-        has_uid: whether the source names its pairs itself.
+        has_uid: whether the source gives the pair ids.
         of_samples: whether images are read from samples, and not downloaded.
     """
 
@@ -84,22 +84,23 @@ class Manifest:
 def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[Fault]:
     """Checks a finished result.
 
-    Of the result: every file's bytes and digest; shards without gaps, full but for the last; keys unique; row i of
-    the layouts' files the i-th kept pair of the decisions, and nothing besides. Of the decisions: every planned row
-    once, with a reason exactly where it is dropped, and planned = kept + dropped by reason, per part and in total.
+    The result: every file has the size and digest of the manifest; shards have no gaps, and all but the last are full;
+    keys are unique; row i of the layouts' files is the i-th kept pair of the decisions, and there are no other rows.
+    The decisions: they have every planned row once, with a reason exactly where the row is dropped, and planned =
+    kept + dropped by reason, per part and in total.
 
     Args:
         store: the run's folder.
         deep: also compare every file of every pass with its marker.
-        manifest: the name of the manifest to go by.
+        manifest: the name of the manifest's file.
 
     Returns:
         One line for each fault, naming the file; empty when there is none.
 
     Raises:
-        StoreError: there is no manifest, so no finished result.
+        StoreError: there is no manifest, and therefore no finished result.
         RecipeError: the result is in a layout that is not installed.
-        BrokenResult: the manifest itself cannot be read.
+        BrokenResult: the manifest cannot be read.
     """
     said = read_manifest(store, manifest)
     problems: list[Fault] = []
@@ -130,7 +131,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
     try:
         identity = store.read_json("run.json")
     except FileNotFoundError as error:
-        raise BrokenResult(f"{store.path('run.json')} is missing: the run is not known to be of any source") from error
+        raise BrokenResult(f"{store.path('run.json')} is missing: the source of the run is unknown") from error
     try:
         pack, missing, parts = str(stored["pack"]), sorted(stored["missing_parts"]), stored["parts"]
         covered = range(parts) if isinstance(parts, int) else sorted(parts)
@@ -150,7 +151,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
             identity["columns"].get("kind") == "samples",
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenResult(f"{store.path(name)} is not a manifest of this program: {error!r}") from error
+        raise BrokenResult(f"{store.path(name)} is not a manifest of this version of Curate: {error!r}") from error
 
 
 # The decisions -----------------------------------------------------------------------------------------------
@@ -191,29 +192,29 @@ def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[Fault]) -> 
             found(f"{name}: {fault}", None)
         reasons = Counter(decided["reason"].filter(pc.invert(decided["kept"])).to_pylist())
         if part in summary and summary[part] != (len(rows), len(decided) - reasons.total()):
-            found(f"{name}: parts.parquet counts planned, kept {summary[part]}, which these rows do not", None)
+            found(f"{name}: the rows differ from parts.parquet's counts (planned, kept) {summary[part]}", None)
         planned += len(rows)
         counted += reasons
         kept.write(b"".join(decided["pair_id"].filter(decided["kept"]).to_pylist()))
     if complete:
         for fault in _sum_faults(said, planned, counted):
-            # What was planned in all stands in the marker of the plan's whole.
+            # The marker of the plan's whole has the total of planned rows.
             found(fault, None, ("plan", WHOLE))
     return complete
 
 
 def _decision_faults(rows: pa.Table, decided: pa.Table, *, has_uid: bool) -> Iterator[str]:
     if not rows["pair_id"].equals(decided["pair_id"]):
-        yield "do not stand row for row with plan"
+        yield "its rows are not those of the plan, in their order"
         return
     if not decided["kept"].equals(pc.is_null(decided["reason"])):
         yield "a kept row has a reason, or a dropped one has none"
     repeated = pc.fill_null(pc.equal(decided["reason"], REPEATED), fill_value=False)
-    # Of rows that share a uid and have different URLs, select says which ones are repeated.
+    # Where rows share a uid and have different URLs, select decides which ones are repeated.
     differs = pc.and_not(rows["repeated"], repeated) if has_uid else pc.xor(rows["repeated"], repeated)
     sampled = pc.fill_null(pc.not_equal(decided["reason"], NOT_SAMPLED), fill_value=True)
     if pc.any(pc.and_(differs, sampled)).as_py():
-        yield "`repeated` is not what plan says"
+        yield "`repeated` differs from the plan"
 
 
 def _sum_faults(said: Manifest, planned: int, dropped: Counter[str | None]) -> Iterator[str]:
@@ -237,7 +238,7 @@ def _sum_faults(said: Manifest, planned: int, dropped: Counter[str | None]) -> I
 
 
 def _ids(spill: Path) -> npt.NDArray[Any]:
-    """The kept pairs' ids, mapped; as fixed bytes, so that they compare as they stand."""
+    """The ids of the kept pairs, mapped from the file, as fixed-size bytes that NumPy can compare."""
     if not spill.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype="S16")
     return np.memmap(spill, dtype="S16", mode="r+")
@@ -259,8 +260,8 @@ def _repeated(spill: Path) -> list[str]:
 
 
 def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | None, problems: list[Fault]) -> None:
-    """Checks every file of the result; against the kept pairs where those are known."""
-    # Numbered by the decisions, so that a gap, a lost or a further shard shows.
+    """Checks every file of the result, and compares the rows with the kept pairs where those are known."""
+    # The decisions give the number of shards, so that a gap, a missing or an extra shard is found.
     samples, full = manifest.samples if kept is None else len(kept), manifest.shard_size
     packed = Packed([min(full, samples - start) for start in range(0, samples, full)], manifest.embeddings)
     files = _ResultFiles(store, manifest, problems)
@@ -314,7 +315,7 @@ class _ResultFiles:
 
 
 def _units_of_files(folder: Folder) -> Iterator[tuple[str, int]]:
-    """Every file of a folder, by its name there, with the unit that wrote it, as far as markers can be read."""
+    """Yields every file of a folder with the unit that wrote it, from the markers that can be read."""
     for unit in folder.units():
         with contextlib.suppress(*_UNREADABLE, TypeError):
             yield from ((info.name, unit) for info in folder.marker(unit).files.values())
@@ -329,7 +330,7 @@ def _hex(ids: npt.NDArray[Any]) -> list[str]:
 
 
 def _marker_faults(store: Store, said: Manifest) -> Iterator[Fault]:
-    """Compares every file of every pass but the result's with its marker."""
+    """Compares every file of every pass, except the result's, with its marker."""
     for short, folder in said.folders.items():
         if folder.path == said.pack:
             continue
@@ -361,7 +362,7 @@ def _fault(opened: IO[bytes], info: FileInfo) -> str | None:
         size += len(block)
     if size != info.bytes:
         return f"has {size} bytes, not {info.bytes}"
-    return None if digest.hexdigest() == info.sha256 else "its bytes are not those that were written (sha256 differs)"
+    return None if digest.hexdigest() == info.sha256 else "its bytes changed after they were written (sha256 differs)"
 
 
 def _line(error: BaseException) -> str:

@@ -1,1 +1,1 @@
-"""The result: kept pairs as shards in every layout that the recipe names, and a card that says what they are."""
+"""The result: writes the kept pairs as shards, in every layout that the recipe names, and a card about them."""

@@ -16,8 +16,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """Returns the worker that writes the card.
 
     Args:
-        settings: those of the pack pass, `recipe` (the recipe without paths) and `facts` (by model, the first model
-            first: name, digest of the weights, …).
+        settings: those of the pack pass; `recipe`: the recipe without paths; `facts`: by model, the first model first,
+            its name, the digest of its weights, ….
     """
     recipe, facts = settings["recipe"], settings["facts"]
     chosen = Settings.of(settings)
@@ -92,7 +92,7 @@ def card(
 
 
 def _metadata(descriptions: Sequence[Description]) -> list[str]:
-    """The YAML block that Hugging Face's `load_dataset` reads; without it, it would take the tables for the data."""
+    """The YAML block for Hugging Face's `load_dataset`, which would load the tables as the data without it."""
     data_files = next((described.data_files for described in descriptions if described.data_files), "")
     return ["---", "configs:", "- config_name: default", f"  data_files: {data_files}", "---", ""] if data_files else []
 
@@ -101,8 +101,8 @@ def _origin(source: Mapping[str, Any], *, has_captions: bool) -> str:
     what = "Images and captions" if has_captions else "Images"
     if source.get("kind") == "samples":
         return (
-            f"{what} were read from samples that were there already and belong to their owners; each "
-            "sample carries the URL that it had, or else the name of its place (`sample:…`)."
+            f"{what} were read from existing samples and belong to their owners; each sample carries the URL that its "
+            "json gave, or else a name made of its tar or folder and its key (`sample:…`)."
         )
     return f"{what} were collected from public URLs and belong to their owners; each sample carries its URL."
 
@@ -166,7 +166,7 @@ def _code(value: object) -> str:
 
 
 def _cell(value: object) -> str:
-    """Text on one line that does not end a table cell."""
+    """Returns a value as text for a table cell: on one line, with `|` escaped."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""The pass `pack`: a unit for each shard of the result, then one for the card and files about all shards."""
+"""The pass `pack`: one unit for each shard of the result, then one for the card and the files about all shards."""
 
 import os
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ def _settings(prepared: Prepared) -> Json:
 
 
 def _placeless(model: Json) -> Json:
-    """Returns a model's keys, of a path only the last component: the same files elsewhere are the same model.
+    """Returns a model's keys with paths cut to their last component: the same files elsewhere are the same model.
 
     Names on the hub stay whole.
     """

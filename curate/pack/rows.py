@@ -23,7 +23,7 @@ class Settings:
     Args:
         shard_size: samples in every shard but the last.
         layouts: the names of the layouts to write.
-        columns: those of a pair of the run.
+        columns: the columns of a pair of the run.
     """
 
     shard_size: int
@@ -32,7 +32,7 @@ class Settings:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """From a pass's settings: `shard_size`, `layouts`, `columns` (`PairColumns.to_json`)."""
+        """Reads a pass's settings: `shard_size`, `layouts`, `columns` (`PairColumns.to_json`)."""
         return cls(settings["shard_size"], settings["layouts"], PairColumns.from_json(settings))
 
 

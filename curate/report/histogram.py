@@ -53,7 +53,7 @@ class Histogram:
         self.counts += flat.reshape(self.counts.shape)
 
     def quantile(self, share: float, stack: int | None = None) -> float | None:
-        """The value below which this share of the pairs lies, to within FINE; None where there are none."""
+        """The value that this share of the pairs is below, to within FINE; None where there are no pairs."""
         counts = self.counts.sum(axis=0) if stack is None else self.counts[stack]
         total = int(counts.sum())
         if not total:
@@ -112,7 +112,7 @@ def draw(histogram: Histogram, names: Sequence[str], thresholds: Sequence[float]
     marked = [int(_bin(np.float64(line))) for line in thresholds]
     first, last = min([int(used[0]), *marked]), max([int(used[-1]), *marked]) + 1
     merged = next(round(step / FINE) for step in _STEPS if (last - first) * FINE / step <= BARS - 1)
-    # Bars are aligned to the threshold, so that no bar lies on both sides of it.
+    # Bars are aligned to the threshold, so that it never divides a bar.
     anchor = marked[0] if marked else _bin(np.float64(0))
     first -= int(first - anchor) % merged
     last += (first - last) % merged

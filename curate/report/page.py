@@ -52,7 +52,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the report needs besides the run's files.
+    """The inputs of the report besides the run's files.
 
     Attributes:
         title: the page's heading.

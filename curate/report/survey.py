@@ -77,7 +77,7 @@ class Copy:
 
 @dataclass
 class Survey:
-    """What `survey` collects.
+    """The result of `survey`.
 
     Attributes:
         kept: rows kept.
@@ -101,7 +101,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What is read of one part: decisions, similarities by model with NaN for null, failures of its images."""
+    """The data read from one part: decisions, similarities by model with NaN for null, failures of its images."""
 
     part: int
     decisions: pa.Table
@@ -112,7 +112,7 @@ class _Rows:
 def survey(
     inputs: Inputs, columns: PairColumns, models: Sequence[str], steps: Sequence[Mapping[str, Any]], examples: int
 ) -> Survey:
-    """Reads the parts of a run, in order, and returns what they add up to.
+    """Reads the parts of a run, in order, and returns their totals and the rows to show.
 
     The rows to show are a random sample that is the same every time: an image's part and its row in the part follow
     from hashes of its URL (and the recipe's seed), so the first rows of the first parts are a random sample.
@@ -125,7 +125,7 @@ def survey(
         examples: rows to show per reason.
 
     Raises:
-        BrokenResult: tables of a part do not fit together.
+        BrokenResult: tables of a part do not belong together.
     """
     totals = Survey(similarity={model: Histogram(3) for model in models if columns.scores(model, SIMILARITY)})
     by_name = {step["name"]: step for step in steps}

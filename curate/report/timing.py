@@ -1,4 +1,4 @@
-"""Reads what each pass did and how long it took from the markers of its units."""
+"""Reads the work and time of each pass from the markers of its units."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Runs: passes and their folders, units of work, retries, and the identity of a run. Names no single pass."""
+"""Runs: passes and their folders, units of work, retries, and the identity of a run. No module here names a pass."""

@@ -1,12 +1,12 @@
 """Runs works to completion: submits ready units to an engine, counts their starts, sets failing units aside.
 
 Several works run at once: a unit of a chained work starts as soon as the works before it have done the same unit. The
-module names no single pass.
+module does not name any pass.
 
 Every start is recorded in `attempts/` before the work begins. A start fails when it raises an exception, or when its
-worker dies while the driver lives. After two failed starts a unit is not started again but set aside, in `failed/`. A
-start that ended together with its driver or its machine says nothing about the unit, so a run may be killed and its
-nodes taken away; only after nine such starts the unit is set aside, too.
+worker dies while the driver is alive. After two failed starts a unit is set aside, in `failed/`, and not started again.
+A start that ended together with its driver or its machine does not count as failed, so a run may be killed and may lose
+its nodes; after nine such starts the unit is set aside, too.
 """
 
 import secrets
@@ -27,7 +27,7 @@ INTERRUPTED_STARTS = 9
 """Starts that ended together with their driver or machine, after which a unit is set aside."""
 
 NOTES = 10
-"""Notes of a work that is one whole unit: how many are printed. The report lists more, the unit's marker all."""
+"""Notes that are printed for a work of a single unit. The report lists more of them, the unit's marker all."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ def drive(
         for each work the units that are set aside, with the last line of their errors.
 
     Raises:
-        UsageError: a unit found the recipe or an input to be wrong.
+        UsageError: a unit found a fault in the recipe or an input.
         RunIncomplete: too many units were set aside, or `check` raised it.
     """
     session = secrets.token_hex(4)
@@ -195,7 +195,7 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         path = f"{state.work.ledger}/attempts/{key(unit)}.{len(state.starts[unit])}.json"
         state.work.store.put(path, canonical(outcome).encode())
     state.starts[unit][-1] = outcome
-    # The next start comes at once: where every part fails for one reason, the run stops before it has tried them all.
+    # The unit starts again at once: where all parts fail for one reason, the run stops before it has tried every part.
     state.pending.appendleft(unit)
 
 

@@ -14,7 +14,7 @@ _STEM = "decided"
 
 
 def begin(store: Store, sample: float | None) -> None:
-    """Creates the empty record of a sample, so that commands find the sample before anything is decided."""
+    """Creates the empty record of a sample, so that commands find the sample before its decisions are made."""
     if sample is not None:
         store.create(_name(sample), b"{}\n")
 

@@ -15,13 +15,13 @@ class Options:
     """Command-line options that are not part of a recipe.
 
     Args:
-        sample: run this share of the rows (`curate.runs.sample`) to a result of its own.
+        sample: run only this share of the rows (`curate.runs.sample`), which has a result of its own.
         until: the last pass to run.
         allow_missing: continue without the parts that are set aside.
         retry_parts: start parts again that an earlier run set aside.
         truth: a demo's truth table, from which the report counts right and wrong decisions.
         engine: the engine's name, for the report.
-        only_with_gain: go on only where the newest round of fetching brought images back.
+        only_with_gain: continue after fetch only where the newest round of fetching recovered images.
     """
 
     sample: float | None = None

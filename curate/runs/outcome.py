@@ -9,7 +9,7 @@ from curate.store import Json, Store, key
 
 @dataclass
 class Outcome:
-    """The outcome of a run; what belongs to a pass that was not reached is empty."""
+    """The outcome of a run; the fields of a pass that was not reached are empty."""
 
     store: Store
     missing: list[int] = field(default_factory=list)
@@ -18,9 +18,9 @@ class Outcome:
     report: str | None = None
     manifest: Json | None = None
     shortfall: str = ""
-    """Why there is no result although every pass before `pack` is done; else empty."""
+    """The reason why there is no result although every pass before `pack` is done; else empty."""
     is_unchanged: bool = False
-    """Whether the newest round of fetching brought no image back, so that later passes read the round before it."""
+    """Whether the newest round of fetching recovered no image, so that later passes read the round before it."""
 
     @property
     def result(self) -> str | None:

@@ -1,8 +1,9 @@
-"""Passes: how they are declared, and the folder that each gets by the fingerprint of what its content depends on.
+"""Passes: their declarations, and their folders, each named by a fingerprint of everything its content depends on.
 
-A room declares its passes (`Declaration`); `curate.layout` gives each its folder. The fingerprint covers name, version,
-what the content depends on (of a recipe's keys those that differ from their defaults, so that a release that adds a key
-changes no fingerprint) and the folders that the pass reads. It never covers paths, the engine or the number of workers.
+A room declares its passes (`Declaration`); `curate.layout` assigns their folders. The fingerprint covers the name, the
+version, the folders that the pass reads, and the recipe keys that its content depends on: those that differ from their
+defaults, so that a release that adds a key changes no fingerprint. It never covers paths, the engine or the number of
+workers.
 
 Settings that can change the last digits of a result, but nothing else in it (`Declaration.how`: threads, batch size),
 are not in the fingerprint either. `pass.json` records them at the first start of a pass; every later start uses them.
@@ -31,13 +32,13 @@ class Declaration:
         name: the short name by which others read it, unique in a run (`embed-l14`).
         stage: the value of `curate run --until` that includes it (`embed`).
         version: raised when the pass would write other content from the same inputs.
-        depends: what its content depends on besides what it reads; JSON-able, keys at their defaults left out.
+        depends: everything that its content depends on besides `reads`; JSON-able, without keys at their defaults.
         reads: short names of the passes whose content its own depends on.
         how: settings that may change last digits; those recorded at the pass's first start are used.
         by_part: a unit is a part; else the pass has units of its own, or only the whole.
         is_decided_on: whether `select` reads it.
         folder: the folder's name before the fingerprint; by default the short name.
-        is_result: the folder is given away, with nothing of the run's bookkeeping in it.
+        is_result: the folder is the result that users take away, so the run's bookkeeping is kept outside it.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Pass:
 
     @classmethod
     def of(cls, store: Store, declared: Declaration, reads: Iterable[Folder] = ()) -> "Pass":
-        """A pass, its folder named by the fingerprint of all that its content depends on."""
+        """A pass with its folder, whose name contains the fingerprint."""
         before = tuple(sorted(reads, key=lambda folder: folder.path))
         name = declared.folder or declared.name
         depends = {
@@ -114,7 +115,7 @@ class Layout:
         parts: the parts that the run covers.
         missing: parts that are set aside and left out by the global passes; they are not in `parts`.
         rows: rows of a part, on average.
-        sample: what `--sample` covers; None where all is covered.
+        sample: the sample of `--sample`; None where all rows are covered.
     """
 
     passes: Mapping[str, Pass]

@@ -2,7 +2,7 @@
 
 A round names the folder of the fetch that its chain began with. `rounds/0001.json`, … are created and never replaced,
 so that every later command sees the same chain. When a round has ended, `rounds/settled/0001.json` is created and
-records how many images came back; later passes do not read a round that brought none back.
+records the number of recovered images; later passes do not read a round that recovered none.
 """
 
 import json
@@ -23,7 +23,7 @@ class Round:
         base: the folder of the fetch that its chain began with.
         classes: the error classes that it fetches again, sorted.
         name: the name of its file.
-        recovered: images that came back; None before the round has ended.
+        recovered: the number of images that it fetched; None before the round has ended.
     """
 
     base: str
@@ -46,7 +46,7 @@ def record(store: Store, base: str, classes: Sequence[str]) -> Round:
     """Adds a round.
 
     Raises:
-        UsageError: another command added one at this moment.
+        UsageError: another command added a round at the same time.
     """
     added = Round(base, tuple(sorted(classes)), f"{len(store.names(_FOLDER)) + 1:04d}.json")
     name = f"{_FOLDER}/{added.name}"
@@ -56,19 +56,19 @@ def record(store: Store, base: str, classes: Sequence[str]) -> Round:
 
 
 def settle(store: Store, ended: Round, folder: str, recovered: int) -> None:
-    """Says of a round that it has ended, and what it brought back.
+    """Records that a round has ended, and the number of images that it recovered.
 
     Args:
         store: the run's root.
         ended: the round.
-        folder: where it lies.
-        recovered: images that came back.
+        folder: its folder.
+        recovered: the number of recovered images.
     """
     store.create(f"{_SETTLED}/{ended.name}", _text({"folder": folder, "recovered": recovered}))
 
 
 def without_gain(store: Store) -> set[str]:
-    """The folders of the rounds that brought nothing back."""
+    """The folders of the rounds that recovered no image."""
     return {str(content["folder"]) for content in _settled(store).values() if not content["recovered"]}
 
 

@@ -1,7 +1,7 @@
-"""Which parts and rows `--sample` covers: the first ones, to the row.
+"""Computes the parts and rows that `--sample` covers: the first ones, exact to the row.
 
-A row's part and its place there follow from a hash of its URL, so the first rows of the first parts are a random sample
-of the list.
+A hash of its URL decides a row's part and its place in the part, so the first rows of the first parts are a random
+sample of the list.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from curate.errors import counted
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sample covers.
+    """The parts and rows that a sample covers.
 
     Attributes:
-        parts: how many parts, the first ones.
+        parts: the number of covered parts, which are the first ones.
         n_parts: parts of the plan.
-        rows: how many rows.
+        rows: the number of covered rows.
         n_rows: rows of the plan.
-        last_rows: how many rows of the last of these parts, the first ones.
-        cuts: whether that part has more.
+        last_rows: the number of covered rows in the last covered part, which are the first ones.
+        cuts: whether that part has further rows.
     """
 
     parts: int
@@ -34,11 +34,11 @@ class Sample:
 
     @classmethod
     def of(cls, share: float, rows_of_parts: Sequence[int]) -> "Sample":
-        """The fewest parts whose rows reach the share of all rows (halves rounded up, one row at least).
+        """The sample with this share of all rows (halves rounded up, at least one row), over as few parts as possible.
 
         Args:
-            share: over 0 and up to 1.
-            rows_of_parts: of every part of the plan.
+            share: above 0 and at most 1.
+            rows_of_parts: the number of rows of every part of the plan.
         """
         n_rows = sum(rows_of_parts)
         rows = max(1, int((Decimal(repr(share)) * n_rows).to_integral_value(ROUND_HALF_UP)))
@@ -47,7 +47,7 @@ class Sample:
         return cls(last + 1, len(rows_of_parts), rows, n_rows, last_rows, cuts=up_to > rows)
 
     def __str__(self) -> str:
-        """In one line: how many rows and parts, and of how many."""
+        """One line with the numbers of covered rows and parts."""
         of_last = f", {counted(self.last_rows, 'row')} of the last" if self.cuts else ""
         return (
             f"the sample covers {self.rows:,} of {counted(self.n_rows, 'row')}, "

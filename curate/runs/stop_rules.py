@@ -14,10 +14,10 @@ _ERROR = "error:"
 _BUSY = "host_busy"
 
 _HINTS: Mapping[str, str] = {
-    "blocked_address": "Addresses of your own network are opened by fetch.allow, as address:port; run the recipe "
-    "again with it",
+    "blocked_address": "To open addresses of your own network, list them in fetch.allow as address:port and run the "
+    "recipe again",
 }
-"""By error class: what to change where most images failed with it and fetching them again would not help."""
+"""By error class: the remedy where most images failed with it and fetching them again would not help."""
 
 
 class MinSuccess:
@@ -60,10 +60,10 @@ class MinSuccess:
 
 
 def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) -> str:
-    """Returns one line that says why no pair was kept and what may help.
+    """Returns one line with the reason why no pair was kept, and a remedy.
 
     Args:
-        funnel: what select counted, as in `funnel.json`.
+        funnel: the content of `funnel.json`.
         fetch: the folder of images.
         parts: the parts that were decided on.
         again: the command that fetches lost images again; empty where they were not downloaded.
@@ -82,7 +82,7 @@ def nothing_kept(funnel: Json, fetch: Folder, parts: Sequence[int], again: str) 
 
 
 def _first_refusal(fetch: Folder, parts: Sequence[int]) -> str:
-    """Why hosts were skipped as `host_busy`: their most frequent failure before, else the most frequent error text."""
+    """The reason why hosts were skipped as `host_busy`: their most frequent other failure, else error text."""
     refusals, texts = Counter[str](), Counter[str]()
     for part in parts:
         images = fetch.table("images.parquet", part, ["host", "error_class", "error"])

@@ -8,7 +8,7 @@ from curate.runs.passes import Pass
 from curate.store import Inputs, Json, Outputs, Store
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
-"""What a room's opener returns: a function that processes one unit and fills the given outputs."""
+"""A function that processes one unit and fills the given outputs; a room's opener returns it."""
 
 AheadWorker = Callable[[int, Inputs, Mapping[str, Outputs], int | None], None]
 """A worker that reads ahead: its last argument is the unit that it will probably get next, or None. It may read the
@@ -27,7 +27,7 @@ class Work:
         outputs: the passes that it writes, by short name.
         inputs: the folders that it may read.
         units: the units to do, in order; those that are done are skipped.
-        rows: about how many rows a unit has, for the progress line.
+        rows: the approximate number of rows of a unit, for the progress line.
         after: names of works in the same `drive` whose same unit, or whose whole, must be done first.
         processes: the number of workers, at most.
         cpus: CPUs that a worker reserves (Ray).
@@ -108,7 +108,7 @@ class Watcher(Protocol):
         """A work starts: units in total, units already done, rows of a unit."""
 
     def advance(self, name: str, result: UnitResult) -> None:
-        """A unit came to an end."""
+        """A start of a unit has ended."""
 
     def end(self, name: str) -> None:
         """A work has no units left."""

@@ -102,7 +102,7 @@ def test_what_is_computed_again_is_the_same_and_nothing_else_has_to_go(run, caps
         expected += [folder.marker_name(WHOLE)] if short in ("plan", "select") else []
     names, advice = mended(store, command, capsys)
     assert names == sorted(expected)
-    heading = advice.index("to mend, delete these and run the recipe again:")
+    heading = advice.index("to repair, delete these and run the recipe again:")
     assert advice[heading - 1] == f"{heading - 1} faults"
     assert store.read_json("manifest.json") == before
     assert len(server.asked) == asked, "nothing was fetched again"
@@ -129,7 +129,7 @@ def test_what_is_fetched_again_takes_with_it_what_was_computed_of_it(run, capsys
         server.answers.clear()
         server.answers.update(kept)
     assert "1 fault" in advice
-    assert advice[-1] == "1 part will be fetched again, and with other images come other decisions"
+    assert advice[-1] == "1 part will be fetched again; where images have changed, decisions may change"
     by_part = ("fetch", "pixels", "embed-pocket", "signals-caption", "signals-concept_grey")
     whole = ("dedup-image_embedding", "select", "pack", "report")
     assert names == sorted(

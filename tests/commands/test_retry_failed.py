@@ -75,7 +75,7 @@ def test_a_round_heals_and_everything_after_follows(web, capsys):
     asked = len(server.asked)
     assert main([*again, "--class", "http_5xx,dns", "--until", "fetch"]) == 0
     assert len(server.asked) == asked + ROWS // 3
-    assert "10 images tried again, 10 came back: http_5xx 10 of 10\n" in capsys.readouterr().out
+    assert "10 images tried again, 10 recovered: http_5xx 10 of 10\n" in capsys.readouterr().out
     assert store.names("rounds") == ["0001.json"]
     (second,) = set(fetches(store)) - {first}
     assert classes(second) == ["None"] * ROWS
@@ -140,10 +140,10 @@ def test_a_round_says_what_it_brought_back_by_class(web, capsys):
     again = ["retry-failed", store.url, "--engine", "local", "--until", "fetch", "--class", "http_5xx,http_4xx"]
     capsys.readouterr()
     assert main(again) == 0
-    assert "12 images tried again, 0 came back: http_5xx 0 of 10, http_4xx 0 of 2\n" in capsys.readouterr().out
+    assert "12 images tried again, 0 recovered: http_5xx 0 of 10, http_4xx 0 of 2\n" in capsys.readouterr().out
     server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in (0, 1)}
     assert main(again) == 0
-    assert "12 images tried again, 2 came back: http_5xx 1 of 10, http_4xx 1 of 2\n" in capsys.readouterr().out
+    assert "12 images tried again, 2 recovered: http_5xx 1 of 10, http_4xx 1 of 2\n" in capsys.readouterr().out
 
 
 def snapshot(store):
@@ -163,16 +163,14 @@ def test_a_round_that_brings_nothing_back_changes_nothing(web, capsys):
     capsys.readouterr()
     assert main(again) == 0
     said = capsys.readouterr().out
-    assert "10 images tried again, 0 came back: http_5xx 0 of 10\n" in said
+    assert "10 images tried again, 0 recovered: http_5xx 0 of 10\n" in said
     assert f"nothing changed: {store.url}" in said
     assert snapshot(store) == before
     assert store.read_json("manifest.json")["folders"]["fetch"] == first.path
     (second,) = set(fetches(store)) - {first}
     assert main(["status", store.url]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in lines if "(" in line] == [
-        f"{second.path} 2 of 2 parts (a round that brought nothing back)"
-    ]
+    assert [line for line in lines if "(" in line] == [f"{second.path} 2 of 2 parts (a round that recovered no image)"]
     # Nor does it for a later command.
     asked = len(server.asked)
     assert main(run) == 0
@@ -185,7 +183,7 @@ def test_a_round_that_brings_nothing_back_changes_nothing(web, capsys):
     server.answers |= {"/0.jpg": ok(picture(0))}
     capsys.readouterr()
     assert main([*again, "--until", "fetch"]) == 0
-    assert "10 images tried again, 1 came back: http_5xx 1 of 10\n" in capsys.readouterr().out
+    assert "10 images tried again, 1 recovered: http_5xx 1 of 10\n" in capsys.readouterr().out
     (third,) = set(fetches(store)) - {first, second}
     assert store.read_json(f"{third.path}/pass.json")["upstream"] == sorted([first.path, plan_of(store)])
     assert main(run) == 0
@@ -237,7 +235,7 @@ def test_a_round_over_a_sample_that_brings_nothing_back(web, capsys):
     before = snapshot(store)
     capsys.readouterr()
     assert main(["retry-failed", store.url, "--engine", "local", "--sample", "0.5"]) == 0
-    assert "0 came back" in capsys.readouterr().out
+    assert "0 recovered" in capsys.readouterr().out
     assert snapshot(store) == before
     assert main(["run", str(recipe), "--engine", "local", "--until", "fetch"]) == 0
     (first,) = (folder for folder in fetches(store) if folder.path == fetch_of_sample(store))
@@ -288,7 +286,7 @@ def test_a_run_of_relative_paths_is_gone_on_with_from_any_folder(web, tmp_path, 
     server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
     assert main(["retry-failed", "../run", "--engine", "local", "--until", "fetch"]) == 0
     said = capsys.readouterr()
-    assert "10 images tried again, 10 came back" in said.out, said.err
+    assert "10 images tried again, 10 recovered" in said.out, said.err
     # A list by its relative and by its absolute path is one source, and every pass is found again.
     monkeypatch.chdir(tmp_path)
     again = ["run", str(recipe), "--dry-run", "--set", f"source.paths=['{tmp_path}/list.csv']", "--until", "fetch"]

@@ -80,7 +80,7 @@ def test_a_flipped_bit_and_a_lost_file_are_each_named_alone(copy: Path, name: st
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     (fault,) = verify(Store(str(copy)))
-    assert fault == f"{PACK}/{name}: its bytes are not those that were written (sha256 differs)"
+    assert fault == f"{PACK}/{name}: its bytes changed after they were written (sha256 differs)"
     path.write_bytes(data[:-1])
     (fault,) = verify(Store(str(copy)))
     assert fault == f"{PACK}/{name}: has {len(data) - 1} bytes, not {len(data)}"
@@ -175,7 +175,7 @@ def test_a_pair_that_was_packed_though_dropped_is_found(copy: Path, finished: Ma
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda table: table.slice(1), "do not stand row for row with plan"),
+        (lambda table: table.slice(1), "its rows are not those of the plan, in their order"),
         (
             lambda table: table.set_column(2, "reason", pa.array([None] * len(table), pa.string())),
             "or a dropped one has none",
@@ -237,7 +237,7 @@ def test_deep_also_reads_every_pass(copy: Path) -> None:
     (copy / "pixels-ffffffff/done/000001.json").unlink()
     assert verify(Store(str(copy))) == []
     assert verify(Store(str(copy)), deep=True) == [
-        f"{name}: its bytes are not those that were written (sha256 differs)",
+        f"{name}: its bytes changed after they were written (sha256 differs)",
         "pixels-ffffffff/done/000001.json: is missing",
     ]
 

@@ -1,1 +1,1 @@
-"""The result layouts, a file each: the file formats in which the kept pairs are written."""
+"""The result layouts, one module each: the file formats in which the kept pairs are written."""

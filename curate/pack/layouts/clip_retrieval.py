@@ -1,4 +1,4 @@
-"""clip-retrieval's embedding folder: embeddings as .npy files, and metadata as Parquet beside them, row for row."""
+"""clip-retrieval's embedding folder: embeddings as .npy files, and Parquet files with the metadata of the same rows."""
 
 import io
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ embeddings are rounded to float16; rounding changes the cosine by 0.001 at most.
 
 
 class ClipRetrieval(ResultLayout):
-    """For each model a folder that `clip-retrieval index` and `embedding_reader` read; a shard is a partition of it.
+    """Writes for each model a folder for `clip-retrieval index` and `embedding_reader`; a shard is a partition of it.
 
     Both tools pair the sorted .npy files of a folder with the sorted Parquet files of `metadata/`, row for row. Some
-    releases of embedding_reader search `img_emb**`, so a further model has its own folder instead of an
-    `img_emb_<model>` beside the first.
+    releases of embedding_reader search `img_emb**`, so every further model has its own folder instead of an
+    `img_emb_<model>` in the first model's folder.
     """
 
     name = "clip_retrieval"

@@ -28,7 +28,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Packed:
-    """What the whole result holds.
+    """The contents of the whole result.
 
     Args:
         sizes: pairs of each shard, in the order of the shards.
@@ -47,14 +47,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class Description:
-    """What the card says of a layout's files, in Markdown.
+    """The card's description of a layout's files, in Markdown.
 
     Args:
-        holds: what contains the pairs, such as `3 WebDataset shards`.
+        holds: a noun for the files that contain the pairs, such as `3 WebDataset shards`.
         files: lines of the section on files.
         reading: lines of the section on reading them: code blocks that run in the result's folder.
-        data_files: a glob of the files that Hugging Face's `load_dataset` is to read; '' where it cannot read them. Of
-            several layouts the first that names some is taken.
+        data_files: a glob of the files that Hugging Face's `load_dataset` is to read; '' where it cannot read them.
+            Where several layouts give one, the first counts.
     """
 
     holds: str
@@ -64,7 +64,7 @@ class Description:
 
 
 class LayoutFiles:
-    """Where a layout writes its files: names in the result's folder, each written once.
+    """Writes a layout's files into the result's folder, each name once.
 
     Args:
         outputs: the unit that the files belong to.
@@ -148,11 +148,11 @@ class ShardWriter(ABC):
 
 
 class ResultLayout(ABC):
-    """A result layout: the files that hold the kept pairs, what the card says of them, and how they are checked.
+    """A result layout: writes the files that hold the kept pairs, describes them for the card, and checks them.
 
     A module of `curate.pack.layouts` offers one as `LAYOUT` (or several, as a tuple); another package brings one
-    through an entry point of the group `curate.layouts`. Its files lie in folders of its own, and their bytes depend
-    on nothing but what its methods are given: no times, no hosts, no order of completion.
+    through an entry point of the group `curate.layouts`. Its files are in folders of its own. Their bytes depend only
+    on the arguments of its methods, not on times, hosts or the order of completion.
 
     Attributes:
         name: its name in `pack.layouts`: small letters, digits and underscores.
@@ -175,20 +175,20 @@ class ResultLayout(ABC):
         """
 
     def write_whole(self, packed: Packed, files: LayoutFiles) -> None:  # noqa: B027  (few layouts have such files)
-        """Writes the files that describe all shards; called once, when every shard is there."""
+        """Writes the files that describe all shards; called once, after every shard is written."""
 
     @abstractmethod
     def describe(self, packed: Packed) -> Description:
-        """Returns what the card says of its files."""
+        """Returns the card's description of its files."""
 
     @abstractmethod
     def check_shard(self, shard: int, expected: Sequence[str] | None, packed: Packed, files: CheckedFiles) -> None:
-        """Checks the files of one shard against each other and against the pairs that the shard has to hold.
+        """Compares the files of one shard with each other and with the pairs that the shard has to hold.
 
         Args:
             shard: its number.
             expected: the `key` of each pair, in order; None where the decisions cannot be read.
-            packed: what the whole result holds.
+            packed: the contents of the whole result.
             files: opens the files and takes the faults.
         """
 

@@ -1,4 +1,4 @@
-"""WebDataset shards with tables beside them, as img2dataset, webdataset, open_clip and DataComp's tools read them."""
+"""WebDataset shards with tables of the same rows, for img2dataset, webdataset, open_clip and DataComp's tools."""
 
 import io
 import itertools
@@ -43,7 +43,7 @@ _SAMPLES = ({"jpg", "json"}, {"png", "json"}, {"webp", "json"})
 
 
 class WebDataset(ResultLayout):
-    """For each shard a tar of samples and, beside it, a table of the same rows, their embeddings and counts."""
+    """Writes for each shard a tar of samples, a table of the same rows, a table of their embeddings, and counts."""
 
     name = "webdataset"
     takes_images = True
@@ -63,10 +63,7 @@ class WebDataset(ResultLayout):
         files = [
             "Row i of a shard's tables and sample i of its tar are the same pair, named by `key` (32 hex digits).",
             "",
-            (
-                f"- `shards/{{:08d}}.tar`: per sample an image (`jpg`, `png` or `webp`), {caption}what is known of it "
-                "(`json`)."
-            ),
+            (f"- `shards/{{:08d}}.tar`: per sample an image (`jpg`, `png` or `webp`), {caption}its metadata (`json`)."),
             "- `shards/{:08d}.parquet`: the same rows, with every score and signal.",
             f"- `embeddings/{{:08d}}.parquet`: {embeddings}; float16, of length 1.",
             "- `shards/sizes.json`: samples of each tar.",
@@ -112,12 +109,13 @@ class WebDataset(ResultLayout):
 
 
 class _TarWriter(ShardWriter):
-    """Writes a shard: its tar as images arrive, per sample image, json and txt by extension; then the other files.
+    """Writes a shard: first its tar, as images arrive, then the other files.
 
-    Without captions there is no txt, as img2dataset writes samples; open_clip passes over these.
+    The members of a sample are its image, json and txt, sorted by extension. Without captions there is no txt, as in
+    img2dataset's samples; open_clip skips such samples.
 
-    The members are plain USTAR with time 0, owner 0 and mode 644 (tarfile's own defaults), so that every
-    reader of tars reads them and equal samples give equal bytes.
+    The members are plain USTAR with time 0, owner 0 and mode 644 (tarfile's own defaults), so that every tar reader
+    can read them and equal samples give equal bytes.
     """
 
     def __init__(self, shard: int, path: Path) -> None:
@@ -176,7 +174,7 @@ def _stats(samples: int) -> dict[str, Any]:
 
 
 def _contents(rows: pa.Table) -> list[dict[str, Any]]:
-    """The content of each row's json, in this order of keys."""
+    """The content of each row's json, with a fixed order of keys."""
     scores = [name for name in rows.column_names if name.startswith("clip_similarity")]
     source = [name for name in rows.column_names if name.startswith("source_")]
     names = [*(name for name in _FIRST if name in rows.column_names), *scores, "status", *source]
