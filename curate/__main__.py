@@ -1,4 +1,4 @@
-"""`python -m curate`: the command line, where no script was put on the path."""
+"""`python -m curate`: the command line without the installed script."""
 
 import sys
 

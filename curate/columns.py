@@ -31,7 +31,7 @@ from curate.errors import BrokenResult, RecipeError
 from curate.store import Inputs, Json
 
 ROW, IMAGE, PAIR = "row", "image_id", "pair_id"
-"""What one row of a table stands for: a row of the plan, a distinct image of it, or a distinct pair of it."""
+"""The unit that one row of a table stands for: a row of the plan, a distinct image of it, or a distinct pair of it."""
 
 _PLAN = ("plan", "pairs.parquet", ROW)
 
@@ -40,7 +40,7 @@ _BEFORE = ("repeated", "status", "error_class", "decoded", "caption")
 _IDS = frozenset(field.name for field in schema.PLAN if field.type == schema.ID)
 
 _KEYS = {ROW: ("pair_id",), IMAGE: ("image_id",), PAIR: ("pair_id", "image_id", "repeated")}
-"""By what a row stands for: the columns of the plan that determine the order of such a table."""
+"""For tables by row, image and pair: the columns of the plan that determine their order."""
 
 _SCHEMA = "arrow:"
 """The prefix of a stored type that has no name of its own, such as a list."""
@@ -54,7 +54,7 @@ class Column:
         name: its name in predicates, the result, the report and `explain`.
         folder: the short name of the pass folder that holds it.
         file: the role of the Parquet file that holds it.
-        key: what a row of that file stands for: ROW, IMAGE or PAIR.
+        key: the unit that a row of that file stands for: ROW, IMAGE or PAIR.
         stored: its name in that file.
         type: its stored type; None where no predicate may name it: embeddings and decisions.
     """
@@ -211,7 +211,7 @@ def read(
         if not table[id_name].equals(order.ids):
             raise BrokenResult(f"{inputs[folder].path}: part {part}: {file} does not have the plan's rows")
         at = order.rows(chosen)
-        # Once, where a column has two names.
+        # A stored column with two names is read once.
         by_stored = {name: table[name] if at is None else table[name].take(at) for name in _stored(of)}
         found |= {column.name: by_stored[column.stored] for column in of}
     return pa.table({column.name: found[column.name] for column in wanted})

@@ -1,10 +1,10 @@
-"""Runs a recipe from its sources to a result: which pass follows which.
+"""Runs a recipe from its sources to a result; defines the order of the passes.
 
     sources ─plan→ parts ─fetch→ images ─embed→ embeddings ─signals→ columns ─select→ decisions ─pack→ shards ─→ report
                                                      └────dedup→ near pairs ──────┘
 
-The command line, the tests and `pipelines/` all call `run`. What a pass depends on, reads and does is declared in its
-room's `passes.py`.
+The command line, the tests and `pipelines/` all call `run`. Each room's `passes.py` declares what its passes depend on,
+read and do.
 """
 
 import json
@@ -35,10 +35,10 @@ from curate.store import WHOLE, key
 
 
 def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:
-    """Runs what is not done yet, up to the result or to `options.until`.
+    """Runs the passes that are not done yet, up to the result or to `options.until`.
 
     Raises:
-        UsageError: a pass found an input or the recipe to be wrong.
+        UsageError: a pass found a fault in an input or the recipe.
         RunIncomplete: parts are set aside, or too few images could be fetched.
     """
     store, limits = prepared.store, prepared.recipe.limits
@@ -47,7 +47,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     outcome = Outcome(store)
 
     def go(*works: Work, by_part: bool = False) -> None:
-        # The run can continue without some parts, so parts that were set aside stay so; without a whole it cannot.
+        # The run can continue without some parts, so these stay set aside; it cannot continue without a whole.
         forget = options.retry_parts or not by_part
         aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget, check=success)
         for work in works:
@@ -63,8 +63,8 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         watcher.tell(prepared.caution)
     if is_of_an_earlier_release(prepared):
         watcher.tell(f"{store.url} was started by an earlier release of curate: its passes are computed again, once")
-    # Before the folder is claimed: a fault inside a source shows here, and the corrected source is another one, which
-    # the same folder has to accept.
+    # The plan runs before the folder is claimed: it finds faults inside a source, and the corrected source has another
+    # identity, which the same folder has to accept.
     go(plan.work(prepared, lay_out(prepared, 1)))
     claim(store, prepared.identity, as_now)
     latest.begin(store, options.sample)
@@ -72,7 +72,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     layout = planned(prepared, options)
     assert layout is not None
     while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):
-        # By itself, as what follows is done only where it brings something back.
+        # The round runs by itself, as the passes after it run only where it recovers images.
         go(*fetch.works(prepared, layout), by_part=True)
         outcome.check_missing(layout, allowed=options.allow_missing)
         newest = layout.passes["fetch"]

@@ -29,8 +29,8 @@ class Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     HOW: ClassVar[frozenset[str]] = frozenset()
-    """Keys that set how work is done (speed, patience, machine) but not what it computes: they are in no fingerprint
-    and on no card."""
+    """Keys that set how work is done (speed, patience, machine) but not what it computes; fingerprints and cards leave
+    them out."""
 
     def with_absolute_paths(self) -> Self:
         """Returns a copy with local paths (`Place`, `OptionalPlace`, `Places`) made absolute, in nested keys, too."""

@@ -1,7 +1,7 @@
 """The folders of a run: collects the passes that every room declares, and gives each its folder.
 
-A pass's folder is named by the fingerprint of what its content depends on (`curate.runs.passes`), so an existing folder
-is reused, and a changed threshold makes new folders of select, pack and report only.
+A pass's folder is named by the fingerprint of everything its content depends on (`curate.runs.passes`), so an existing
+folder is reused, and a changed threshold makes new folders of select, pack and report only.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Checks a recipe, its sources, models and output before anything is written; returns what the checks found out."""
+"""Checks a recipe, its sources, models and output before anything is written; returns the results of the checks."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ _NO_CAPTIONS = "the source has no captions (source.caption: null, or lists of UR
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked recipe, with what the checks found out."""
+    """A checked recipe, with the results of the checks."""
 
     recipe: Recipe
     store: Store
@@ -48,14 +48,14 @@ class Prepared:
     blocked: str = ""
     rounds: tuple[Round, ...] = ()
     scorers: Sequence[Scorer] = ()
-    """The scorers of all signals, with what was learned from the files that they name."""
+    """The scorers of all signals, with the results of `Signal.learn`."""
     prompts: Mapping[str, Json] = field(default_factory=dict)
     """Texts that signals compare images with, by the texts' folder: `model`, `where`, `names`, `prompts`."""
     targets: Mapping[str, Json] = field(default_factory=dict)
     """Images that signals compare images with, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
     columns: PairColumns = field(default_factory=PairColumns)
     pixels: Sequence[PixelScorer] = ()
-    """The pixel scorers of other packages, with what was learned from the files that they name."""
+    """The pixel scorers of other packages, with the results of their `learn`."""
     caution: str = ""
     """A guarantee that the output's store does not give, in one line (`Store.check_writable`); else empty."""
     has_captions: bool = True
@@ -166,7 +166,7 @@ def _check_free(store: Store) -> None:
 
 
 def _learned(scorer: Scorer, facts: Mapping[str, ModelFacts], endpoint: str | None) -> Scorer:
-    """Returns the scorer with what its kind learns before the run (`Signal.learn`)."""
+    """Returns the scorer with the result of `Signal.learn`, which runs before the run."""
     if scorer.keys is None:
         return scorer
     shape = ModelShape(scorer.model or "", facts[scorer.model].embed_dim if scorer.model else 0)
@@ -174,7 +174,7 @@ def _learned(scorer: Scorer, facts: Mapping[str, ModelFacts], endpoint: str | No
 
 
 def _directions(requested: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str, Json], dict[str, Json]]:
-    """Returns what signals compare images with, by folder: prompts, and target images with their digests."""
+    """Returns the prompts, and the target images with their digests, that signals compare images with, by folder."""
     prompts: dict[str, Json] = {}
     targets: dict[str, Json] = {}
     for scorer in requested:
@@ -216,7 +216,7 @@ def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumn
     for step in steps_of(recipe):
         for name in step.kind.columns(step, known):
             if name not in columns.types():
-                preferred = "; `prefer` is that by default: name another column, such as width"
+                preferred = "; it is the default of `prefer`: name another column, such as width"
                 hint = preferred if name == schema.SIMILARITY else ""
                 raise step.wrong(f"{name} is computed from captions, and {_NO_CAPTIONS}{hint}")
     return columns
@@ -225,7 +225,8 @@ def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumn
 def columns_of(recipe: Recipe, plan: pa.Schema, *, has_captions: bool = True) -> PairColumns:
     """Returns the columns that every pair of a run of the recipe has.
 
-    Scorers are sorted by name: the order of signals in a recipe is not in a fingerprint, so it must not change bytes.
+    Scorers are sorted by name: no fingerprint covers the order of signals in a recipe, so the order must not change
+    bytes.
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
     requested = sorted(_scorers(recipe, has_captions=has_captions), key=lambda scorer: scorer.name)

@@ -1,6 +1,6 @@
 """The recipe file as frozen models: every key with its type, default and effect, here or in the plug-in that adds it.
 
-`docs/recipes.md` explains the same keys in prose; a test fails when one is missing there.
+`docs/recipes.md` explains the same keys in prose; a test fails when a key is missing there.
 """
 
 import re
@@ -24,7 +24,7 @@ from curate.store import absolute
 
 
 class Source(Keys):
-    """Lists of URLs, or images that are there already."""
+    """Lists of URLs, or existing images."""
 
     kind: Literal["urls", "samples"] = Field(
         "urls", description="`samples`: WebDataset tars and folders of images, which are read and not downloaded."
@@ -50,12 +50,12 @@ class Source(Keys):
     @model_validator(mode="after")
     def _keys_of_samples(self) -> "Source":
         if self.kind == "samples" and (isinstance(self.url, int) or isinstance(self.caption, int)):
-            raise ValueError("url and caption are keys of the samples' json; a number goes with kind: urls")
+            raise ValueError("url and caption are keys of the samples' json; numbers need kind: urls")
         return self
 
 
 class Fetch(Keys):
-    """How images are downloaded and stored."""
+    """Keys of downloading and storing images."""
 
     HOW = frozenset(
         {
@@ -181,7 +181,7 @@ class Model(Keys):
         return self
 
     def with_absolute_paths(self) -> Self:
-        """As in `Keys`; names on the hub, and names and tags of open_clip, are not taken for paths."""
+        """See `Keys`; names on the hub, and names and tags of open_clip, are not paths."""
         # Imported here: reading a recipe should not wait for open_clip; running one loads it anyway.
         from curate.embed.model.weights import HUB, WEIGHT_FILES, is_tag
 
@@ -196,7 +196,7 @@ class Model(Keys):
 
 
 class Embed(Keys):
-    """How embedding workers run and decode."""
+    """Keys of embedding workers and their decoding."""
 
     HOW = frozenset({"processes", "device", "decoders"})
 
@@ -270,7 +270,7 @@ else:
 
 
 class _AnyStep(Keys):
-    """One step of the funnel; it sees the pairs that the steps above it left."""
+    """One step of the funnel; it sees the pairs that no step above it has dropped."""
 
     drop: Name = Field(description="The step's name, and the drop reason of its pairs.")
 
@@ -282,7 +282,7 @@ class _AnyStep(Keys):
         for name, kind in STEPS.items():
             for key, (_, field) in kind.beside.items():
                 if name not in chosen and getattr(self, key) != field.default:
-                    raise ValueError(f"`{key}` goes with {name}")
+                    raise ValueError(f"`{key}` needs {name}")
         if self.drop in REASONS_BEFORE:
             raise ValueError(f"{self.drop!r} is a built-in reason; choose another name")
         return self
@@ -350,7 +350,7 @@ class Recipe(Keys):
     """A whole recipe."""
 
     version: Literal[1] = Field(description="The recipe format.")
-    source: Source = Field(description="Lists of URLs, or images that are there already.")
+    source: Source = Field(description="Lists of URLs, or existing images.")
     output: str = Field(description="The run's folder: a local path or s3://bucket/prefix.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of the hash that assigns images to parts.")
     part_size: Positive = Field(
@@ -365,7 +365,7 @@ class Recipe(Keys):
     )
     embed: Embed = Field(Embed(), description="How embedding workers run and decode.")
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
-    pixels: Pixels = Field(Pixels(), description="Columns that other packages measure of the pictures.")
+    pixels: Pixels = Field(Pixels(), description="Columns that scorers of other packages compute from the images.")
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
@@ -433,7 +433,7 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         message = _first_error(error, content)
-    # Outside `except`: as its cause, the error would keep the frames of the step kinds' checks alive, uncollected.
+    # Raised outside `except`: as its cause, the error would keep the frames of the step kinds' checks alive.
     raise RecipeError(message)
 
 

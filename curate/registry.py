@@ -22,7 +22,7 @@ from curate.errors import RecipeError, UsageError, nearest
 
 
 class Named(Protocol):
-    """A plug-in: whatever a registry holds."""
+    """A plug-in: an object that a registry can hold."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ _BROKEN = (
     TypeError,
     ValueError,
 )
-"""What importing a module of another package may raise: a fault of that package, not of this program."""
+"""The exceptions that importing a module of another package may raise: faults of that package, not of Curate."""
 
 
 class Registry(Mapping[str, T]):
@@ -54,7 +54,7 @@ class Registry(Mapping[str, T]):
     the order of package and entry point.
 
     Args:
-        kind: what a plug-in is called in messages, such as `list format`.
+        kind: the noun for a plug-in in messages, such as `list format`.
         of: the class of all its plug-ins.
         package: the dotted name of the package whose modules are searched; None for none.
         attribute: the module attribute that holds the plug-in, or a tuple of several; modules without it are skipped.
@@ -93,7 +93,7 @@ class Registry(Mapping[str, T]):
         return loaded[name][0]
 
     def origin(self, name: str) -> str:
-        """Where a plug-in comes from: the name of its module, or its package with version and entry point."""
+        """The origin of a plug-in: the name of its module, or its package with version and entry point."""
         return self._loaded()[name][1]
 
     def package(self, name: str) -> str | None:
@@ -106,7 +106,7 @@ class Registry(Mapping[str, T]):
 
         Args:
             thing: the plug-in, of the registry's class.
-            origin: where it comes from, for messages.
+            origin: its origin, for messages.
 
         Raises:
             UsageError: it is of another class, or its name is taken; the message names both origins.
@@ -149,7 +149,7 @@ def objects_of_entry_points(group: str, kind: str) -> Iterator[tuple[object, str
 
     Args:
         group: the entry-point group.
-        kind: what the entry points bring, for messages.
+        kind: the noun for the entry points' plug-ins, for messages.
 
     Raises:
         UsageError: an entry point cannot be loaded; the message names its package.

@@ -1,12 +1,11 @@
-"""Where files lie, local or remote: the only module that touches a file system.
+"""Reads and writes the files of a run, local or remote; no other module touches the file system of a run.
 
-`Store` is a root (a folder or an fsspec URL) with whole-file operations: a name either does not exist or
-holds all of its bytes. `Folder` is one pass's folder inside it, with its markers. `Inputs` and `Outputs`
-are what a pass is given: the committed files of the passes before it, and a place for its own.
+`Store` is a root (a folder or an fsspec URL) with whole-file operations: a name either does not exist or holds all of
+its bytes. `Folder` is the folder of one pass, with its markers. `Inputs` gives a pass the committed files of the passes
+before it; `Outputs` takes the files that it writes.
 
-A marker, `done/<unit>.json`, is written last and created, never replaced: the first one wins. Data files
-carry the attempt in their names and are found through the marker alone, so what a killed or late worker
-left behind is never read.
+A marker, `done/<unit>.json`, is written last. It is created and never replaced, so the first one wins. Data files have
+the attempt in their names and are found through the marker alone, so files of a killed or late worker are never read.
 """
 
 import contextlib
@@ -32,19 +31,19 @@ from curate.errors import BrokenResult, StoreError
 from curate.scratch import scratch
 
 WHOLE = -1
-"""The unit of a pass that is not done by parts, and of a pass's summary of all its parts."""
+"""The unit of a pass that does not work by parts, and of a pass's summary of all its parts."""
 
 Json = dict[str, Any]
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 _BESIDE = ".work"
-"""Ends the name of the folder beside a result that holds its bookkeeping."""
+"""The end of the name of the folder that holds a result's bookkeeping, next to the result."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A root under which names are read and put whole.
+    """A root folder or URL; files below it are read and written as a whole.
 
     Args:
         url: a local path, or any fsspec URL (`s3://bucket/run`).
@@ -67,24 +66,24 @@ class Store:
         return _filesystem(self.url, self.endpoint)
 
     def path(self, name: str = "") -> str:
-        """The full path or URL of a name, as other tools take it."""
+        """The full path or URL of a name, for other tools and for messages."""
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     @contextlib.contextmanager
     def accessible(self, doing: str = "read") -> Iterator[None]:
-        """For the time of the block, what the place says against it is a StoreError in one line."""
+        """Turns errors of the file system inside the block into a StoreError of one line."""
         try:
             yield
         except access_errors(self.url) as error:
             raise StoreError(f"{self.url} cannot be {doing}: {_one_line(error)}") from error
 
     def check_writable(self) -> str:
-        """Tries what a run does with a place: writes a small file, reads it back, creates it twice, deletes it.
+        """Tries the operations of a run: writes a small file, reads it back, creates it twice, deletes it.
 
         Returns:
-            what the place does not hold to, in one line: of two writers that create one name at the same time both may
-            win. One driver alone is safe there; several, or a worker that was given up and goes on, may each commit
-            a part, and passes that ran in between have read the other one's files. Empty where the first one wins.
+            A warning in one line where two writers that create the same name may both succeed; else ''. In such a
+            place a single driver is safe. Several drivers, or a worker that was replaced and still runs, may commit the
+            same part twice, and passes that ran in between have read the files of the first commit.
 
         Raises:
             StoreError: the place cannot be written, in one line.
@@ -94,10 +93,10 @@ class Store:
             self.put(name, b"curate")
             try:
                 if self.read(name) != b"curate":
-                    raise StoreError(f"{self.url}: what was written did not read back")
+                    raise StoreError(f"{self.url}: a file that was just written has other content when it is read")
                 self.delete(name)
                 if not self._create(name, b"first"):
-                    raise StoreError(f"{self.url}: what was deleted is still there")
+                    raise StoreError(f"{self.url}: a file that was just deleted still exists")
                 both_win = self._create(name, b"second")
             finally:
                 self.delete(name)
@@ -118,7 +117,7 @@ class Store:
             self.fs.pipe_file(self.path(name), data)
 
     def put_file(self, name: str, source: Path) -> None:
-        """Moves a local file here, whole. The source is gone afterwards where the store is local."""
+        """Writes a local file here as a whole. A local store moves the file, a remote one copies it."""
         if root := self.local_root:
             with _beside(root / name) as aside:
                 shutil.move(source, aside)
@@ -127,17 +126,17 @@ class Store:
             self.fs.put_file(str(source), self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a whole file unless the name exists; says whether this call made it.
+        """Writes a whole file unless the name exists; returns whether this call created it.
 
-        Atomic on local disks and on S3 servers that know If-None-Match; elsewhere two writers that meet
-        within one request may both believe that they were first, and the later content stands.
+        Atomic on local disks and on S3 servers that support If-None-Match. Elsewhere two writers that meet within one
+        request may both get True, and the later content remains.
         """
         if not self.local_root and self.exists(name):
             return False
         return self._create(name, data)
 
     def _create(self, name: str, data: bytes) -> bool:
-        """As `create`, leaving it to the store alone to say no to the second writer."""
+        """Does what `create` does, but relies on the store alone to refuse the second writer."""
         if root := self.local_root:
             with _beside(root / name) as aside:
                 aside.write_bytes(data)
@@ -149,14 +148,14 @@ class Store:
                     if error.errno not in _NO_LINKS:
                         raise
                     raise StoreError(
-                        f"{self.url} lies on a file system without hard links, by which a run commits its parts; "
-                        "choose an output on another one"
+                        f"{self.url} is on a file system without hard links, which a run needs to commit its parts; "
+                        "choose an output on another file system"
                     ) from error
                 return True
         try:
             self.fs.pipe_file(self.path(name), data, mode="create")
         except FileExistsError:
-            # A client that repeats a request whose answer was lost meets its own first success.
+            # The client may have repeated a request that had succeeded, but whose answer was lost.
             return self.read(name) == data
         return True
 
@@ -167,7 +166,7 @@ class Store:
         return bytes(self.fs.cat_file(self.path(name)))
 
     def read_json(self, name: str) -> Json:
-        """A file's content as JSON. Raises FileNotFoundError, BrokenResult."""
+        """The content of a JSON file, an object. Raises FileNotFoundError, BrokenResult."""
         try:
             loaded = json.loads(self.read(name))
         except ValueError as error:
@@ -177,7 +176,7 @@ class Store:
         return loaded
 
     def exists(self, name: str) -> bool:
-        """Whether a file of this name is there."""
+        """Whether a file of this name exists."""
         if root := self.local_root:
             return (root / name).is_file()
         return bool(self.fs.isfile(self.path(name)))
@@ -207,7 +206,7 @@ class Store:
         return [name for name, kind in self.entries().items() if kind == "directory"]
 
     def entries(self) -> dict[str, str]:
-        """What lies directly under the root, `file` or `directory` by name, sorted, from one listing."""
+        """The entries directly under the root, `file` or `directory` by name, sorted, from one listing."""
         try:
             if root := self.local_root:
                 found = {entry.name: "directory" if entry.is_dir() else "file" for entry in os.scandir(root)}
@@ -225,7 +224,7 @@ class Store:
 
         Args:
             name: the file; '' where the root is one.
-            block: bytes that are asked for at once where the store is remote; by default what fsspec takes.
+            block: bytes of one request where the store is remote; by default fsspec's.
         """
         if root := self.local_root:
             return (root / name).open("rb")
@@ -233,7 +232,7 @@ class Store:
         return opened
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """The bytes of a file from `start` up to `stop`; fewer where it ends before. Raises FileNotFoundError."""
+        """The bytes of a file from `start` up to `stop`; fewer where the file is shorter. Raises FileNotFoundError."""
         if root := self.local_root:
             with (root / name).open("rb") as opened:
                 opened.seek(start)
@@ -242,7 +241,7 @@ class Store:
 
     @contextlib.contextmanager
     def as_local(self, name: str) -> Iterator[Path]:
-        """The file as a local path: itself where the store is local, else a copy for the time being."""
+        """Gives the file as a local path: itself where the store is local, else a copy that is deleted afterwards."""
         if root := self.local_root:
             yield root / name
             return
@@ -254,7 +253,7 @@ class Store:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a marker says of one file: its name in the pass folder, its size, digest and rows."""
+    """A marker's entry for one file: its name in the pass folder, its size, digest and rows."""
 
     name: str
     bytes: int
@@ -264,7 +263,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Marker:
-    """What is known of a unit that is done."""
+    """The marker of a unit that is done."""
 
     unit: int
     attempt: str
@@ -291,9 +290,9 @@ class Folder:
 
     Args:
         store: the run's root.
-        name: the pass, with what tells it apart (`fetch`, `embed-l14`, `signals-caption`).
-        fingerprint: what the content depends on, as `curate.runs.passes.Pass.of` makes it.
-        is_result: the folder is given away and holds nothing of ours: the bookkeeping lies beside it.
+        name: the pass, with its model or scorer (`fetch`, `embed-l14`, `signals-caption`).
+        fingerprint: a digest of everything that the content depends on, made by `curate.runs.passes.Pass.of`.
+        is_result: the folder is the result that users take away; its bookkeeping is in a folder next to it.
     """
 
     store: Store
@@ -303,7 +302,7 @@ class Folder:
 
     @classmethod
     def at(cls, store: Store, path: str) -> "Folder":
-        """The folder of that path in a run, whatever pass wrote it."""
+        """The folder of that path in a run, of any pass."""
         name, _, fingerprint = path.rpartition("-")
         return cls(store, name, fingerprint, is_result=store.exists(f"{path}{_BESIDE}/pass.json"))
 
@@ -320,11 +319,11 @@ class Folder:
 
     @property
     def bookkeeping(self) -> str:
-        """The name of the folder with pass.json, done/, failed/ and attempts/: this one, or one beside a result."""
+        """The name of the folder with pass.json, done/, failed/ and attempts/: this one, or for a result the next."""
         return self.path + _BESIDE * self.is_result
 
     def described(self) -> Json:
-        """What pass.json says: name, version, params, upstream, how. Raises FileNotFoundError."""
+        """The content of pass.json: name, version, params, upstream, how. Raises FileNotFoundError."""
         return self.store.read_json(f"{self.bookkeeping}/pass.json")
 
     def marker_name(self, unit: int = WHOLE) -> str:
@@ -364,16 +363,16 @@ class Folder:
         return self.store.read_json(self.file(role, unit))
 
     def outputs(self, unit: int = WHOLE, attempt: str | None = None) -> "Outputs":
-        """A place for one attempt at a unit."""
+        """The outputs of one attempt at a unit."""
         return Outputs(self, unit, attempt or secrets.token_hex(4))
 
 
 @dataclass
 class Outputs:
-    """What one attempt at a unit writes; nothing of it is seen before `commit`.
+    """The files that one attempt at a unit writes; readers see none of them before `commit`.
 
-    Set `counts` (summed over units in the report) and append to `notes` (exceptions worth a line) before
-    the commit, which the runner does.
+    A worker sets `counts` (which the report sums over units) and appends to `notes` (a line for each exception); the
+    runner then commits.
     """
 
     folder: Folder
@@ -388,11 +387,11 @@ class Outputs:
         """Writes a file of this unit.
 
         Args:
-            role: by what name the next passes ask for it (`images.parquet`).
+            role: the name by which later passes read it (`images.parquet`).
             data: its bytes.
-            name: its name in the pass folder, for a result that others read; by default one that carries
-                unit and attempt. Only a pass whose bytes are a function of its inputs may fix the name.
-            rows: how many rows it has.
+            name: its name in the pass folder, for a result that users read; by default a name with unit and attempt.
+                Only a pass whose bytes depend on its inputs alone may give a name.
+            rows: the number of its rows.
         """
         name = name or self._name(role)
         self.folder.store.put(f"{self.folder.path}/{name}", data)
@@ -425,11 +424,11 @@ class Outputs:
         return f"{stem}/{key(self.unit)}.{self.attempt}.{extension}"
 
     def part(self, unit: int) -> "Outputs":
-        """A place for one part of a pass that runs as a whole; commit it before the whole."""
+        """The outputs of one part of a pass that runs as a whole; they have to be committed before the whole."""
         return Outputs(self.folder, unit, self.attempt)
 
     def commit(self) -> bool:
-        """Writes the marker; says whether it is this attempt's (False: another one was first)."""
+        """Writes the marker; returns whether it is this attempt's (False: another attempt was first)."""
         marker = Marker(
             self.unit,
             self.attempt,
@@ -444,7 +443,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a pass may read: the committed folders of the passes before it, by short name.
+    """The inputs of a pass: the committed folders of the passes before it, by short name.
 
     Args:
         folders: `plan`, `fetch`, `pixels`, `embed-<model>`, `signals-<scorer>`, `dedup`, …
@@ -460,7 +459,7 @@ class Inputs:
 
 
 def access_errors(url: str) -> tuple[type[Exception], ...]:
-    """What reading or writing a place may raise; S3 clients have errors of their own for credentials and hosts."""
+    """The exceptions that reading or writing a place may raise; S3 clients have their own for credentials and hosts."""
     if not url.startswith(("s3://", "s3a://")):
         return (OSError, ValueError, ImportError)
     from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
@@ -469,12 +468,12 @@ def access_errors(url: str) -> tuple[type[Exception], ...]:
 
 
 def absolute(path: str) -> str:
-    """A path that means the same from every folder: a local one made absolute, a URL as it is."""
+    """A path that does not depend on the current folder: a local one is made absolute, a URL is unchanged."""
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100 - pathlib's resolve() follows links
 
 
 def key(unit: int) -> str:
-    """How a unit is written in names: six digits at least, `all` for the whole."""
+    """The form of a unit in names: at least six digits, `all` for the whole."""
     return "all" if unit == WHOLE else f"{unit:06d}"
 
 
@@ -494,7 +493,7 @@ def _unit(name: str) -> int:
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A hidden name in the target's folder, removed at the end if it is still there."""
+    """Gives a hidden name in the target's folder; a file of that name is removed at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:

@@ -163,7 +163,7 @@ TXT = "http://host.example/1.jpg\nhttp://host.example/2.jpg\n"
         ),
         (
             {"select": [{"drop": "x", "duplicates": {"by": "sha256"}}]},
-            "select step 'x': clip_similarity is computed from captions, .*; `prefer` is that by default: name another",
+            "select step 'x': clip_similarity is computed from captions, .*; it is the default of `prefer`: name",
         ),
         ({"signals": {"phrases": {"x": {"phrases": ["logo"]}}}}, "signals.phrases.x reads captions, and the source"),
         ({"models": {"pocket": {"name": "pocket", "mirror": True}}}, "models.pocket.mirror scores captions"),

@@ -92,11 +92,11 @@ def test_every_key_is_documented_with_its_default():
         (with_(select=[{"drop": "a", "where": "x"}] * 2), "recipe: select: two steps are named 'a'"),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding", "above": 0.5}}]),
-            "recipe: select step 'a': above 0.5 lies under dedup.floor 0.9; lower dedup.floor",
+            "recipe: select step 'a': above 0.5 is below dedup.floor 0.9; lower dedup.floor",
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding"}}]),
-            "recipe: select step 'a': duplicates: `above` goes with by: image_embedding, and only with it",
+            "recipe: select step 'a': duplicates: by: image_embedding needs `above`, and no other kind takes it",
         ),
         (
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),
@@ -104,7 +104,7 @@ def test_every_key_is_documented_with_its_default():
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "sha256"}}, {"drop": "b", "where": "width < 3"}]),
-            "recipe: select step 'b' stands after 'a', which drops duplicates in favour of pairs that 'b' may drop",
+            "recipe: select step 'b' comes after 'a', which drops duplicates in favour of pairs that 'b' may drop",
         ),
         (
             with_(
@@ -170,7 +170,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(signals={"targets": {"good": {"images": []}}}), "recipe: signals.targets.good.images"),
         (
             with_(source={"kind": "samples", "paths": ["a.tar"], "url": 0}),
-            "recipe: source: url and caption are keys of the samples' json; a number goes with kind: urls",
+            "recipe: source: url and caption are keys of the samples' json; numbers need kind: urls",
         ),
         (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
         (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),

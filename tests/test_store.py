@@ -68,7 +68,9 @@ def test_a_file_system_without_hard_links_is_one_line(tmp_path, monkeypatch):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(StoreError, match=r"on a file system without hard links, .* choose an output on another one"):
+    with pytest.raises(
+        StoreError, match=r"on a file system without hard links, .* choose an output on another file system"
+    ):
         Store(str(tmp_path)).check_writable()
     assert list(tmp_path.iterdir()) == []
 

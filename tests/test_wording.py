@@ -17,23 +17,17 @@ from curate.select.steps.registry import read
 ROOT = Path(__file__).parents[1]
 
 DONE = (
-    "benchmarks/*.py",
-    "curate/demo",
-    "curate/device.py",
-    "curate/embed",
-    "curate/engine",
-    "curate/errors.py",
-    "curate/fetch",
-    "curate/jpeg.py",
-    "curate/models",
-    "curate/schema.py",
-    "curate/scratch.py",
-    "docs/decisions",
-    "docs/embed-bare.md",
+    "benchmarks",
+    "curate",
+    "docs",
     "infra",
     "pipelines",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
 )
-"""The paths whose English is checked, as arguments of `git ls-files`; to become `curate`, `docs` and the rest."""
+"""The paths whose English is checked, as arguments of `git ls-files`: everything but the tests."""
 
 WORST = [
     (r"(?i)\b(?:whoever|nobody|somebody|anybody)\b", "whoever takes them", "the actor: the caller, no server"),
