@@ -39,7 +39,7 @@ def main(report: str) -> None:
         threshold, twins = (page.locator(f"section:has(> h3:text-is('{name}'))") for name in (STEP, TWINS))
         for section in (threshold, twins):
             section.evaluate(_TRIM)
-        # Of a step with a threshold the draw is left out: the pairs on both sides of it say more.
+        # The random sample of a step with a threshold is left out: the pairs on both sides of the threshold show more.
         threshold.locator("ul.tiles").first.evaluate("list => list.remove()")
         pictures = [_shot(element) for element in (histogram, threshold, twins)]
         browser.close()

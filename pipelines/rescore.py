@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a .tar, a folder of tars or of images with captions beside them, or a glob in quotes; local or s3://",
+        help="a .tar, a folder of tars or of images with captions, or a glob in quotes; local or s3://",
     )
     parser.add_argument("--output", required=True, metavar="RUN", help="the run's folder or s3:// prefix")
     parser.add_argument(

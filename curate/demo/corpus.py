@@ -57,7 +57,7 @@ TRUTH_SCHEMA = pa.schema(
     ]
 )
 """One row per row of the list, in its order (`row` counts from 0, over all files of the list). `truth` is keep, drop
-or may. Of a `copy_group`, exactly one row, whichever, must be kept; of a group of kind `two_captions`, at least one.
+or may. Exactly one row of a `copy_group` must be kept, and any one is right; of kind `two_captions`, at least one.
 `copy_of` is null in the original and the original's URL in the copies. `pair_id` repeats in rows of kind `repeated`."""
 
 _ROWS_PER_FILE = 50_000

@@ -21,7 +21,7 @@ AT_ONCE = 8
 
 _SPOTS = 16
 _SPOT_BYTES = 16 << 10
-"""A local tar is identified by its size and its bytes at this many spots, this many bytes at each."""
+"""A local tar is identified by its size and by `_SPOT_BYTES` bytes at each of `_SPOTS` spots."""
 
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 

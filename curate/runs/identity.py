@@ -22,8 +22,8 @@ def placeless(identity: Json) -> Json:
 def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
     """Claims the output folder for this run, or checks that this run has claimed it; called once the plan is done.
 
-    `run.json` is created and never replaced. Of several drivers with different sources, each of which planned in a
-    folder of its own, one claims the output; a driver that died before this point has not claimed it.
+    `run.json` is created and never replaced. Where several drivers with different sources have planned, each in a plan
+    folder of its own, only one can claim the output; a driver that died before this point has not claimed it.
 
     Args:
         store: the output folder.

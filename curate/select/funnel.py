@@ -1,4 +1,4 @@
-"""The funnel: decides in DuckDB, which spills to the local disk, which rows each step drops.
+"""The funnel: computes the rows that each step drops, in a DuckDB database that spills to the local disk.
 
 The values that the steps need are computed once, when a part is added; texts never enter the database. `Survivors`
 describes the tables. Every order is total, with ties broken by pair_id, so that the result does not depend on threads.

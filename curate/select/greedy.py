@@ -1,10 +1,10 @@
 """Keeps one of each set of duplicates, greedily by rank, so that every dropped pair duplicates a kept one.
 
 A node is a digest (`sha256`); its rank is that of its best pair. In rank order, a pair is dropped when a kept pair has
-the same digest or a near one. So the nodes near a node that rank before it decide whether the node keeps its best
-pair, and all its other pairs are dropped. Two kept nodes are never near, and every dropped pair has a kept duplicate
-that ranks before it. Where it has several, it names the most similar one by the first step that drops it, and among
-equally similar ones the best.
+the same digest or a near one. So a node keeps its best pair unless a kept node near it ranks before it, and all its
+other pairs are dropped. Two kept nodes are never near, and every dropped pair has a kept duplicate that ranks before
+it. Where it has several, it names the most similar one by the first step that drops it, and among equally similar ones
+the best.
 
 Consecutive steps are decided as one, over the pairs that any of them counts as duplicates; each dropped pair is then
 assigned to the first step by which it duplicates a kept pair. Decided one after the other, steps would make chains: a
