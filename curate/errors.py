@@ -13,7 +13,7 @@
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
 boundaries only: a part (`curate.runs.units.UnitRunner`) and the command line (`curate.commands.main`). A `UsageError`
-raised inside a part stops the run, a `DeviceLost` ends the worker; every other exception sets that part back.
+raised inside a part stops the run, a `DeviceLost` ends the worker; any other exception counts as a failed start.
 """
 
 import difflib

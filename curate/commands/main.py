@@ -187,7 +187,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
     outcome = _drive(prepared, arguments, options)
     print(gained(prepared, options))
     if outcome.is_unchanged:
-        print(f"nothing changed: the decisions and the result of {store.url} are those from before this round")
+        print(f"nothing changed: {store.url} has the decisions and the result from before this round")
         return 0
     return _finish(outcome, options)
 

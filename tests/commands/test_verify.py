@@ -167,7 +167,7 @@ def test_a_pair_that_was_packed_though_dropped_is_found(copy: Path, finished: Ma
     faults = verify(Store(str(copy)))
     first, second = (row["pair_id"].hex() for row in finished.kept[:2])
     assert f"{PACK}/shards/00000000.tar: row 0 is {first}, where {second} belongs" in faults
-    assert any(fault.startswith(f"{name}: parts.parquet counts") for fault in faults)
+    assert any(fault.startswith(f"{name}: the rows differ from parts.parquet's counts") for fault in faults)
     assert any("funnel.json counts 12 of 51 kept, the decisions 11 of 51" in fault for fault in faults)
     assert any("funnel.json counts other rows than the decisions for mismatched" in fault for fault in faults)
 
