@@ -23,7 +23,7 @@ def test_a_run_that_cannot_work_is_stopped_with_the_worst_class():
 
 
 def test_where_addresses_are_blocked_the_key_that_opens_them_is_named():
-    with pytest.raises(RunIncomplete, match=r"failed as 'blocked_address'\. Addresses .* fetch\.allow, as addr"):
+    with pytest.raises(RunIncomplete, match=r"failed as 'blocked_address'\. To open .* fetch\.allow as addr"):
         MinSuccess("fetch", 0.05, 100)("fetch", ended(100, 0, blocked_address=100))
     steps = [{"name": "fetch:blocked_address", "dropped": 9}, {"name": "small", "dropped": 1}]
     said = nothing_kept({"steps": steps}, Folder(Store("/nowhere"), "fetch", "0"), [], "curate retry-failed run")
