@@ -79,3 +79,9 @@ def counted(number: int, one: str, many: str = "") -> str:
 def short(number: float) -> str:
     """Returns a score or a threshold as text with at most four decimals; from 1,000 on, without decimals."""
     return f"{number:.4f}".rstrip("0").rstrip(".") if abs(number) < 1000 else f"{number:,.0f}"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the text of a library's error as one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "…"

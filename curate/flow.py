@@ -68,6 +68,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     go(plan.work(prepared, lay_out(prepared, 1)))
     claim(store, prepared.identity, as_now)
     latest.begin(store, options.sample)
+    prepared.remembered.save(store)
     store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
     assert layout is not None

@@ -1,8 +1,10 @@
 """Checks a recipe, its sources, models and output before anything is written; returns the results of the checks."""
 
+import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
@@ -11,23 +13,25 @@ from pydantic import ValidationError
 from curate import schema
 from curate.columns import PairColumns
 from curate.columns import describe as describe_columns
-from curate.embed.model.facts import ModelFacts, describe
-from curate.embed.model.weights import HUB
+from curate.embed.model.facts import ModelFacts
+from curate.embed.model.names import HUB
 from curate.embed.pixels.contract import PixelScorer
 from curate.embed.pixels.registry import scorers as pixel_scorers
-from curate.embed.targets import find as find_targets
+from curate.embed.target_files import find as find_targets
 from curate.errors import RecipeError
 from curate.fetch.pictures import blocklist
 from curate.keys import chosen
 from curate.plan import places, samples
 from curate.plan import source as lists
 from curate.plan.paths import last_word
-from curate.recipe import Recipe, Source
+from curate.recipe import Model, Recipe, Source
+from curate.remembered import NAME, Remembered
 from curate.runs.identity import check_identity
 from curate.runs.retry_rounds import Round, recorded
 from curate.select.steps.contract import Step
 from curate.select.steps.registry import check as check_steps
 from curate.select.steps.registry import read as read_steps
+from curate.select.steps.registry import versions
 from curate.signals.contract import Images, ModelShape, Prompts, Scorer
 from curate.signals.registry import scorers
 from curate.store import Json, Store
@@ -35,6 +39,10 @@ from curate.store import Json, Store
 __all__ = ["HUB", "Prepared", "prepare"]
 
 _NO_CAPTIONS = "the source has no captions (source.caption: null, or lists of URLs alone)"
+
+
+def in_silence(_line: str) -> None:
+    """Shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Prepared:
     """The pixel scorers of other packages, with the results of their `learn`."""
     caution: str = ""
     """A guarantee that the output's store does not give, in one line (`Store.check_writable`); else empty."""
+    remembered: Remembered = field(default_factory=Remembered)
+    """What the checks found out about files outside the run, for its next command."""
     has_captions: bool = True
     """Whether the source has captions; if not, images are curated alone."""
 
@@ -67,49 +77,55 @@ class Prepared:
         return list(self.recipe.models)
 
 
-def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
+def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] = in_silence) -> Prepared:
     """Checks recipe, sources, models and output; the only file that it writes is a probe file in the output, last.
 
     Args:
         recipe: the recipe to run.
         probe: write, read back and delete the probe file; if False, nothing is written, not even the folder.
+        tell: called with a line before a check that takes seconds.
 
     Raises:
         UsageError: the first fault found, in one line.
     """
     recipe = recipe.with_absolute_paths()
-    source = recipe.source.model_dump(mode="json")
     endpoint = recipe.storage.endpoint
-    of_samples = recipe.source.kind == "samples"
-    looked = (samples if of_samples else lists).look(source, endpoint)
-    has_captions = looked.caption is not None
-    columns = columns_of(recipe, looked.plan)
-    check_steps(steps_of(recipe), columns.types())
+    store = Store(recipe.output, endpoint)
+    with store.accessible():
+        remembered = Remembered.of(store)
+    listing = _listing(recipe, remembered)
+    plan, has_captions = _looked(recipe, listing, remembered)
+    columns = columns_of(recipe, plan)
+    _check_steps(recipe, columns, remembered)
     if not has_captions:
-        columns = _without_captions(recipe, looked.plan, columns)
+        columns = _without_captions(recipe, plan, columns)
     identity = {
-        "source": (places if of_samples else lists).listing(recipe.source.paths, endpoint),
+        "source": listing,
         "columns": chosen(recipe.source, without={"paths"}),
         "seed": recipe.seed,
         "part_size": recipe.part_size,
     }
-    facts = {
-        name: describe(model.name, model.pretrained, endpoint, f"models.{name}")
-        for name, model in recipe.models.items()
-    }
-    requested = list(_scorers(recipe, has_captions=has_captions))
-    learned = [_learned(scorer, facts, endpoint) for scorer in requested]
-    prompts, targets = _directions(requested, endpoint)
-    pixels = [
-        replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
-        for scorer in pixel_scorers(recipe.pixels)
-    ]
-    blocked = blocklist.read(recipe.fetch.blocklists, endpoint).fingerprint
-    store = Store(recipe.output, endpoint)
     with store.accessible():
         check_identity(store, identity, as_now)
         _check_free(store)
         rounds = recorded(store)
+    requested = list(_scorers(recipe, has_captions=has_captions))
+    prompts, targets = _directions(requested, remembered)
+    pixels = [
+        replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
+        for scorer in pixel_scorers(recipe.pixels)
+    ]
+    lists_of_blocked = recipe.fetch.blocklists
+    blocked = str(
+        remembered.get(
+            "blocklists",
+            lists_of_blocked,
+            lambda: (blocklist.read(lists_of_blocked, endpoint).fingerprint, lists_of_blocked),
+        )
+    )
+    # Last of the checks that read, as the longest.
+    facts = {name: _facts(name, model, remembered, tell) for name, model in recipe.models.items()}
+    learned = [_learned(scorer, facts, endpoint) for scorer in requested]
     caution = store.check_writable() if probe else ""
     return Prepared(
         recipe,
@@ -124,8 +140,62 @@ def prepare(recipe: Recipe, *, probe: bool = True) -> Prepared:
         columns,
         pixels,
         caution,
+        remembered,
         has_captions,
     )
+
+
+def _listing(recipe: Recipe, remembered: Remembered) -> list[Json]:
+    """Returns the source's files as the run's identity holds them."""
+    paths, endpoint = recipe.source.paths, recipe.storage.endpoint
+    if recipe.source.kind == "samples":
+        return places.listing(paths, endpoint)
+    return lists.listing(paths, endpoint, remembered)
+
+
+def _looked(recipe: Recipe, listing: Sequence[Json], remembered: Remembered) -> tuple[pa.Schema, bool]:
+    """Returns the plan's columns, and whether the source has captions."""
+    source, endpoint = recipe.source.model_dump(mode="json"), recipe.storage.endpoint
+
+    def look() -> tuple[Json, Sequence[str]]:
+        looked = (samples if recipe.source.kind == "samples" else lists).look(source, endpoint)
+        columns = base64.b64encode(looked.plan.serialize().to_pybytes()).decode()
+        return {"columns": columns, "has_captions": looked.caption is not None}, ()
+
+    found = remembered.get("source", {"source": source, "listing": listing}, look)
+    columns = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(found["columns"])))
+    return columns, bool(found["has_captions"])
+
+
+def _check_steps(recipe: Recipe, columns: PairColumns, remembered: Remembered) -> None:
+    """Raises RecipeError where a step does not fit the columns; the same steps are checked once."""
+    steps, types = steps_of(recipe), columns.types()
+
+    def find() -> tuple[bool, Sequence[str]]:
+        check_steps(steps, types)
+        return True, ()
+
+    asked = {
+        "steps": [step.model_dump(mode="json") for step in recipe.select],
+        "kinds": versions(steps),
+        "columns": {name: str(kind) for name, kind in types.items()},
+    }
+    remembered.get("steps", asked, find)
+
+
+def _facts(name: str, model: Model, remembered: Remembered, tell: Callable[[str], None]) -> ModelFacts:
+    """Returns a model's facts; open_clip is imported only where they are not remembered."""
+
+    def find() -> tuple[Json, Sequence[str]]:
+        tell(f"models.{name}: checking {model.name}")
+        from curate.embed.model.describe import facts_of
+        from curate.embed.model.weights import find
+
+        origin = find(model.name, model.pretrained, remembered.endpoint, f"models.{name}")
+        return asdict(facts_of(origin)), origin.sources
+
+    asked = {"name": model.name, "pretrained": model.pretrained, "open_clip": metadata.version("open_clip_torch")}
+    return ModelFacts.from_json(remembered.get("model", asked, find))
 
 
 def as_now(identity: Json) -> Json:
@@ -147,7 +217,7 @@ def as_now(identity: Json) -> Json:
 def _check_free(store: Store) -> None:
     """Raises RecipeError where the folder is neither empty nor that of a run.
 
-    A run that died while it planned left only `plan-…` folders, which are accepted. Hidden names, such as files of a
+    A run that died while it planned left only `plan-…` folders, which are accepted, as is what was remembered. Hidden names, such as files of a
     desktop or our own probe file, are ignored.
     """
     if store.exists("run.json"):
@@ -156,7 +226,7 @@ def _check_free(store: Store) -> None:
     foreign = [
         name
         for name, kind in store.entries().items()
-        if not name.startswith(".") and not (kind == "directory" and ours.fullmatch(name))
+        if not name.startswith(".") and name != NAME and not (kind == "directory" and ours.fullmatch(name))
     ]
     if foreign:
         named = ", ".join(repr(name) for name in foreign[:3]) + (", …" if foreign[3:] else "")
@@ -173,7 +243,7 @@ def _learned(scorer: Scorer, facts: Mapping[str, ModelFacts], endpoint: str | No
     return replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, shape, endpoint))
 
 
-def _directions(requested: Sequence[Scorer], endpoint: str | None) -> tuple[dict[str, Json], dict[str, Json]]:
+def _directions(requested: Sequence[Scorer], remembered: Remembered) -> tuple[dict[str, Json], dict[str, Json]]:
     """Returns the prompts, and the target images with their digests, that signals compare images with, by folder."""
     prompts: dict[str, Json] = {}
     targets: dict[str, Json] = {}
@@ -184,7 +254,7 @@ def _directions(requested: Sequence[Scorer], endpoint: str | None) -> tuple[dict
             texts = [list(ensemble) for ensemble in against.prompts]
             prompts[folder] = {**of, "names": list(against.names), "prompts": texts}
         elif isinstance(against, Images):
-            images = find_targets(scorer.where, against.paths, endpoint)
+            images = find_targets(scorer.where, against.paths, remembered.endpoint, remembered)
             targets[folder] = {**of, "images": [asdict(image) for image in images]}
     return prompts, targets
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 
 from curate import __version__
 from curate.duplicates import near_kinds
+from curate.embed.model.names import HUB, WEIGHT_FILES
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, UsageError, nearest
 from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
@@ -182,17 +183,22 @@ class Model(Keys):
 
     def with_absolute_paths(self) -> Self:
         """See `Keys`; names on the hub, and names and tags of open_clip, are not paths."""
-        # Imported here: reading a recipe should not wait for open_clip; running one loads it anyway.
-        from curate.embed.model.weights import HUB, WEIGHT_FILES, is_tag
-
         name, pretrained = self.name, self.pretrained
         if name.endswith(".json") and not name.startswith(HUB):
             name = absolute(name)
-        # A tag takes precedence over a folder of the same name, as it does when weights are loaded.
-        if pretrained and not is_tag(name, pretrained):
-            is_path = pretrained.endswith(WEIGHT_FILES) or Path(pretrained).is_dir()
-            pretrained = absolute(pretrained) if is_path else pretrained
+        if pretrained and (pretrained.endswith(WEIGHT_FILES) or _is_folder(name, pretrained)):
+            pretrained = absolute(pretrained)
         return self.model_copy(update={"name": name, "pretrained": pretrained})
+
+
+def _is_folder(name: str, pretrained: str) -> bool:
+    """Whether weights are a folder; a tag takes precedence over one of its name, as it does when they are loaded."""
+    if not Path(pretrained).is_dir():
+        return False
+    # Imported where open_clip alone can tell: reading a recipe should not wait seconds for it.
+    from curate.embed.model.weights import is_tag
+
+    return not is_tag(name, pretrained)
 
 
 class Embed(Keys):

@@ -355,8 +355,9 @@ class Folder:
 
     def table(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> pa.Table:
         """A unit's Parquet file as a table."""
-        with self.store.open(self.file(role, unit)) as opened:
-            return pq.read_table(opened, columns=columns)
+        # Not `read_table`, which imports pyarrow.dataset and pandas: a command may need no more than one small table.
+        with self.store.open(self.file(role, unit)) as opened, pq.ParquetFile(opened) as table:
+            return table.read(columns=columns)
 
     def json(self, role: str, unit: int = WHOLE) -> Json:
         """A unit's JSON file."""

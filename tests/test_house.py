@@ -17,7 +17,19 @@ import curate
 ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
-COMMON = {"columns", "duplicates", "device", "errors", "jpeg", "keys", "registry", "schema", "scratch", "store"}
+COMMON = {
+    "columns",
+    "device",
+    "duplicates",
+    "errors",
+    "jpeg",
+    "keys",
+    "registry",
+    "remembered",
+    "schema",
+    "scratch",
+    "store",
+}
 DECLARING = {"prepare", "runs"}
 """What a room's `passes.py` may import besides: it declares the room's passes from a recipe."""
 

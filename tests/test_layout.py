@@ -7,11 +7,12 @@ import pytest
 
 from curate import prepare
 from curate.embed.model.facts import ModelFacts
-from curate.embed.targets import TargetImage
+from curate.embed.target_files import TargetImage
 from curate.errors import RecipeError
 from curate.layout import lay_out
 from curate.prepare import Prepared, columns_of
 from curate.recipe import parse
+from curate.remembered import Remembered
 from curate.signals.registry import scorers
 from curate.store import Store
 
@@ -35,7 +36,7 @@ def folders(tmp_path, embed=None, signals=None, digest="0", **model):
     ]
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(prepare, "find_targets", lambda *_: [TargetImage("x.jpg", digest)])
-    directions = prepare._directions(asked, None)
+    directions = prepare._directions(asked, Remembered())
     monkeypatch.undo()
     prepared = Prepared(recipe, Store(str(tmp_path)), {}, {"a": FACTS, "b": FACTS}, "", (), asked, *directions)
     return {name: pass_.folder.fingerprint for name, pass_ in lay_out(prepared, 1).passes.items()}

@@ -132,15 +132,24 @@ def _share(text: str) -> float:
 
 
 def _engine(arguments: argparse.Namespace) -> "Engine":
-    if arguments.engine == "local":
-        if arguments.address:
-            raise UsageError("--address needs --engine ray")
-        from curate.engine.local import LocalEngine
+    if arguments.engine == "local" and arguments.address:
+        raise UsageError("--address needs --engine ray")
+    from curate.engine.driver_process import DriverProcess
 
-        return LocalEngine()
-    from curate.engine.ray import RayEngine
+    def open_engine() -> "Engine":
+        if arguments.engine == "local":
+            from curate.engine.local import LocalEngine
 
-    return RayEngine(arguments.address)
+            return LocalEngine()
+        from curate.engine.ray import RayEngine
+
+        return RayEngine(arguments.address)
+
+    return DriverProcess(open_engine)
+
+
+def _tell(line: str) -> None:
+    print(f"curate: {line}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -156,7 +165,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     from curate.prepare import prepare
 
-    prepared = prepare(loaded, probe=not arguments.dry_run)
+    prepared = prepare(loaded, probe=not arguments.dry_run, tell=_tell)
     # Printed after the checks: a command that is refused prints one line only.
     if any(model.name == "pocket" for model in loaded.models.values()):
         notice = "the built-in model 'pocket' knows only drawn shapes; for photographs, name another one under models"
@@ -180,7 +189,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         only_with_gain=True,
     )
-    prepared = begin(loaded, arguments.classes, options)
+    prepared = begin(loaded, arguments.classes, options, tell=_tell)
     if prepared is None:
         print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
         return 0
@@ -261,7 +270,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     loaded = recipe.load(Path(__file__).parents[1] / "demo" / "recipe.yaml", overrides)
     options = Options(truth=written.truth, engine=arguments.engine)
     with serve(corpus):
-        outcome = _drive(prepare(loaded), arguments, options)
+        outcome = _drive(prepare(loaded, tell=_tell), arguments, options)
     return _finish(outcome, options)
 
 

@@ -1,13 +1,13 @@
 """`curate retry-failed`: fetches images again that failed with errors that may have passed, in a further round."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from curate.errors import UsageError, counted, nearest
 from curate.fetch.passes import unsettled
 from curate.layout import planned
-from curate.prepare import Prepared, prepare
+from curate.prepare import Prepared, in_silence, prepare
 from curate.recipe import Recipe, parse
 from curate.runs.options import RECIPE, Options
 from curate.runs.retry_rounds import record, recorded
@@ -29,8 +29,16 @@ def recipe_of(store: Store, overrides: Sequence[str]) -> Recipe:
     return parse({**store.read_json(RECIPE), "output": store.url}, overrides)
 
 
-def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared | None:
+def begin(
+    loaded: Recipe, classes: Sequence[str], options: Options, *, tell: Callable[[str], None] = in_silence
+) -> Prepared | None:
     """Adds a round to a run, or finds the one that has not ended; None where nothing failed in these classes.
+
+    Args:
+        loaded: the run's recipe.
+        classes: error classes of the images to fetch again.
+        options: the command's.
+        tell: called with a line before a check that takes seconds.
 
     Raises:
         UsageError: an unknown class, nothing fetched yet, or another round that is not finished.
@@ -43,7 +51,7 @@ def begin(loaded: Recipe, classes: Sequence[str], options: Options) -> Prepared 
             f"{loaded.output}: its images were read from samples, not downloaded, and would fail again in the same "
             "way; repair the tars or folders and run them into another output"
         )
-    prepared = prepare(loaded)
+    prepared = prepare(loaded, tell=tell)
     layout = planned(prepared, options)
     fetches = list(layout.of("fetch").values()) if layout else []
     done = [fetch.folder.units() for fetch in fetches]

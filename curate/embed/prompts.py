@@ -12,7 +12,7 @@ import torch
 
 from curate.device import choose_device, gpu_failures
 from curate.embed.batch import BatchSize
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.towers import Model
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError

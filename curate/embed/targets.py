@@ -1,9 +1,7 @@
 """Embeds target images with a model's image tower, once per run, for the signals of similarity to target images."""
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,54 +14,10 @@ from curate.device import choose_device, gpu_failures
 from curate.embed.batch import BatchSize, embed_images
 from curate.embed.decode.images import decode
 from curate.embed.model.towers import Model
-from curate.embed.model.weights import one_line
+from curate.embed.target_files import TargetImage, read
 from curate.embed.worker import ModelSettings
 from curate.errors import RecipeError
-from curate.store import Inputs, Outputs, Store, access_errors
-
-MOST = 10_000
-"""Most images in one set: every image of the run is compared with each of them."""
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
-_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class TargetImage:
-    """A target image: its path, and the sha256 of its bytes."""
-
-    path: str
-    sha256: str
-
-
-def find(where: str, paths: Sequence[str], endpoint: str | None = None) -> list[TargetImage]:
-    """Returns the images that files, folders and globs name: distinct contents, sorted by digest.
-
-    Args:
-        where: the key in the recipe, for errors.
-        paths: files, folders and globs, as in the recipe.
-        endpoint: an S3 server other than AWS.
-
-    Raises:
-        RecipeError: a path names no image or cannot be read, or there are more than `MOST`.
-    """
-    files: dict[str, None] = {}
-    for path in paths:
-        try:
-            matched = _match(path, endpoint)
-        except FileNotFoundError as error:
-            raise RecipeError(f"{where}: {path} does not exist") from error
-        except access_errors(path) as error:
-            raise RecipeError(f"{where}: {path} cannot be read: {one_line(error)}") from error
-        if not matched:
-            raise RecipeError(f"{where}: {path} names no image ({', '.join(_IMAGES)})")
-        files |= dict.fromkeys(matched)
-    if len(files) > MOST:
-        raise RecipeError(f"{where}: {len(files):,} images; a set holds {MOST:,} at most")
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(_read(where, path, endpoint)).hexdigest(), files)
-        by_digest = {digest: path for path, digest in zip(files, digests, strict=True)}
-    return [TargetImage(path, digest) for digest, path in sorted(by_digest.items())]
+from curate.store import Inputs, Outputs
 
 
 def open_worker(settings: Mapping[str, Any]) -> "TargetEmbedder":
@@ -128,7 +82,7 @@ class TargetEmbedder:
 
     def _prepared(self, where: str, model: Model, image: TargetImage) -> Any:
         """Returns the model's input for an image, turned upright and composited on white as fetch would store it."""
-        data = _read(where, image.path, self.endpoint)
+        data = read(where, image.path, self.endpoint)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise RecipeError(f"{where}: {image.path} changed during the run; start it again")
         decoded = decode(data)
@@ -142,28 +96,3 @@ class TargetEmbedder:
             white = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
         return model.preprocess(upright)
-
-
-def _match(path: str, endpoint: str | None) -> list[str]:
-    fs = Store(path, endpoint).fs
-    names = (
-        [path]
-        if fs.isfile(path)
-        else fs.glob(path)
-        if re.search(r"[*?\[]", path)
-        else fs.find(path)
-        if fs.isdir(path)
-        else None
-    )
-    if names is None:
-        raise FileNotFoundError(path)
-    spelt = [str(fs.unstrip_protocol(name)) if "://" in path else str(name) for name in names]
-    return sorted(name for name in spelt if name.lower().endswith(_IMAGES))
-
-
-def _read(where: str, path: str, endpoint: str | None) -> bytes:
-    folder, _, file = path.rpartition("/")
-    try:
-        return Store(folder or ("/" if path.startswith("/") else "."), endpoint).read(file)
-    except access_errors(path) as error:
-        raise RecipeError(f"{where}: {path} cannot be read: {one_line(error)}") from error

@@ -11,10 +11,13 @@ from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.passes import Declaration, Layout, result_files
-from curate.runs.work import Work
+from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
 
 VERSION = 4
+
+SMALL_RESULT = 5_000
+"""Kept pairs up to which the driver packs in its own process: a second's work of one core. More go to all cores."""
 
 
 def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
@@ -38,7 +41,7 @@ def shards(prepared: Prepared, layout: Layout) -> int:
 
 def work(prepared: Prepared, layout: Layout) -> Work:
     """Returns the work that writes the shards."""
-    count = shards(prepared, layout)
+    kept, count = layout.passes["select"].folder.marker().counts["kept"], shards(prepared, layout)
     return Work(
         "pack",
         "curate.pack.worker:open_worker",
@@ -48,6 +51,7 @@ def work(prepared: Prepared, layout: Layout) -> Work:
         range(count),
         prepared.recipe.pack.shard_size,
         processes=min(count, os.cpu_count() or 1),
+        is_small=kept <= SMALL_RESULT,
     )
 
 
@@ -66,7 +70,15 @@ def card_work(prepared: Prepared, layout: Layout) -> Work:
         },
         "facts": {name: asdict(facts) for name, facts in prepared.facts.items()},
     }
-    return Work("card", "curate.pack.card:open_worker", settings, layout.of("pack"), layout.inputs("pack"), (WHOLE,))
+    return Work(
+        "card",
+        "curate.pack.card:open_worker",
+        settings,
+        layout.of("pack"),
+        layout.inputs("pack"),
+        (WHOLE,),
+        is_small=layout.n_rows <= SMALL,
+    )
 
 
 def check(prepared: Prepared, layout: Layout, kept: int) -> None:

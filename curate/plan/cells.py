@@ -23,7 +23,7 @@ INTEGER = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 NAME = r"^[+-]?(0[0-9]|[0-9]{19})"
 """Cells that look like numbers, but would be written differently after a conversion."""
-NO_NUMBER = pa.array(["", "NA", "N/A", "NULL", "Null", "null", "None", "nan", "NaN", "NAN"])
+NO_NUMBER = ("", "NA", "N/A", "NULL", "Null", "null", "None", "nan", "NaN", "NAN")
 """Cells that are null in a column of numbers."""
 
 _INT64 = 1 << 63
@@ -140,7 +140,7 @@ class TextValues(Values):
     def inferred(self, cells: Sequence[str | None]) -> pa.DataType:
         """See `Values`."""
         text = pa.array(cells, pa.string())
-        text = text.filter(pc.invert(pc.is_in(text, NO_NUMBER))).drop_null()
+        text = text.filter(pc.invert(pc.is_in(text, pa.array(NO_NUMBER)))).drop_null()
         if not len(text) or pc.any(pc.match_substring_regex(text, NAME)).as_py():
             return pa.string()
         for pattern, kind in ((INTEGER, pa.int64()), (NUMBER, pa.float64())):
@@ -165,7 +165,7 @@ class TextValues(Values):
         if pa.types.is_string(column.type):
             return 0
         held = sum(cell is not None for cell in cells)
-        held -= pc.sum(pc.is_in(pa.array(cells, pa.string()), NO_NUMBER), min_count=0).as_py()
+        held -= pc.sum(pc.is_in(pa.array(cells, pa.string()), pa.array(NO_NUMBER)), min_count=0).as_py()
         return int(held - (len(column) - column.null_count))
 
     def text(self, cells: Sequence[str | None]) -> pa.Array:

@@ -15,6 +15,7 @@ from curate.plan.cells import is_list_of_texts, plain_type
 from curate.plan.formats.contract import Dialect, ListFile, readable
 from curate.plan.formats.registry import by_suffix, is_list, list_file
 from curate.plan.paths import last_word, plain_path, spelt
+from curate.remembered import Remembered
 from curate.store import Store
 
 _PREFIX = "source_"
@@ -97,7 +98,9 @@ class Layout:
         return pa.schema([*schema.PLAN, *(pa.field(column.to, column.type) for column in self.kept)])
 
 
-def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str, Any]]:
+def listing(
+    paths: Sequence[str], endpoint: str | None = None, remembered: Remembered | None = None
+) -> list[dict[str, Any]]:
     """The files of a source as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
     `name` (the path's last word), `size` and `etag` identify the file, whatever its folder. `etag` is the store's own
@@ -107,13 +110,15 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
     Args:
         paths: the recipe's `source.paths`.
         endpoint: the S3 server, as for `Store`.
+        remembered: digests of files that have not changed since an earlier command are taken from it.
 
     Raises:
         SourceError: a path matches nothing, cannot be read, or is not a list.
     """
     files = find(paths, endpoint)
+    known = Remembered(endpoint) if remembered is None else remembered
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(_identity, files))
+        return list(pool.map(lambda file: _identity(file, known), files))
 
 
 def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
@@ -217,15 +222,17 @@ def _shown(name: str, asked: str) -> bool:
     return not any(word.startswith((".", "_")) and word not in (".", "..") for word in name.split("/")[fixed:])
 
 
-def _identity(file: ListFile) -> dict[str, Any]:
+def _identity(file: ListFile, remembered: Remembered) -> dict[str, Any]:
     with readable(file.path):
         info = Store(file.path, file.endpoint).fs.info(file.path)
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        if not etag:
-            with file.open() as opened:
-                digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
-            etag = f"blake2b:{digest.hexdigest()}"
+        etag = etag or remembered.get("list", file.path, lambda: (_digest(file), [file.path]))
         return {"path": file.path, "name": last_word(file.path), "size": int(info["size"]), "etag": etag}
+
+
+def _digest(file: ListFile) -> str:
+    with file.open() as opened:
+        return f"blake2b:{hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()}"
 
 
 def _caption_of(asked: Source, files: Sequence[ListFile]) -> str | int | None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout
-from curate.runs.work import Work
+from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
 
 VERSION = 2
@@ -44,4 +44,12 @@ def work(prepared: Prepared, layout: Layout, evaluation: Json | None, engine: st
         },
     }
     opener = "curate.report.worker:open_worker"
-    return Work("report", opener, settings, layout.of("report"), layout.inputs("report"), (WHOLE,))
+    return Work(
+        "report",
+        opener,
+        settings,
+        layout.of("report"),
+        layout.inputs("report"),
+        (WHOLE,),
+        is_small=layout.n_rows <= SMALL,
+    )

@@ -135,6 +135,11 @@ class Layout:
         return {name: pass_ for name, pass_ in self.passes.items() if pass_.declared.stage == stage}
 
     @property
+    def n_rows(self) -> float:
+        """The rows of the covered parts, about."""
+        return self.rows * len(self.parts)
+
+    @property
     def columns(self) -> list[str]:
         """The short names of the passes whose columns can be decided on."""
         return [name for name, pass_ in self.passes.items() if pass_.declared.is_decided_on]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from curate.runs.passes import Pass
-from curate.store import Inputs, Json, Outputs, Store
+from curate.store import WHOLE, Inputs, Json, Outputs, Store
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 """A function that processes one unit and fills the given outputs; a room's opener returns it."""
@@ -14,6 +14,11 @@ AheadWorker = Callable[[int, Inputs, Mapping[str, Outputs], int | None], None]
 """A worker that reads ahead: its last argument is the unit that it will probably get next, or None. It may read the
 inputs of that unit while it works on the current one, within a bound on memory. It decodes, computes and writes nothing
 ahead, so that only the current unit can crash it."""
+
+
+SMALL = 100_000
+"""Rows of a run up to which a work that loads no model and decodes no image of a stranger runs in the driver's process.
+At that size it takes seconds; in a process of its own, Ray's start alone takes as long."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Work:
         cpus: CPUs that a worker reserves (Ray).
         wants_gpu: a worker takes a GPU where there are any.
         reads_ahead: the worker is an `AheadWorker`.
+        is_small: the driver may run it in its own process (`SMALL`).
     """
 
     name: str
@@ -47,6 +53,12 @@ class Work:
     cpus: float = 1.0
     wants_gpu: bool = False
     reads_ahead: bool = False
+    is_small: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one unit, the whole."""
+        return tuple(self.units) == (WHOLE,)
 
     @property
     def slots(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from curate.keys import chosen
 from curate.prepare import Prepared, steps_of
 from curate.runs.passes import Declaration, Layout
-from curate.runs.work import Work
+from curate.runs.work import SMALL, Work
 from curate.select.steps.registry import versions
 from curate.store import WHOLE, Json
 
@@ -32,7 +32,15 @@ def work(prepared: Prepared, layout: Layout) -> Work:
         "sample": asdict(sample) if sample and sample.rows < sample.n_rows else None,
     }
     opener = "curate.select.worker:open_worker"
-    return Work("select", opener, settings, layout.of("select"), layout.inputs("select"), (WHOLE,))
+    return Work(
+        "select",
+        opener,
+        settings,
+        layout.of("select"),
+        layout.inputs("select"),
+        (WHOLE,),
+        is_small=layout.n_rows <= SMALL,
+    )
 
 
 def decisions(layout: Layout) -> Iterator[tuple[bytes, bool, str | None]]:

@@ -6,6 +6,7 @@ those of the classes in `EXPRESSIONS`, and functions whose value depends on thei
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -91,10 +92,11 @@ def check(step: Step[str], columns: Mapping[str, pa.DataType]) -> None:
         if name is None:
             raise step.wrong(f"where: there is no column {reference!r}{nearest(reference.lower(), columns)}")
         fields[name] = columns[name]
-    with connect() as con:
+    # One row, so that DuckDB also evaluates constants: `width < 'abc'`.
+    row = {"": pa.nulls(1, pa.int64()), **{name: pa.nulls(1, kind) for name, kind in fields.items()}}
+    with _database().cursor() as con:
         try:
-            # One row, so that DuckDB also evaluates constants: `width < 'abc'`.
-            con.register("pairs", pa.table({"": [0], **{name: pa.nulls(1, kind) for name, kind in fields.items()}}))
+            con.register("pairs", pa.table(row))
             asked = con.sql(f"SELECT {bracketed(step.keys)} FROM pairs")
             asked.fetchall()
         except duckdb.Error as error:
@@ -113,7 +115,7 @@ def references(step: Step[str]) -> list[str]:
     Raises:
         RecipeError: it is not a single accepted expression.
     """
-    with connect() as con:
+    with _database().cursor() as con:
         _parsed(con, step, step.keys)
         tree = _parsed(con, step, bracketed(step.keys))
     names = []
@@ -134,6 +136,12 @@ def references(step: Step[str]) -> list[str]:
             what = str(expression["type"]).lower().replace("_", " ")
             raise step.wrong(f"where: {what} is not allowed here: a predicate sees one row")
     return list(dict.fromkeys(names))
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """A database without tables, in which all predicates of a process are parsed and tried: opening one takes 20 ms."""
+    return connect(threads=1)
 
 
 def bracketed(where: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout
-from curate.runs.work import Work
+from curate.runs.work import SMALL, Work
 
 
 def declare(prepared: Prepared) -> Iterator[Declaration]:
@@ -37,4 +37,5 @@ def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
         layout.parts,
         layout.rows,
         after=tuple(after),
+        is_small=layout.n_rows <= SMALL,
     )

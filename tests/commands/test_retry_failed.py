@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from curate.commands.main import main
 from curate.commands.verify import verify
-from curate.embed.model.weights import POCKET
+from curate.embed.model.names import POCKET
 from curate.store import Folder, Store
 
 pytestmark = pytest.mark.usefixtures("in_process")

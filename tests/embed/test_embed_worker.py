@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from curate import schema
 from curate.embed.decode.prepare import Prepare
+from curate.embed.model.names import POCKET
 from curate.embed.model.text import Captions
-from curate.embed.model.weights import POCKET
 from curate.errors import BrokenResult, DeviceLost, ModelError, UsageError
 
 

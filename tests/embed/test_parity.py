@@ -10,7 +10,7 @@ import torch
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
 from curate.embed.model.loading import load
-from curate.embed.model.weights import POCKET
+from curate.embed.model.names import POCKET
 
 PAIRS = 160
 

@@ -11,7 +11,7 @@ from helpers.embed_parts import draw, encode
 from helpers.memory_faults import OUT_OF_MEMORY, TooLarge
 from PIL import Image
 
-from curate.embed import targets
+from curate.embed import target_files, targets
 from curate.embed.model import weights
 from curate.embed.prompts import open_worker as open_prompts
 from curate.errors import DeviceLost, ModelError, RecipeError
@@ -30,27 +30,27 @@ def folder(tmp_path):
 
 
 def test_files_folders_and_globs(folder):
-    assert len(targets.find("x", [str(folder)])) == 2  # a and its copy are one
-    assert len(targets.find("x", [str(folder / "*.png")])) == 1
-    assert len(targets.find("x", [str(folder / "a.png"), str(folder / "inner" / "b.JPG")])) == 2
-    assert targets.find("x", [str(folder), str(folder)]) == targets.find("x", [str(folder)])
+    assert len(target_files.find("x", [str(folder)])) == 2  # a and its copy are one
+    assert len(target_files.find("x", [str(folder / "*.png")])) == 1
+    assert len(target_files.find("x", [str(folder / "a.png"), str(folder / "inner" / "b.JPG")])) == 2
+    assert target_files.find("x", [str(folder), str(folder)]) == target_files.find("x", [str(folder)])
 
 
 def test_what_is_no_target(folder, monkeypatch):
     for path, said in (("none", "does not exist"), ("*.gif", "names no image"), ("notes.txt", "names no image")):
         with pytest.raises(RecipeError, match=said) as caught:
-            targets.find("signals.targets.good", [str(folder / path)])
+            target_files.find("signals.targets.good", [str(folder / path)])
         assert "signals.targets.good" in str(caught.value)
-    monkeypatch.setattr(targets, "MOST", 1)
+    monkeypatch.setattr(target_files, "MOST", 1)
     with pytest.raises(RecipeError, match="1 at most"):
-        targets.find("signals.targets.good", [str(folder)])
+        target_files.find("signals.targets.good", [str(folder)])
 
 
 def test_targets_on_s3(s3, folder):
     Store("s3://bucket/good").put("a.png", (folder / "a.png").read_bytes())
-    (found,) = targets.find("x", ["s3://bucket/good"])
-    assert found.sha256 == targets.find("x", [str(folder / "a.png")])[0].sha256
-    assert targets.find("x", ["s3://bucket/good/*.png"]) == [found]
+    (found,) = target_files.find("x", ["s3://bucket/good"])
+    assert found.sha256 == target_files.find("x", [str(folder / "a.png")])[0].sha256
+    assert target_files.find("x", ["s3://bucket/good/*.png"]) == [found]
 
 
 def run(opener, made, sets, root, change=None):
@@ -85,21 +85,21 @@ def test_targets_are_embedded_upright_and_on_white(tiny, folder, tmp_path):
     (folder / "turned.png").write_bytes(sink.getvalue())
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
     (folder / "clear.png").write_bytes(encode(clear))
-    images = targets.find("signals.targets.good", [str(folder)])
+    images = target_files.find("signals.targets.good", [str(folder)])
     asked = {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}
     table = run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "out")["targets-good"]
     white = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     as_seen = {"a.png": draw(0), "turned.png": turned.transpose(Image.Transpose.ROTATE_270), "clear.png": white}
     of = dict(zip(table["prompt"].to_pylist(), embeddings(table), strict=True))
     for name, picture in as_seen.items():
-        (image,) = targets.find("x", [str(folder / name)])
+        (image,) = target_files.find("x", [str(folder / name)])
         np.testing.assert_allclose(of[image.sha256], made.embed_image(picture.convert("RGB")), atol=1e-5)
 
 
 def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
     made = tiny("vit")
     (folder / "torn.png").write_bytes(encode(draw(2))[:-100])
-    images = targets.find("signals.targets.good", [str(folder)])
+    images = target_files.find("signals.targets.good", [str(folder)])
     asked = {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}
     with pytest.raises(RecipeError, match=r"torn\.png cannot be decoded"):
         run(targets.open_worker, made, {"targets-good": asked}, tmp_path / "one")
@@ -111,7 +111,7 @@ def test_a_target_that_does_not_decode_or_changed(tiny, folder, tmp_path):
 def test_a_target_of_16_bits_is_refused(tiny, folder, tmp_path):
     grey = Image.fromarray(np.linspace(0, 65535, 90 * 60).reshape(60, 90).astype(np.uint16))
     (folder / "grey.png").write_bytes(encode(grey))
-    (image,) = targets.find("signals.targets.good", [str(folder / "grey.png")])
+    (image,) = target_files.find("signals.targets.good", [str(folder / "grey.png")])
     with pytest.raises(RecipeError, match=r"grey\.png has more than 8 bits"):
         run(
             targets.open_worker,
@@ -125,9 +125,9 @@ def test_what_a_place_says_is_one_line(folder, monkeypatch):
     def fails(*_):
         raise OSError("first line\nsecond line")
 
-    monkeypatch.setattr(targets, "_match", fails)
+    monkeypatch.setattr(target_files, "_match", fails)
     with pytest.raises(RecipeError, match="first line second line"):
-        targets.find("signals.targets.good", [str(folder)])
+        target_files.find("signals.targets.good", [str(folder)])
 
 
 class Pocket:
@@ -189,7 +189,7 @@ def ask(opener, folder):
         }
     for n in range(6):
         (folder / "inner" / f"{n}.png").write_bytes(encode(draw(n + 20)))
-    images = targets.find("x", [str(folder / "inner" / "*.png")])
+    images = target_files.find("x", [str(folder / "inner" / "*.png")])
     return {"targets-x": {"model": "m", "where": "signals.targets.good", "images": [vars(image) for image in images]}}
 
 

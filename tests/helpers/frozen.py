@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from curate.embed.model.facts import ModelFacts
-from curate.embed.targets import TargetImage
+from curate.embed.target_files import TargetImage
 from curate.layout import lay_out
 from curate.prepare import Prepared
 from curate.recipe import Recipe, parse

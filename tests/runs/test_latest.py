@@ -28,7 +28,7 @@ def recipe(tmp_path):
             "source": {"paths": [str(tmp_path / "list.csv")]},
             "output": str(tmp_path / "run"),
             "part_size": 12,
-            "fetch": {"allow": [address], "retries": 0, "timeout": 20, "host_failures": 3, "threads": 1},
+            "fetch": {"allow": [address], "retries": 0, "timeout": 20, "host_failures": 3, "host_connections": 1},
             "select": [{"drop": "all", "where": "width > 0"}],
         }
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**content, **keys}))

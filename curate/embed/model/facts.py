@@ -1,21 +1,9 @@
-"""Describes a model without running it: digests and sizes for the driver, and a check that its weights will load."""
+"""The facts of a model that are known without running it; `curate.embed.model.describe` finds them out."""
 
-import copy
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
-import open_clip
-import torch
-from open_clip.factory import load_checkpoint
-from torch import nn
-
-from curate.embed.model import weights
-from curate.embed.model.fit import building, check_fit, opening
-from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
-from curate.embed.model.preprocess import Preprocess, height_and_width
-from curate.errors import ModelError
+from curate.store import Json
 
 
 @dataclass(frozen=True)
@@ -44,77 +32,8 @@ class ModelFacts:
     preprocess: dict[str, Any]
     tokenizer_sha256: str | None = None
 
-
-def describe(
-    name: str, pretrained: str | None, endpoint: str | None = None, key: str = weights.MODEL_KEY
-) -> ModelFacts:
-    """Returns the facts of a model, and checks that it will load, without a forward pass.
-
-    The weights are loaded into a model without storage (torch's meta device), by open_clip's own loader with its
-    conversions.
-
-    Args:
-        name: an open_clip model, one on the hub, the path or URL of a config json, or `pocket`.
-        pretrained: an open_clip tag (downloaded here where needed), or the path or URL of weights or of a folder.
-        endpoint: an S3 server other than AWS.
-        key: the key of the model in the recipe, for messages.
-
-    Raises:
-        ModelError: the model or tag is unknown, the weights cannot be read or do not fit, or the tokenizer cannot be
-            loaded. One line.
-    """
-    origin = weights.find(name, pretrained, endpoint, key)
-    with building(origin):
-        # The tokenizer first, as its check is the cheapest: some tokenizers need a further package.
-        tokenizer = open_tokenizer(origin)
-        check_text_tower(origin)
-    file = origin.weights_file()
-    with building(origin):
-        clip = open_clip.create_model(
-            origin.name,
-            # A tag has its own preprocessing.
-            origin.pretrained if origin.is_tag else None,
-            load_weights=False,
-            pretrained_text=False,
-            device="meta",
-            force_preprocess_cfg=origin.preprocess or None,
-        )
-    inner = getattr(tokenizer, "tokenizer", None)
-    tokens = getattr(tokenizer, "vocab_size", 0) if inner is None else len(inner)
-    if tokens > clip.vocab_size:
-        raise ModelError(f"model {origin.label}: its tokenizer has {tokens} tokens, its text tower {clip.vocab_size}")
-    # These two parameters get storage, so that their values can be read after loading.
-    clip.logit_scale = nn.Parameter(torch.zeros(clip.logit_scale.shape))
-    if clip.logit_bias is not None:
-        clip.logit_bias = nn.Parameter(torch.zeros(clip.logit_bias.shape))
-    check_fit(origin, file, clip)
-    with opening(origin, file):
-        load_checkpoint(clip, str(file), weights_only=True)
-    preprocess = json.loads(json.dumps(clip.visual.preprocess_cfg))
-    with building(origin):
-        Preprocess.of(preprocess)
-    height, width = height_and_width(preprocess["size"])
-    config = copy.deepcopy(origin.config)
-    if origin.tokenizer:
-        # The tokenizer's content is in its digest; its path is not part of the model's identity.
-        del config["text_cfg"]["hf_tokenizer_name"]
-    canonical = json.dumps({"model": config, "preprocess": preprocess}, sort_keys=True)
-    return ModelFacts(
-        weights_sha256=weights.digest(file),
-        config_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
-        embed_dim=int(origin.config["embed_dim"]),
-        context_length=int(tokenizer.context_length),
-        image_size=(height, width),
-        logit_scale=float(clip.logit_scale.detach().exp()),
-        logit_bias=None if clip.logit_bias is None else float(clip.logit_bias.detach()),
-        preprocess=preprocess,
-        tokenizer_sha256=None if inner is None else _tokenizer_digest(inner),
-    )
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    """Returns a digest of everything that decides how a Hugging Face tokenizer splits a text."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    content = fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    special = json.dumps({name: str(token) for name, token in tokenizer.special_tokens_map.items()}, sort_keys=True)
-    return hashlib.sha256(f"{type(tokenizer).__name__}\n{special}\n{content}".encode()).hexdigest()
+    @classmethod
+    def from_json(cls, stored: Json) -> "ModelFacts":
+        """The facts from their JSON form."""
+        height, width = stored["image_size"]
+        return cls(**{**stored, "image_size": (height, width)})

@@ -15,7 +15,7 @@ from open_clip.factory import load_state_dict
 from safetensors import SafetensorError
 
 from curate.embed.model import weights
-from curate.errors import ModelError
+from curate.errors import ModelError, one_line
 
 _BUILD_ERRORS = (
     ArithmeticError,
@@ -73,7 +73,7 @@ def building(origin: weights.Origin) -> Iterator[None]:
                 f"{origin.key}.name: a tokenizer or config of {origin.label} cannot be downloaded: {reason}; "
                 "a config json may name a folder with the tokenizer (hf_tokenizer_name)"
             ) from error
-        raise ModelError(f"model {origin.label} cannot be built: {weights.one_line(error)}") from error
+        raise ModelError(f"model {origin.label} cannot be built: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def opening(origin: weights.Origin, file: Path) -> Iterator[None]:
             ) from error
         if "loading state_dict" in text:
             raise ModelError(f"weights {file} do not fit model {origin.label}: {_misfit(text)}") from error
-        raise ModelError(f"weights {file} cannot be loaded: {weights.one_line(error)}") from error
+        raise ModelError(f"weights {file} cannot be loaded: {one_line(error)}") from error
 
 
 def _misfit(text: str) -> str:

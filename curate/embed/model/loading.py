@@ -21,7 +21,7 @@ from curate.embed.model.preprocess import Preprocess
 from curate.embed.model.text import CausalTower
 from curate.embed.model.towers import Model
 from curate.embed.model.vision import ClassTokenTower
-from curate.errors import ModelError
+from curate.errors import ModelError, one_line
 
 
 def load(
@@ -145,7 +145,7 @@ def compiled(model: Model, name: str, rows: int) -> Model:
         raise
     # torch reports a missing compiler in several ways, all of which are RuntimeErrors.
     except (TorchDynamoException, RuntimeError) as error:
-        reason = weights.one_line(error)
+        reason = one_line(error)
         raise ModelError(
             f"model {name} cannot be compiled here, set compile: false or install a compiler: {reason}"
         ) from error

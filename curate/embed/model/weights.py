@@ -26,19 +26,9 @@ from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS
 from open_clip.pretrained import download_pretrained_from_hf
 
 from curate.embed.model.config_keys import check_keys
-from curate.errors import ModelError, nearest
+from curate.embed.model.names import HUB, MODEL_KEY, POCKET, WEIGHT_FILES
+from curate.errors import ModelError, nearest, one_line
 from curate.store import Store, access_errors
-
-POCKET = Path(__file__).parents[2] / "models" / "pocket"
-"""The built-in model: an open_clip config and safetensors, loaded as from any other path."""
-
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin")
-
-MODEL_KEY = "models.<name>"
-"""The key of a model in a recipe, for messages of callers that do not give one."""
-
-HUB = "hf-hub:"
-"""Prefix of open_clip's names of models on the Hugging Face hub, which have config and weights in one folder."""
 
 _REGISTERED: set[str] = set()
 
@@ -56,6 +46,7 @@ class Origin:
         pretrained: an open_clip tag, or the path of a local file.
         is_tag: whether `pretrained` is a tag.
         key: the key of the model in the recipe, for messages.
+        sources: the files and folders that the user named or that were found in them; of a tag none.
     """
 
     label: str
@@ -66,6 +57,7 @@ class Origin:
     is_tag: bool
     tokenizer: Path | None = None
     key: str = MODEL_KEY
+    sources: tuple[str, ...] = ()
 
     def weights_file(self) -> Path:
         """Returns the local file of the weights; open_clip downloads a tag's weights once.
@@ -106,17 +98,22 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
     label = f"{name} ({pretrained})" if pretrained else name
     preprocess: dict[str, Any] = {}
     tokenizer = None
+    sources: list[str] = []
     if name == "pocket":
+        sources.append(str(POCKET / "config.json"))
         pretrained = pretrained or str(POCKET / "weights.safetensors")
         known = _register(str(POCKET / "config.json"), "pocket", _read_config(str(POCKET / "config.json"), None)[0])
     elif name.startswith(HUB):
-        config, preprocess = _read_config(_from_hub(name, HF_CONFIG_NAME, key), None, is_local=False)
+        sources.append(_from_hub(name, HF_CONFIG_NAME, key))
+        config, preprocess = _read_config(sources[0], None, is_local=False)
         known = _register(name, "hub", config)
         pretrained = pretrained or _from_hub(name, None, key)
     elif name.endswith(".json"):
+        sources.append(name)
         config, preprocess = _read_config(name, endpoint)
         tokenizer = _beside(name, config)
         if tokenizer:
+            sources += [str(tokenizer), *map(str, sorted(tokenizer.rglob("*")))]
             config["text_cfg"]["hf_tokenizer_name"] = str(tokenizer)
         known = _register(name, re.sub(r"\W+", "-", name.rpartition("/")[2].removesuffix(".json")), config)
     else:
@@ -140,9 +137,14 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
             raise ModelError(f"model {name} has no weights {pretrained!r}{hint}")
         if HF_CONFIG_NAME in files:
             preprocess = preprocess or _preprocess_beside(pretrained, name, config, tokenizer, endpoint)
+            sources.append(f"{pretrained.rstrip('/')}/{HF_CONFIG_NAME}")
+        sources.append(pretrained)
         pretrained = _snapshot(pretrained, files)
     file = str(_local(pretrained, endpoint))
-    return Origin(label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key)
+    sources.append(pretrained)
+    return Origin(
+        label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key, sources=tuple(sources)
+    )
 
 
 def is_tag(name: str, pretrained: str) -> bool:
@@ -154,12 +156,6 @@ def digest(file: Path) -> str:
     """Returns the SHA-256 of a file, in hex digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """Returns the text of a library's error as one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "…"
 
 
 def unreachable(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from transformers import XLMRobertaConfig
 
 from curate.commands.main import main
 from curate.embed.model.config_keys import check_keys
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
 from curate.errors import ModelError
 

@@ -12,7 +12,7 @@ from helpers.small_tokenizer import TEXTS, train_tokenizer
 from safetensors.torch import save_file
 from transformers import XLMRobertaConfig
 
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
 
 CPU = torch.device("cpu")

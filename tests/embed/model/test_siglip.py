@@ -13,7 +13,7 @@ from helpers.open_clip_oracle import check_against_open_clip
 from helpers.small_tokenizer import TEXTS, train_tokenizer
 from safetensors.torch import save_file
 
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
 from curate.errors import ModelError
 

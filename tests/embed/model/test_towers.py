@@ -13,11 +13,11 @@ from helpers.embed_parts import AT_THE_CLASS, AT_THE_END, CAUSAL, FAMILIES, draw
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
+from curate.embed.model.names import POCKET
 from curate.embed.model.text import CausalTower
 from curate.embed.model.vision import ClassTokenTower
-from curate.embed.model.weights import POCKET
 from curate.errors import ModelError
 
 CPU = torch.device("cpu")

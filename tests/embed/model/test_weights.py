@@ -21,7 +21,7 @@ from helpers.embed_parts import FAMILIES
 
 from curate.commands.main import main
 from curate.embed.model import weights
-from curate.embed.model.facts import describe
+from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
 from curate.errors import ModelError
 

@@ -1,0 +1,96 @@
+"""What the checks before a run found out about files outside it, kept with the run for its next command.
+
+Reading a model's weights, hashing a list and looking at its columns take seconds to minutes; whether a file is still
+the one that was read takes a `stat`, or one request. `remembered.json` in the run's folder holds each finding with
+the stamps of the files that it was read from; a finding with another stamp is made again. It is no part of what a run
+is: without it every command only takes longer.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from curate import __version__
+from curate.errors import BrokenResult
+from curate.store import Json, Store, access_errors
+
+NAME = "remembered.json"
+
+_SETTLED = 2.0
+"""Seconds since the last change after which a local file's time tells its next change from it."""
+
+Finding = Callable[[], tuple[Any, Iterable[str]]]
+"""Finds something out: returns it, JSON-able, and the paths or URLs of the files and folders that it was read from."""
+
+
+@dataclass
+class Remembered:
+    """Findings of earlier commands of a run.
+
+    Args:
+        endpoint: an S3 server other than AWS, on which remote files lie.
+        before: what earlier commands remembered; only what this command asks for again is kept.
+    """
+
+    endpoint: str | None = None
+    before: Mapping[str, Json] = field(default_factory=dict)
+    _used: dict[str, Json] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store) -> "Remembered":
+        """The findings that are kept in a run's folder; none where there is no such file, or an unreadable one."""
+        try:
+            kept = store.read_json(NAME)
+        except (FileNotFoundError, BrokenResult):
+            kept = {}
+        findings = kept.get("findings") if kept.get("curate") == __version__ else None
+        return cls(store.endpoint, findings if isinstance(findings, dict) else {})
+
+    def get(self, kind: str, request: Any, find: Finding) -> Any:
+        """Returns what an earlier command found out, or finds it out now.
+
+        Args:
+            kind: what it is, for readers of the file.
+            request: what the finding depends on besides the files' contents; JSON-able.
+            find: called where nothing is remembered, or a file has changed since; what it raises is not remembered.
+        """
+        text = json.dumps([kind, request], sort_keys=True)
+        name = f"{kind}:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+        entry = self.before.get(name)
+        if entry is None or any(self._stamp(path) != stamp for path, stamp in entry["files"].items()):
+            found, files = find()
+            stamps = {path: self._stamp(path) for path in files}
+            if not all(stamps.values()):
+                return found
+            entry = {"found": found, "files": stamps}
+        self._used[name] = entry
+        return entry["found"]
+
+    def save(self, store: Store) -> None:
+        """Stores what this command asked for, where that differs from what is stored."""
+        if self._used != self.before:
+            content = {"curate": __version__, "findings": self._used}
+            store.put(NAME, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+
+    def _stamp(self, path: str) -> str:
+        """What changes when a file does, or a folder's names; empty where nothing tells its next change."""
+        place = Store(path, self.endpoint)
+        try:
+            if root := place.local_root:
+                status = root.stat()
+                if root.is_dir():
+                    return _digest(sorted(entry.name for entry in root.iterdir()))
+                is_settled = time.time() - status.st_mtime > _SETTLED
+                return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}" if is_settled else ""
+            if place.fs.isfile(path):
+                return str(place.fs.ukey(path))
+            return _digest(place.names(""))
+        except access_errors(path):
+            return ""
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.blake2b("\0".join(names).encode(errors="surrogateescape"), digest_size=16).hexdigest()
