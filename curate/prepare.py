@@ -217,8 +217,8 @@ def as_now(identity: Json) -> Json:
 def _check_free(store: Store) -> None:
     """Raises RecipeError where the folder is neither empty nor that of a run.
 
-    A run that died while it planned left only `plan-…` folders, which are accepted, as is what was remembered. Hidden names, such as files of a
-    desktop or our own probe file, are ignored.
+    A run that died while it planned left only `plan-…` folders, which are accepted, as is `remembered.json`. Hidden
+    names, such as files of a desktop or our own probe file, are ignored.
     """
     if store.exists("run.json"):
         return

@@ -1,9 +1,9 @@
-"""What the checks before a run found out about files outside it, kept with the run for its next command.
+"""Keeps with a run the results of checks of files outside it, for the run's next command.
 
-Reading a model's weights, hashing a list and looking at its columns take seconds to minutes; whether a file is still
-the one that was read takes a `stat`, or one request. `remembered.json` in the run's folder holds each finding with
-the stamps of the files that it was read from; a finding with another stamp is made again. It is no part of what a run
-is: without it every command only takes longer.
+Reading a model's weights, hashing a list and looking at its columns take seconds to minutes; a check that the
+file has not changed since takes a `stat`, or one request. `remembered.json` in the run's folder holds each finding with
+stamps of the files that it was read from; if a stamp has changed, the finding is made again. The file is not needed:
+without it, a command only takes longer.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class Remembered:
             store.put(NAME, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
     def _stamp(self, path: str) -> str:
-        """What changes when a file does, or a folder's names; empty where nothing tells its next change."""
+        """Returns text that changes with a file, or with a folder's names; empty where a next change might not show."""
         place = Store(path, self.endpoint)
         try:
             if root := place.local_root:

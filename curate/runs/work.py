@@ -17,8 +17,8 @@ ahead, so that only the current unit can crash it."""
 
 
 SMALL = 100_000
-"""Rows of a run up to which a work that loads no model and decodes no image of a stranger runs in the driver's process.
-At that size it takes seconds; in a process of its own, Ray's start alone takes as long."""
+"""Rows of a run up to which select, report, signals and the card run in the driver's process (`Work.is_small`). They take
+seconds at that size; the start of Ray alone takes as long."""
 
 
 @dataclass(frozen=True)
