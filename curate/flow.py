@@ -28,6 +28,7 @@ from curate.runs.options import RECIPE, Options, manifest_name
 from curate.runs.outcome import Outcome
 from curate.runs.passes import Layout
 from curate.runs.stop_rules import MinSuccess, nothing_kept
+from curate.runs.summaries import done
 from curate.runs.work import Engine, Watcher, Work
 from curate.select import passes as select
 from curate.signals import passes as signals
@@ -87,7 +88,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     if layout.sample:
         watcher.tell(str(layout.sample))
     for pass_ in layout.of("embed").values():
-        if (notice := pass_.begun_otherwise()) and not pass_.folder.units().issuperset(layout.parts):
+        if (notice := pass_.begun_otherwise()) and done(pass_.folder, layout.parts) != set(layout.parts):
             watcher.tell(notice)
 
     if options.reaches("fetch"):

@@ -428,8 +428,8 @@ class Outputs:
         """The outputs of one part of a pass that runs as a whole; they have to be committed before the whole."""
         return Outputs(self.folder, unit, self.attempt)
 
-    def commit(self) -> bool:
-        """Writes the marker; returns whether it is this attempt's (False: another attempt was first)."""
+    def commit(self) -> Marker:
+        """Writes the marker; returns the unit's marker, which is another attempt's where that one was first."""
         marker = Marker(
             self.unit,
             self.attempt,
@@ -439,7 +439,8 @@ class Outputs:
             round(time.time(), 3),
             tuple(self.notes),
         )
-        return self.folder.store.create(self.folder.marker_name(self.unit), marker.to_json())
+        was_first = self.folder.store.create(self.folder.marker_name(self.unit), marker.to_json())
+        return marker if was_first else self.folder.marker(self.unit)
 
 
 @dataclass(frozen=True)

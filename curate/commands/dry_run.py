@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from curate.errors import counted
 from curate.layout import lay_out, planned
 from curate.prepare import Prepared
+from curate.runs import summaries
 from curate.runs.options import Options
 from curate.runs.passes import Pass
-from curate.store import WHOLE
 
 
 def lines(prepared: Prepared, options: Options) -> Iterator[str]:
@@ -28,10 +28,9 @@ def lines(prepared: Prepared, options: Options) -> Iterator[str]:
 
 
 def _state(pass_: Pass, parts: tuple[int, ...]) -> str:
-    units = pass_.folder.units()
     if not pass_.declared.by_part:
-        return "reused" if WHOLE in units else "would run"
-    done = len(units.intersection(parts))
+        return "reused" if pass_.folder.is_done() else "would run"
+    done = len(summaries.done(pass_.folder, parts))
     if done == len(parts):
         return "reused"
     return f"would run: {counted(len(parts) - done, 'part')}" + (f", {done} reused" if done else "")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from curate.commands.verify import Fault, Manifest
+from curate.runs.summaries import name
 from curate.store import WHOLE, Folder
 
 _MEASURED = ("pixels", "embed-", "signals-")
@@ -55,8 +56,12 @@ def fetched_again(manifest: Manifest, faults: Sequence[Fault]) -> list[int]:
 
 def _names(folder: Folder, units: set[int | None]) -> Iterator[str]:
     if ALL not in units:
-        # A missing marker need not be deleted.
-        yield from (folder.marker_name(unit) for unit in units if unit is not ALL and folder.is_done(unit))
+        for unit in units:
+            if unit is ALL:
+                continue
+            # A missing marker need not be deleted, but the summary that still has it.
+            summary = [name(folder, unit)] if unit != WHOLE else []
+            yield from (found for found in (folder.marker_name(unit), *summary) if folder.store.exists(found))
         return
     yield f"{folder.path}/"
     if folder.bookkeeping != folder.path:

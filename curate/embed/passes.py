@@ -67,6 +67,7 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
         processes=embed.processes,
         wants_gpu=embed.device != "cpu",
         reads_ahead=True,
+        total=layout.n_parts,
     )
 
 

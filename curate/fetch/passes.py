@@ -7,6 +7,7 @@ from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.retry_rounds import Round, recorded, settle
+from curate.runs.summaries import done, markers
 from curate.runs.work import Work
 from curate.store import Inputs, Json
 
@@ -57,7 +58,7 @@ def unsettled(prepared: Prepared, layout: Layout) -> Round | None:
 def settled(prepared: Prepared, layout: Layout, ended: Round) -> Prepared:
     """Counts the images that the newest round recovered, over all of its parts, and records the number."""
     folder = layout.passes["fetch"].folder
-    recovered = sum(folder.marker(part).counts["recovered"] for part in folder.units())
+    recovered = sum(marker.counts["recovered"] for _, marker in markers(folder, sorted(folder.units())))
     settle(prepared.store, ended, folder.path, recovered)
     return replace(prepared, rounds=recorded(prepared.store))
 
@@ -80,17 +81,18 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
             opener, more = "worker", {}
         before = {"before": rounds[number - 1].folder} if number else {}
         # A round holds all images of the round before, so a part that a round has is not fetched in earlier rounds.
-        done = rounds[number + 1].folder.units() if number + 1 < len(rounds) else set()
+        later = done(rounds[number + 1].folder, layout.parts) if number + 1 < len(rounds) else set()
         yield Work(
             work_name(number),
             f"curate.fetch.{opener}:open_worker",
             {**settings, **more},
             {"fetch": pass_},
             Inputs({"plan": plan, **before}, layout.parts),
-            [part for part in layout.parts if part not in done],
+            [part for part in layout.parts if part not in later],
             layout.rows,
             after=(work_name(number - 1),) if number else (),
             processes=recipe.fetch.processes,
+            total=layout.n_parts,
         )
 
 

@@ -11,6 +11,7 @@ from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.passes import Declaration, Layout, result_files
+from curate.runs.summaries import markers
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
 
@@ -84,7 +85,7 @@ def card_work(prepared: Prepared, layout: Layout) -> Work:
 def check(prepared: Prepared, layout: Layout, kept: int) -> None:
     """Raises BrokenResult where the shards do not hold as many samples as pairs were kept."""
     folder = layout.passes["pack"].folder
-    packed = sum(folder.marker(shard).counts["samples"] for shard in range(shards(prepared, layout)))
+    packed = sum(marker.counts["samples"] for _, marker in markers(folder, range(shards(prepared, layout))))
     if packed != kept:
         raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
 

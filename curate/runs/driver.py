@@ -11,12 +11,13 @@ its nodes; after nine such starts the unit is set aside, too.
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from curate import errors
 from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.passes import canonical
+from curate.runs.summaries import Summaries
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
 
@@ -32,16 +33,64 @@ NOTES = 10
 
 @dataclass
 class Progress:
-    """The state of one work inside `drive`."""
+    """The state of one work inside `drive`.
+
+    Attributes:
+        work: the work.
+        done: the units that are done.
+        failed: the units that are set aside, with the last line of their errors.
+        starts: by unit, its starts that did not end in success.
+        summaries: of its passes, by short name.
+        ready: units that can start, in order.
+        blocked: by unit that cannot start yet, the number of works before this one that have not done it.
+        before: the works after which its units start.
+        following: the works whose units start after its own.
+        slots: units that the engine takes at once; 0 before the first one.
+        flying: units that the engine has.
+        finished: whether no unit is left that can run.
+    """
 
     work: Work
-    pending: deque[int]
     done: set[int]
     failed: dict[int, str]
     starts: dict[int, list[Json]]
+    summaries: dict[str, Summaries]
+    ready: deque[int] = field(default_factory=deque)
+    blocked: dict[int, int] = field(default_factory=dict)
+    before: list["Progress"] = field(default_factory=list)
+    following: list["Progress"] = field(default_factory=list)
     slots: int = 0
     flying: int = 0
     finished: bool = False
+
+    def has(self, unit: int) -> bool:
+        """Whether the unit is done, or the whole where the whole is the work's only unit."""
+        return unit in self.done or WHOLE in self.done
+
+    def add(self, result: UnitResult) -> None:
+        """Takes a unit that was just done, and unblocks it in the works that follow."""
+        freed = [unit for unit in self._blocked_by(result.unit) if not self.has(unit)]
+        self.done.add(result.unit)
+        for later in self.following:
+            for unit in freed:
+                later.unblock(unit)
+        for name, summary in self.summaries.items():
+            summary.add(result.unit, result.markers.get(name))
+
+    def unblock(self, unit: int) -> None:
+        """Takes note that one more of the works before has done the unit."""
+        if unit in self.blocked:
+            self.blocked[unit] -= 1
+            if not self.blocked[unit]:
+                del self.blocked[unit]
+                self.ready.append(unit)
+
+    def _blocked_by(self, unit: int) -> Iterable[int]:
+        return (unit,) if unit != WHOLE else {unit for later in self.following for unit in later.blocked}
+
+    def is_finished(self) -> bool:
+        """Whether no unit runs, can start or could start later; units after one that is set aside never start."""
+        return not (self.flying or self.ready) and (not self.blocked or all(one.finished for one in self.before))
 
 
 def drive(
@@ -72,15 +121,16 @@ def drive(
     """
     session = secrets.token_hex(4)
     states = {work.name: _begin(work, watcher, forget_failures) for work in works}
+    _chain(states)
     flying = 0
     while True:
         for state in states.values():
-            if _is_finished(state, states) and not state.finished:
+            if not state.finished and state.is_finished():
                 state.finished = True
                 watcher.end(state.work.name)
                 if state.slots:
                     engine.finish(state.work.name)
-            flying += _submit(state, states, engine, session)
+            flying += _submit(state, engine, session)
             _check_failed(state, max_failed)
         if all(state.finished for state in states.values()):
             return {name: state.failed for name, state in states.items()}
@@ -108,7 +158,7 @@ def _tell(watcher: Watcher, name: str, notes: Sequence[str]) -> None:
 
 def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
     units = set(work.units)
-    done = work.done() & units
+    done = work.done()
     failed: dict[int, str] = {}
     starts: dict[int, list[Json]] = {}
     for kind in ("failed", "attempts"):
@@ -124,12 +174,31 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
                 failed[unit] = str(work.store.read_json(path)["error"])
             else:
                 starts.setdefault(unit, []).append(work.store.read_json(path))
-    pending = deque(unit for unit in work.units if unit not in done and unit not in failed)
-    if pending:
+    if not done.issuperset(units):
         for pass_ in work.outputs.values():
             pass_.settle()
+    total = work.total or len(units)
+    summaries = {name: Summaries(pass_.folder, total, done) for name, pass_ in work.outputs.items()}
+    for summary in summaries.values():
+        summary.complete()
     watcher.begin(work.name, len(units), len(done), work.rows)
-    return Progress(work, pending, done, failed, starts)
+    return Progress(work, done, failed, starts, summaries)
+
+
+def _chain(states: Mapping[str, Progress]) -> None:
+    """Connects the works that follow each other, and sorts the units left into those that can start and the others."""
+    for state in states.values():
+        state.before = [states[name] for name in state.work.after if name in states]
+        for earlier in state.before:
+            earlier.following.append(state)
+        for unit in state.work.units:
+            if unit in state.done or unit in state.failed:
+                continue
+            waits_for = sum(not earlier.has(unit) for earlier in state.before)
+            if waits_for:
+                state.blocked[unit] = waits_for
+            else:
+                state.ready.append(unit)
 
 
 def _check_failed(state: Progress, max_failed: float) -> None:
@@ -142,31 +211,11 @@ def _check_failed(state: Progress, max_failed: float) -> None:
         )
 
 
-def _is_finished(state: Progress, states: Mapping[str, Progress]) -> bool:
-    if state.flying:
-        return False
-    before = [states[name] for name in state.work.after if name in states]
-    if not all(earlier.finished for earlier in before):
-        return not state.pending
-    return not any(_is_ready(unit, before) for unit in state.pending)
-
-
-def _is_ready(unit: int, before: Sequence[Progress]) -> bool:
-    """Whether each work of `before` has done this unit, or the whole where the whole is its only unit."""
-    return all(unit in earlier.done or WHOLE in earlier.done for earlier in before)
-
-
-def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, session: str) -> int:
+def _submit(state: Progress, engine: Engine, session: str) -> int:
     """Submits ready units while the engine has free slots; returns how many."""
-    before = [states[name] for name in state.work.after if name in states]
     submitted = 0
-    for _ in range(len(state.pending)):
-        if state.slots and state.flying >= state.slots:
-            break
-        unit = state.pending.popleft()
-        if not _is_ready(unit, before):
-            state.pending.append(unit)
-            continue
+    while state.ready and not (state.slots and state.flying >= state.slots):
+        unit = state.ready.popleft()
         starts = state.starts.get(unit, [])
         if _is_spent(starts):
             _set_aside(state, unit)
@@ -184,7 +233,8 @@ def _submit(state: Progress, states: Mapping[str, Progress], engine: Engine, ses
 def _take(state: Progress, result: UnitResult, session: str) -> None:
     unit = result.unit
     if result.status == "done":
-        state.done.add(unit)
+        state.starts.pop(unit, None)
+        state.add(result)
         return
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
@@ -196,7 +246,7 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         state.work.store.put(path, canonical(outcome).encode())
     state.starts[unit][-1] = outcome
     # The unit starts again at once: where all parts fail for one reason, the run stops before it has tried every part.
-    state.pending.appendleft(unit)
+    state.ready.appendleft(unit)
 
 
 def _is_spent(starts: Sequence[Json]) -> bool:

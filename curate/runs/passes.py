@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from curate.runs.sample import Sample
+from curate.runs.summaries import markers
 from curate.store import Folder, Inputs, Json, Store
 
 
@@ -147,5 +148,5 @@ class Layout:
 
 def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:
     """Every file of the given units with bytes, sha256 and rows, sorted by name: the manifest's list."""
-    files = [asdict(info) for unit in units for info in folder.marker(unit).files.values()]
+    files = [asdict(info) for _, marker in markers(folder, units) for info in marker.files.values()]
     return sorted(files, key=lambda info: str(info["name"]))

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 import traceback
+from dataclasses import asdict
 from typing import cast
 
 from curate.errors import DeviceLost, UsageError
@@ -49,8 +50,9 @@ class UnitRunner:
             else:
                 self.worker(unit, work.inputs, outputs)
             counts: dict[str, int] = {}
-            for output in outputs.values():
-                output.commit()
+            markers = {}
+            for name, output in outputs.items():
+                markers[name] = asdict(output.commit())
                 counts |= output.counts
             notes = list(dict.fromkeys(note for output in outputs.values() for note in output.notes))
         except UsageError as error:
@@ -65,7 +67,7 @@ class UnitRunner:
             work.store.put(record, canonical({**begun, **outcome}).encode())
             return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
         work.store.delete(record)
-        return UnitResult(unit, "done", counts=counts, notes=notes)
+        return UnitResult(unit, "done", counts=counts, notes=notes, markers=markers)
 
 
 def open_worker(work: Work) -> Worker:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from curate.runs import summaries
 from curate.runs.passes import Pass
 from curate.store import WHOLE, Inputs, Json, Outputs, Store
 
@@ -17,8 +18,9 @@ ahead, so that only the current unit can crash it."""
 
 
 SMALL = 100_000
-"""Rows of a run up to which select, report, signals and the card run in the driver's process (`Work.is_small`). They take
-seconds at that size; the start of Ray alone takes as long."""
+"""Rows of a run up to which select, report, signals and the card run in the driver's process (`Work.is_small`).
+
+They take seconds at that size; the start of Ray alone takes as long."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Work:
         wants_gpu: a worker takes a GPU where there are any.
         reads_ahead: the worker is an `AheadWorker`.
         is_small: the driver may run it in its own process (`SMALL`).
+        total: units of its passes over all runs, where a sample covers fewer; by default those of `units`.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Work:
     wants_gpu: bool = False
     reads_ahead: bool = False
     is_small: bool = False
+    total: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -77,7 +81,7 @@ class Work:
 
     def done(self) -> set[int]:
         """The units that have a marker in every output."""
-        return set.intersection(*(pass_.folder.units() for pass_ in self.outputs.values()))
+        return set.intersection(*(summaries.done(pass_.folder, self.units) for pass_ in self.outputs.values()))
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class UnitResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     """The exceptions that the unit noted, as in its marker."""
+    markers: Mapping[str, Json] = field(default_factory=dict)
+    """The markers that the unit has now, in JSON form, by the short names of the outputs that this start wrote."""
 
 
 class Engine(Protocol):

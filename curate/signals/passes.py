@@ -38,4 +38,5 @@ def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
         layout.rows,
         after=tuple(after),
         is_small=layout.n_rows <= SMALL,
+        total=layout.n_parts,
     )
