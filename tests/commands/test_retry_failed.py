@@ -147,10 +147,10 @@ def test_a_round_says_what_it_brought_back_by_class(web, capsys):
 
 
 def snapshot(store):
-    """Every file of a run folder but those of fetches and rounds, with its bytes."""
+    """Every file of a run folder with its bytes, but those of fetches and rounds, and what is only remembered."""
     root = Path(store.url)
     found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith(("fetch-", "rounds/"))}
+    return {name: data for name, data in found.items() if not name.startswith(("fetch-", "rounds/", "remembered.json"))}
 
 
 def test_a_round_that_brings_nothing_back_changes_nothing(web, capsys):
