@@ -31,11 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 
-from curate import flow
+from curate import flow, summaries
 from curate.layout import lay_out
 from curate.prepare import Prepared, prepare
 from curate.recipe import parse
-from curate.runs import summaries
 from curate.runs.driver import drive
 from curate.runs.identity import claim
 from curate.runs.options import Options
@@ -239,7 +238,7 @@ def finished(prepared: Prepared, parts: int, rows: int) -> None:
 
 
 def summarise(folder: Folder, units: range, counts: Mapping[str, int] | Sequence[int]) -> None:
-    """Writes the summaries of a pass that has no single markers, so that whoever lists these finds nothing."""
+    """Writes the summaries of a pass that has no single markers, so that a listing of these finds nothing."""
     for first in range(0, len(units), summaries.BLOCK):
         block = units[first : first + summaries.BLOCK]
         of = {

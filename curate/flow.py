@@ -28,11 +28,11 @@ from curate.runs.options import RECIPE, Options, manifest_name
 from curate.runs.outcome import Outcome
 from curate.runs.passes import Layout
 from curate.runs.stop_rules import MinSuccess, nothing_kept
-from curate.runs.summaries import done
 from curate.runs.work import Engine, Watcher, Work
 from curate.select import passes as select
 from curate.signals import passes as signals
 from curate.store import WHOLE, key
+from curate.summaries import done
 
 
 def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) -> Outcome:

@@ -28,7 +28,9 @@ COMMON = {
     "remembered",
     "schema",
     "scratch",
+    "side_by_side",
     "store",
+    "summaries",
 }
 DECLARING = {"prepare", "runs"}
 """What a room's `passes.py` may import besides: it declares the room's passes from a recipe."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from curate import summaries
 from curate.errors import counted
 from curate.layout import lay_out, planned
 from curate.prepare import Prepared
-from curate.runs import summaries
 from curate.runs.options import Options
 from curate.runs.passes import Pass
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import UsageError
+from curate.side_by_side import side_by_side
 from curate.store import Folder
 
 Place = tuple[int, int]
@@ -51,8 +52,7 @@ def rows(plan: Folder, wanted: str) -> list[Place]:
 def _beginning(plan: Folder, prefix: str, parts: Sequence[int]) -> Iterator[tuple[Place, bytes]]:
     """Yields every row whose pair id has this prefix, with the id."""
     low, high = (pa.scalar(bytes.fromhex(prefix.ljust(32, digit))) for digit in "0f")
-    for part in parts:
-        ids = _ids(plan, "pair_id", part)
+    for part, ids in side_by_side(lambda part: (part, _ids(plan, "pair_id", part)), parts):
         # Rows of one pair may be in several parts where the source gives the pair ids.
         for row in _where(pc.and_(pc.greater_equal(ids, low), pc.less_equal(ids, high))):
             yield (part, row), ids[row].as_py()

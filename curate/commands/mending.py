@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from curate.commands.verify import Fault, Manifest
-from curate.runs.summaries import name
 from curate.store import WHOLE, Folder
+from curate.summaries import name
 
 _MEASURED = ("pixels", "embed-", "signals-")
 """Short names, or their beginnings, of the folders that are computed from a part's images."""

@@ -22,7 +22,8 @@ from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
 from curate.schema import NOT_SAMPLED, REPEATED
 from curate.scratch import scratch
-from curate.store import WHOLE, FileInfo, Folder, Store, key
+from curate.side_by_side import side_by_side
+from curate.store import WHOLE, FileInfo, Folder, Marker, Store, key
 
 _UNREADABLE = (OSError, EOFError, pa.ArrowException, BrokenResult, KeyError, ValueError, tarfile.TarError)
 """The exceptions that reading a damaged file can raise."""
@@ -173,19 +174,23 @@ def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[Fault]) -> 
             found("parts.parquet does not list the parts of the manifest", None)
     except _UNREADABLE as error:
         found(f"parts.parquet cannot be read: {_line(error)}", WHOLE)
-    for part in said.parts:
+
+    def read(part: int) -> tuple[int, pa.Table | Exception, pa.Table | Exception]:
+        return (
+            part,
+            _table(plan, "pairs.parquet", part, ["pair_id", "repeated"]),
+            _table(select, "decisions.parquet", part, ["pair_id", "kept", "reason"]),
+        )
+
+    for part, rows, decided in side_by_side(read, said.parts):
         name = f"decisions of part {key(part)}"
-        try:
-            rows = plan.table("pairs.parquet", part, ["pair_id", "repeated"])
-        except _UNREADABLE as error:
-            line = f"{plan.path}: rows of part {key(part)} cannot be read: {_line(error)}"
+        if isinstance(rows, Exception):
+            line = f"{plan.path}: rows of part {key(part)} cannot be read: {_line(rows)}"
             problems.append(Fault(line, ("plan", part)))
             complete = False
             continue
-        try:
-            decided = select.table("decisions.parquet", part, ["pair_id", "kept", "reason"])
-        except _UNREADABLE as error:
-            found(f"{name} cannot be read: {_line(error)}", part)
+        if isinstance(decided, Exception):
+            found(f"{name} cannot be read: {_line(decided)}", part)
             complete = False
             continue
         for fault in _decision_faults(rows, decided, has_uid=said.has_uid):
@@ -201,6 +206,14 @@ def _check_decisions(said: Manifest, kept: IO[bytes], problems: list[Fault]) -> 
             # The marker of the plan's whole has the total of planned rows.
             found(fault, None, ("plan", WHOLE))
     return complete
+
+
+def _table(folder: Folder, role: str, part: int, columns: Sequence[str]) -> pa.Table | Exception:
+    """Returns columns of a part's table, or the error at reading them."""
+    try:
+        return folder.table(role, part, columns)
+    except _UNREADABLE as error:
+        return error
 
 
 def _decision_faults(rows: pa.Table, decided: pa.Table, *, has_uid: bool) -> Iterator[str]:
@@ -264,14 +277,21 @@ def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | Non
     # The decisions give the number of shards, so that a gap, a missing or an extra shard is found.
     samples, full = manifest.samples if kept is None else len(kept), manifest.shard_size
     packed = Packed([min(full, samples - start) for start in range(0, samples, full)], manifest.embeddings)
-    files = _ResultFiles(store, manifest, problems)
+    files = _ResultFiles(store, manifest, dict(_units_of_files(manifest.folders["pack"])))
     for layout in manifest.layouts:
-        for shard in range(len(packed.sizes)):
+
+        def check(shard: int, layout: ResultLayout = layout) -> _ResultFiles:
             expected = None if kept is None else _hex(kept[shard * full : (shard + 1) * full])
-            layout.check_shard(shard, expected, packed, files)
+            of_shard = files.another()
+            layout.check_shard(shard, expected, packed, of_shard)
+            return of_shard
+
+        for checked in side_by_side(check, range(len(packed.sizes))):
+            files.take(checked)
         layout.check_whole(packed, files)
     with files.file("README.md"):
         pass
+    problems += files.problems
     further = sorted({*manifest.result} - files.asked_for)
     what = "belongs to no shard of the kept pairs"
     problems += [Fault(f"{manifest.pack}/{name}: {what}", ("pack", None)) for name in further]
@@ -280,12 +300,21 @@ def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | Non
 class _ResultFiles:
     """The files of the result, as a layout's check asks for them (`CheckedFiles`)."""
 
-    def __init__(self, store: Store, manifest: Manifest, problems: list[Fault]) -> None:
+    def __init__(self, store: Store, manifest: Manifest, units: Mapping[str, int]) -> None:
         self._store = store
         self._manifest = manifest
-        self._problems = problems
-        self._units = dict(_units_of_files(manifest.folders["pack"]))
+        self._units = units
+        self.problems: list[Fault] = []
         self.asked_for: set[str] = set()
+
+    def another(self) -> "_ResultFiles":
+        """Returns the same files without faults, for a check in a thread of its own."""
+        return _ResultFiles(self._store, self._manifest, self._units)
+
+    def take(self, checked: "_ResultFiles") -> None:
+        """Adds what another check asked for and found."""
+        self.asked_for |= checked.asked_for
+        self.problems += checked.problems
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[Path | None]:
@@ -311,14 +340,14 @@ class _ResultFiles:
                 self.fault(name, f"cannot be read: {_line(error)}")
 
     def fault(self, name: str, what: str) -> None:
-        self._problems.append(Fault(f"{self._manifest.pack}/{name}: {what}", ("pack", self._units.get(name))))
+        self.problems.append(Fault(f"{self._manifest.pack}/{name}: {what}", ("pack", self._units.get(name))))
 
 
 def _units_of_files(folder: Folder) -> Iterator[tuple[str, int]]:
     """Yields every file of a folder with the unit that wrote it, from the markers that can be read."""
-    for unit in folder.units():
-        with contextlib.suppress(*_UNREADABLE, TypeError):
-            yield from ((info.name, unit) for info in folder.marker(unit).files.values())
+    for unit, marker in side_by_side(lambda unit: (unit, _marker(folder, unit)), folder.units()):
+        if not isinstance(marker, Exception):
+            yield from ((info.name, unit) for info in marker.files.values())
 
 
 def _hex(ids: npt.NDArray[Any]) -> list[str]:
@@ -339,20 +368,32 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[Fault]:
         units |= {WHOLE} if short in ("plan", "select") else set()
         for unit in sorted(units - done):
             yield Fault(f"{folder.marker_name(unit)}: is missing", (short, unit))
-        for unit in sorted(done):
-            try:
-                files = folder.marker(unit).files.values()
-            except (*_UNREADABLE, TypeError) as error:
-                yield Fault(f"{folder.marker_name(unit)}: cannot be read: {_line(error)}", (short, unit))
-                continue
-            for info in files:
+
+        def check(unit: int, short: str = short, folder: Folder = folder) -> list[Fault]:
+            marker = _marker(folder, unit)
+            if isinstance(marker, Exception):
+                return [Fault(f"{folder.marker_name(unit)}: cannot be read: {_line(marker)}", (short, unit))]
+            faults = []
+            for info in marker.files.values():
                 try:
                     with store.open(f"{folder.path}/{info.name}") as opened:
                         fault = _fault(opened, info)
                 except FileNotFoundError:
                     fault = "is missing"
                 if fault:
-                    yield Fault(f"{folder.path}/{info.name}: {fault}", (short, unit))
+                    faults.append(Fault(f"{folder.path}/{info.name}: {fault}", (short, unit)))
+            return faults
+
+        for faults in side_by_side(check, sorted(done)):
+            yield from faults
+
+
+def _marker(folder: Folder, unit: int) -> Marker | Exception:
+    """Returns a unit's marker, or the error at reading it."""
+    try:
+        return folder.marker(unit)
+    except (*_UNREADABLE, TypeError) as error:
+        return error
 
 
 def _fault(opened: IO[bytes], info: FileInfo) -> str | None:

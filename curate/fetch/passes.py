@@ -7,9 +7,9 @@ from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.retry_rounds import Round, recorded, settle
-from curate.runs.summaries import done, markers
 from curate.runs.work import Work
 from curate.store import Inputs, Json
+from curate.summaries import done, markers
 
 VERSION = 1
 

@@ -11,9 +11,9 @@ from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.passes import Declaration, Layout, result_files
-from curate.runs.summaries import markers
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
+from curate.summaries import markers
 
 VERSION = 4
 

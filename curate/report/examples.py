@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from curate import jpeg
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
-from curate.report.survey import Place, in_order
+from curate.report.survey import Place
+from curate.side_by_side import side_by_side
 from curate.store import Folder, Inputs
 
 THUMBNAIL = 160
@@ -65,7 +66,7 @@ def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: 
 
     examples: dict[Place, Example] = {}
     parts = sorted(rows_of)
-    for part, (table, thumbnails) in zip(parts, in_order(read, parts), strict=True):
+    for part, (table, thumbnails) in zip(parts, side_by_side(read, parts), strict=True):
         for row, values in zip(rows_of[part], table.to_pylist(), strict=True):
             examples[Place(part, row)] = Example(values, thumbnails.get(values["file"]))
     for place in wanted:

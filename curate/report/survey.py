@@ -4,10 +4,9 @@ Memory holds counts, a bounded tally of hosts, the picked rows, and the tables o
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,11 @@ from curate.columns import read as read_columns
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
 from curate.schema import FETCHED, NOT_SAMPLED, REPEATED, SIMILARITY
+from curate.side_by_side import side_by_side
 from curate.store import Folder, Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
 """The stacks of a similarity histogram: kept; dropped by a threshold on the same column; dropped for another reason."""
-
-READERS = 8
-"""Parts that are read at once, as reading from a remote store waits for answers, not for the CPU."""
 
 HOSTS = 20_000
 """Hosts counted at once, at most (`Tally`)."""
@@ -35,7 +32,6 @@ CLOSE_PARTS = 8
 """How many parts are searched for the pairs closest to a threshold."""
 
 Floats = npt.NDArray[np.float64]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, order=True)
@@ -129,7 +125,7 @@ def survey(
     """
     totals = Survey(similarity={model: Histogram(3) for model in models if columns.scores(model, SIMILARITY)})
     by_name = {step["name"]: step for step in steps}
-    for number, rows in enumerate(in_order(lambda part: _read(inputs, columns, models, part), inputs.parts)):
+    for number, rows in enumerate(side_by_side(lambda part: _read(inputs, columns, models, part), inputs.parts)):
         reasons = rows.decisions["reason"].to_numpy(zero_copy_only=False)
         kept = rows.decisions["kept"].to_numpy(zero_copy_only=False).astype(bool)
         totals.failures.add(rows.failures)
@@ -176,7 +172,7 @@ def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
     def read(part: int) -> tuple[int, pa.Table]:
         return part, inputs["select"].table("decisions.parquet", part, ["pair_id", "kept"])
 
-    for part, decided in in_order(read, inputs.parts if wanted else ()):
+    for part, decided in side_by_side(read, inputs.parts if wanted else ()):
         hits = pc.and_(pc.is_in(decided["pair_id"], value_set=values), decided["kept"])
         for row in np.flatnonzero(hits.to_numpy(zero_copy_only=False)):
             places[decided["pair_id"][int(row)].as_py()] = Place(part, int(row))
@@ -203,13 +199,6 @@ def near_similarities(near: Folder, above: float) -> Histogram:
             values = batch.column(0).to_numpy(zero_copy_only=False)
             histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
     return histogram
-
-
-def in_order(read: Callable[[int], _T], parts: Sequence[int]) -> Iterator[_T]:
-    """Yields the result of `read` for each part, in the order of the parts; reads some parts ahead, in threads."""
-    with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(parts), READERS):
-            yield from pool.map(read, parts[start : start + READERS])
 
 
 def _read(inputs: Inputs, columns: PairColumns, models: Sequence[str], part: int) -> _Rows:

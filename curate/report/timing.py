@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.report.survey import in_order
 from curate.store import WHOLE, Folder, Inputs
+from curate.summaries import markers
 
 _MEASURES = ("samples", "pairs", "images", "planned", "rows", "prompts")
 """Counts that may give a pass's rate; the first one that the pass has is used."""
@@ -56,7 +56,7 @@ def _timing(inputs: Inputs, name: str, folder: Folder) -> Timing | None:
     counts: Counter[str] = Counter()
     notes: list[tuple[int, str]] = []
     seconds, starts, ends = 0.0, [], []
-    for marker in in_order(folder.marker, units):
+    for _, marker in markers(folder, units):
         counts.update(marker.counts)
         notes.extend((marker.unit, note) for note in marker.notes)
         seconds += marker.seconds

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from curate import errors
 from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.passes import canonical
-from curate.runs.summaries import Summaries
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
+from curate.summaries import Summaries
 
 BAD_STARTS = 2
 """Failed starts after which a unit is set aside."""

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from curate.runs.sample import Sample
-from curate.runs.summaries import markers
 from curate.store import Folder, Inputs, Json, Store
+from curate.summaries import markers
 
 
 def canonical(content: Any) -> str:

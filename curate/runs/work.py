@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from curate.runs import summaries
+from curate import summaries
 from curate.runs.passes import Pass
 from curate.store import WHOLE, Inputs, Json, Outputs, Store
 

@@ -1,10 +1,9 @@
 """Select: decides for every row of the plan whether its pair is kept, or which step drops it."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,15 +20,10 @@ from curate.select.rows import PartRows
 from curate.select.steps.contract import Step
 from curate.select.steps.registry import read as read_steps
 from curate.select.steps.registry import wanted
+from curate.side_by_side import side_by_side
 from curate.store import Folder, Inputs, Json, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
-
-_AT_ONCE = 8
-"""Parts that are read or written concurrently: a remote store answers slowly, but many requests at a time."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
@@ -101,14 +95,14 @@ def select(
         return part, kept, Counter({reason["values"]: reason["counts"] for reason in reasons})
 
     planned: dict[int, int] = {}
-    for part, rows in _ahead(read, parts):
+    for part, rows in side_by_side(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
     report = funnel.run(lambda name: _near(inputs[name]))
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))
-    for part, count, reasons in _ahead(write, decided):
+    for part, count, reasons in side_by_side(write, decided):
         kept[part] = count
         dropped += reasons
     check(report, planned, kept, dropped)
@@ -142,15 +136,3 @@ def _by_part(verdicts: Iterable[pa.Table], planned: Mapping[int, int]) -> Iterat
         table = pa.concat_tables(waiting)
         yield part, table.slice(0, rows)
         waiting = [table.slice(rows)]
-
-
-def _ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yields a function's results in the order of its arguments, a few of which are computed concurrently."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        under_way: deque[Future[R]] = deque()
-        for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) == _AT_ONCE:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()

@@ -2,8 +2,8 @@
 
 A unit's marker remains what records that it is done. When all units of a block (0 to 999, 1000 to 1999, …) are done,
 the driver writes `summaries/<block>.json` with their markers, which never change. A reader lists the summaries of a
-pass, and lists or reads single markers only for units of other blocks. Whoever deletes a marker also deletes the
-summary of its block (`name`); `curate verify` names both.
+pass, and lists or reads single markers only for units of other blocks. To delete a marker, delete the summary of its
+block, too (`name`); `curate verify` names both.
 """
 
 import json

@@ -8,10 +8,10 @@ from helpers.works import Silent, chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.runs import summaries
+from curate import summaries
 from curate.runs.driver import drive
-from curate.runs.summaries import Summaries, done, markers, name
 from curate.store import WHOLE, Folder, Store
+from curate.summaries import Summaries, done, markers, name
 
 
 @pytest.fixture(autouse=True)
