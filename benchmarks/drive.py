@@ -83,6 +83,13 @@ class Stub:
         self.seconds += time.thread_time() - before
         return [(name, UnitResult(unit, "done", markers=markers))]
 
+    def running(self) -> list[tuple[str, int, float]]:
+        """Nothing runs between two calls."""
+        return []
+
+    def kill(self, _name: str, _unit: int) -> None:
+        """Does nothing: there are no processes."""
+
     def finish(self, _name: str) -> None:
         """Does nothing: there are no processes."""
 

@@ -50,7 +50,15 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     def go(*works: Work, by_part: bool = False) -> None:
         # The run can continue without some parts, so these stay set aside; it cannot continue without a whole.
         forget = options.retry_parts or not by_part
-        aside = drive(works, engine, watcher, max_failed=limits.max_failed_parts, forget_failures=forget, check=success)
+        aside = drive(
+            works,
+            engine,
+            watcher,
+            max_failed=limits.max_failed_parts,
+            part_seconds=limits.part_seconds,
+            forget_failures=forget,
+            check=success,
+        )
         for work in works:
             for unit, error in aside[work.name].items():
                 if not by_part or unit == WHOLE:

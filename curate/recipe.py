@@ -350,6 +350,10 @@ class Limits(Keys):
     max_failed_parts: Fraction = Field(
         0.01, description="The share of parts that may be set aside before the run stops (3 parts always may)."
     )
+    part_seconds: Seconds = Field(
+        86_400.0,
+        description="Seconds that a worker may take for a part before it is killed; the start counts as failed.",
+    )
 
 
 class Recipe(Keys):

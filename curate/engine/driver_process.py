@@ -49,6 +49,14 @@ class DriverProcess:
         name, unit, start = self._queue.popleft()
         return [(name, self._here[name][2].run(unit, start))]
 
+    def running(self) -> list[tuple[str, int, float]]:
+        """See `curate.runs.work.Engine`: the engine's; while a unit runs here, nothing can ask."""
+        return self._engine.running() if self._engine else []
+
+    def kill(self, name: str, unit: int) -> None:
+        """See `curate.runs.work.Engine`."""
+        self._running().kill(name, unit)
+
     def finish(self, name: str) -> None:
         """Forgets the work, and ends its workers in the engine."""
         self._here.pop(name, None)

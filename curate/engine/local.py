@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from time import monotonic
 
 from curate.engine.queue import Queue
 from curate.runs.units import UnitRunner
@@ -22,6 +23,7 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     unit: int | None = None
+    since: float = 0.0
 
 
 @dataclass
@@ -74,6 +76,18 @@ class LocalEngine:
             results.append((pool.work.name, result))
         return results
 
+    def running(self) -> list[tuple[str, int, float]]:
+        """See `curate.runs.work.Engine`."""
+        now = monotonic()
+        busy = [(pool, worker) for pool in self._pools.values() for worker in pool.workers]
+        return [(pool.work.name, worker.unit, now - worker.since) for pool, worker in busy if worker.unit is not None]
+
+    def kill(self, name: str, unit: int) -> None:
+        """Kills the worker's process; `wait` then finds its pipe closed."""
+        for worker in self._pools[name].workers:
+            if worker.unit == unit:
+                worker.process.kill()
+
     def finish(self, name: str) -> None:
         """Ends the workers of a work, which are idle."""
         workers = self._pools.pop(name).workers
@@ -102,7 +116,7 @@ def _assign(pool: _Pool) -> None:
                 return
             worker = _spawn(pool)
         unit, start, following = pool.queue.take(worker.pipe)
-        worker.unit = unit
+        worker.unit, worker.since = unit, monotonic()
         worker.pipe.send((unit, start, following))
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import ray
@@ -68,7 +69,7 @@ class RayEngine:
             raise StoreError(f"no Ray cluster answers at {address}; {hint} ({error})") from error
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[Any, tuple[_Pool, Any]] = {}
-        self._flying: dict[Any, tuple[_Pool, Any, int]] = {}
+        self._flying: dict[Any, tuple[_Pool, Any, int, float]] = {}
 
     def start(self, work: Work, session: str) -> int:
         """Registers the work; its actors start with their first unit. See `curate.runs.work.Engine`."""
@@ -90,7 +91,7 @@ class RayEngine:
                 pool, actor = self._starting.pop(reference)
                 pool.idle.append(actor)
             else:
-                pool, actor, unit = self._flying.pop(reference)
+                pool, actor, unit, _ = self._flying.pop(reference)
                 result = _result(reference, unit)
                 if result.status in ("died", "lost"):
                     pool.actors.remove(actor)
@@ -100,6 +101,17 @@ class RayEngine:
                     pool.idle.append(actor)
                 results.append((pool.work.name, result))
         return results
+
+    def running(self) -> list[tuple[str, int, float]]:
+        """See `curate.runs.work.Engine`."""
+        now = monotonic()
+        return [(pool.work.name, unit, now - since) for pool, _, unit, since in self._flying.values()]
+
+    def kill(self, name: str, unit: int) -> None:
+        """Kills the actor; `wait` then gets an error for its unit."""
+        for pool, actor, of_actor, _ in list(self._flying.values()):
+            if pool.work.name == name and of_actor == unit:
+                ray.kill(actor)
 
     def finish(self, name: str) -> None:
         """Ends the actors of a work."""
@@ -117,7 +129,7 @@ class RayEngine:
         while pool.queue and pool.idle:
             actor = pool.idle.pop()
             unit, start, following = pool.queue.take(actor)
-            self._flying[actor.run.remote(unit, start, following)] = (pool, actor, unit)
+            self._flying[actor.run.remote(unit, start, following)] = (pool, actor, unit, monotonic())
         starting = sum(owner is pool for owner, _ in self._starting.values())
         for _ in range(min(len(pool.queue) - starting, pool.work.processes - len(pool.actors))):
             self._add_actor(pool)

@@ -9,13 +9,15 @@ A start that ended together with its driver or its machine does not count as fai
 its nodes; after nine such starts the unit is set aside, too.
 """
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curate import errors
 from curate.errors import RunIncomplete, UsageError, counted
+from curate.runs.heartbeat import Heartbeat
 from curate.runs.passes import canonical
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
@@ -100,6 +102,7 @@ def drive(
     *,
     max_failed: float = 0.01,
     forget_failures: bool = False,
+    part_seconds: float = math.inf,
     check: Callable[[str, UnitResult], None] | None = None,
 ) -> dict[str, dict[int, str]]:
     """Runs every unit of every work, each after the same unit of the works named in `after`.
@@ -109,6 +112,7 @@ def drive(
         engine: runs the units.
         watcher: is notified of progress.
         max_failed: the share of a work's units that may be set aside before the run stops (three always may).
+        part_seconds: seconds after which the worker of a part is killed, and the start counts as failed.
         forget_failures: delete the records of earlier starts first, so that units set aside before start again.
         check: called with the work's name and the result of every unit; may raise to stop the run.
 
@@ -122,6 +126,7 @@ def drive(
     session = secrets.token_hex(4)
     states = {work.name: _begin(work, watcher, forget_failures) for work in works}
     _chain(states)
+    heartbeat = Heartbeat(engine, watcher, part_seconds)
     flying = 0
     while True:
         for state in states.values():
@@ -136,7 +141,10 @@ def drive(
             return {name: state.failed for name, state in states.items()}
         if not flying:
             continue
-        for name, result in engine.wait(1.0):
+        results = engine.wait(1.0)
+        heartbeat.beat(has_results=bool(results))
+        for name, ended in results:
+            result = replace(ended, error=heartbeat.explained(name, ended))
             flying -= 1
             state = states[name]
             state.flying -= 1

@@ -112,6 +112,12 @@ class Engine(Protocol):
     def wait(self, seconds: float) -> list[tuple[str, UnitResult]]:
         """Returns the results that have arrived, with the names of their works; waits for the first one."""
 
+    def running(self) -> list[tuple[str, int, float]]:
+        """Returns for every unit that a worker runs now: its work's name, the unit, and the seconds since its start."""
+
+    def kill(self, name: str, unit: int) -> None:
+        """Kills the worker that runs a unit, which then ends as `died`; does nothing where none runs it any more."""
+
     def finish(self, name: str) -> None:
         """Ends the workers of the named work."""
 

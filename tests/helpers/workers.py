@@ -83,6 +83,18 @@ def endless(settings):
     return work
 
 
+def hangs(settings):
+    """Never ends at some units, at the others at once."""
+
+    def work(unit, inputs, outputs):
+        while unit in settings["hang"]:
+            time.sleep(0.1)
+        for output in outputs.values():
+            output.put_json("n.json", {"n": unit})
+
+    return work
+
+
 def wrong_recipe(settings):
     from curate.errors import RecipeError
 

@@ -1,4 +1,5 @@
 import itertools
+import re
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from curate.engine.local import LocalEngine
 from curate.errors import IdentityError, RecipeError, RunIncomplete
+from curate.runs import heartbeat
 from curate.runs.driver import drive
 from curate.runs.identity import check_identity, claim
 from curate.runs.passes import Declaration, Pass
@@ -290,3 +292,31 @@ def test_a_unit_that_a_dead_worker_was_told_of_is_not_blamed(store, tmp_path):
     engine.close()
     assert list(aside) == [1]
     assert work.done() == {0, 2, 3}
+
+
+def test_a_worker_that_hangs_is_killed_and_its_part_set_aside(store, tmp_path):
+    """`limits.part_seconds`; the parts beside it are done."""
+    work = single(store, "hangs", range(3), hang=[1])
+    engine = LocalEngine()
+    try:
+        aside = drive([work], engine, Silent(), part_seconds=0.5)
+    finally:
+        engine.close()
+    assert aside == {"out": {1: "its worker was killed after limits.part_seconds (0.5 s)"}}
+    assert work.done() == {0, 2}
+
+
+def test_a_quiet_run_names_its_oldest_unit(store, monkeypatch):
+    monkeypatch.setattr(heartbeat, "QUIET", 0.1)
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.05)
+    watcher = Silent()
+    engine = LocalEngine()
+    try:
+        drive([single(store, "hangs", (4, 5), hang=[5])], engine, watcher, part_seconds=1)
+    finally:
+        engine.close()
+    assert any(
+        re.fullmatch(r"out: 000005 has run for \d s, the longest of 1 running now", line) for line in watcher.told
+    )
+    # Each wait is twice as long as the one before.
+    assert len(watcher.told) < 12
