@@ -8,6 +8,7 @@
     │   ├── IdentityError     the output holds a run of other sources, columns, seed or part size
     │   └── StoreError        a location that cannot be read or written with these credentials
     ├── RunIncomplete         the run was stopped, or ended with parts set aside: exit 1
+    ├── InUse                 another driver works on the output: exit 1
     ├── BrokenResult          a file in a run folder does not match its marker
     └── DeviceLost            a GPU that this process cannot use any more
 
@@ -50,6 +51,10 @@ class StoreError(UsageError):
 
 class RunIncomplete(CurateError):
     """The run ended with parts set aside, or was stopped by its own limits."""
+
+
+class InUse(CurateError):
+    """Another driver works on the output, or has taken this one's place."""
 
 
 class BrokenResult(CurateError):

@@ -24,11 +24,12 @@ from curate.report import passes as report
 from curate.runs import latest
 from curate.runs.driver import drive
 from curate.runs.identity import claim
+from curate.runs.one_driver import OneDriver
 from curate.runs.options import RECIPE, Options, manifest_name
 from curate.runs.outcome import Outcome
 from curate.runs.passes import Layout
 from curate.runs.stop_rules import MinSuccess, nothing_kept
-from curate.runs.work import Engine, Watcher, Work
+from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.select import passes as select
 from curate.signals import passes as signals
 from curate.store import WHOLE, key
@@ -42,10 +43,19 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
         UsageError: a pass found a fault in an input or the recipe.
         RunIncomplete: parts are set aside, or too few images could be fetched.
     """
+    with OneDriver(prepared.store, watcher.tell) as driver:
+        return _run(prepared, engine, watcher, options, driver)
+
+
+def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options, driver: OneDriver) -> Outcome:
     store, limits = prepared.store, prepared.recipe.limits
     fetch_keys = prepared.recipe.fetch
     success = MinSuccess(fetch.work_name(0), fetch_keys.min_success, fetch_keys.min_success_window)
     outcome = Outcome(store)
+
+    def check(name: str, result: UnitResult) -> None:
+        driver.check()
+        success(name, result)
 
     def go(*works: Work, by_part: bool = False) -> None:
         # The run can continue without some parts, so these stay set aside; it cannot continue without a whole.
@@ -57,7 +67,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
             max_failed=limits.max_failed_parts,
             part_seconds=limits.part_seconds,
             forget_failures=forget,
-            check=success,
+            check=check,
         )
         for work in works:
             for unit, error in aside[work.name].items():

@@ -27,6 +27,7 @@ from curate.plan.paths import last_word
 from curate.recipe import Model, Recipe, Source
 from curate.remembered import NAME, Remembered
 from curate.runs.identity import check_identity
+from curate.runs.one_driver import FOLDER as DRIVERS
 from curate.runs.retry_rounds import Round, recorded
 from curate.select.steps.contract import Step
 from curate.select.steps.registry import check as check_steps
@@ -217,8 +218,8 @@ def as_now(identity: Json) -> Json:
 def _check_free(store: Store) -> None:
     """Raises RecipeError where the folder is neither empty nor that of a run.
 
-    A run that died while it planned left only `plan-…` folders, which are accepted, as is `remembered.json`. Hidden
-    names, such as files of a desktop or our own probe file, are ignored.
+    A run that died while it planned left only `plan-…` folders, which are accepted, as are `remembered.json` and
+    `drivers`. Hidden names, such as files of a desktop or our own probe file, are ignored.
     """
     if store.exists("run.json"):
         return
@@ -226,7 +227,9 @@ def _check_free(store: Store) -> None:
     foreign = [
         name
         for name, kind in store.entries().items()
-        if not name.startswith(".") and name != NAME and not (kind == "directory" and ours.fullmatch(name))
+        if not name.startswith(".")
+        and name not in (NAME, DRIVERS)
+        and not (kind == "directory" and ours.fullmatch(name))
     ]
     if foreign:
         named = ", ".join(repr(name) for name in foreign[:3]) + (", …" if foreign[3:] else "")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from curate.errors import StoreError, counted
 from curate.runs.identity import placeless
 from curate.runs.latest import newest
+from curate.runs.one_driver import holder
 from curate.runs.options import manifest_name
 from curate.runs.retry_rounds import without_gain
 from curate.store import WHOLE, Folder, Json, Store, key
@@ -29,6 +30,8 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
     others = {plan.path for plan in plans if identity is None or _source(plan) != placeless(identity)}
     n_parts = next((_parts(plan) for plan in plans if plan.path not in others and plan.is_done()), None)
     yield f"run      {store.url}"
+    if running := holder(store):
+        yield f"driver   {running}"
     yield f"parts    {n_parts if n_parts is not None else 'not planned yet'}"
     width = max((len(folder.path) for folder in folders), default=0)
     for folder in folders:

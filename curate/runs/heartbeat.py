@@ -17,7 +17,7 @@ class Heartbeat:
 
     Args:
         engine: runs the units.
-        watcher: is told of units that run for long.
+        watcher: gets a line on units that run for long.
         part_seconds: seconds after which a part's worker is killed, and the start counts as failed; the whole of a pass
             has no such limit, as it grows with the run.
     """
