@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import UsageError
+from curate.plan.id_index import parts_of
 from curate.side_by_side import side_by_side
 from curate.store import Folder
 
@@ -21,7 +22,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 def rows(plan: Folder, wanted: str) -> list[Place]:
     """Returns every row of the pair or the URL, part by part.
 
-    A URL is looked up in one part. A pair's id does not determine its part, so the whole plan is searched.
+    A URL is looked up in one part, a pair's id in the plan's index (`curate.plan.id_index`) and then in the parts of
+    its rows; in a plan without an index all parts are searched.
 
     Raises:
         UsageError: there is no such pair or URL, several pairs have this prefix, or `wanted` is neither id nor URL.
@@ -30,7 +32,8 @@ def rows(plan: Folder, wanted: str) -> list[Place]:
     url = plan.store.url
     if digits := _ID.fullmatch(wanted):
         prefix = digits[1].lower()
-        found = list(_beginning(plan, prefix, range(n_parts)))
+        indexed = parts_of(plan, prefix)
+        found = list(_beginning(plan, prefix, range(n_parts) if indexed is None else indexed))
         pairs = {pair for _, pair in found}
         if len(pairs) > 1:
             raise UsageError(f"{url}: {len(pairs):,} pairs begin with {prefix}; write more of its 32 digits")

@@ -17,6 +17,7 @@ from curate import schema
 from curate.errors import SourceError
 from curate.plan import samples
 from curate.plan.buckets import Buckets
+from curate.plan.id_index import IdIndex
 from curate.plan.notes import Notes
 from curate.plan.rows import count, rows
 from curate.plan.samples import Scan
@@ -71,7 +72,8 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
     n_parts = math.ceil(total / part_size)
     counts: Counter[str] = Counter(parts=n_parts)
     rows = np.zeros(n_parts, np.int64)
-    with scratch("plan") as folder:
+    with scratch("plan") as folder, scratch("ids") as ids_folder:
+        index = IdIndex(ids_folder, total)
         stored = pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
         buckets = Buckets(folder, stored, n_parts, part_size)
         taken = 0
@@ -79,6 +81,7 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
             images = table["image_id"].to_pylist()
             parts = np.array([schema.part_of(image, seed, n_parts) for image in images], np.int64)
             buckets.add(table.add_column(0, "part", pa.array(parts)).cast(stored), parts)
+            index.add(table["pair_id"], parts)
             taken += table.num_rows
         if taken != total:
             raise SourceError(f"the lists changed while they were read: {total} rows, then {taken}")
@@ -97,6 +100,7 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
                 unit.commit()
                 counts.update(unit.counts)
                 rows[part] = pairs.num_rows
+        index.write(out)
     out.counts.update(counts)
     out.put_table("parts.parquet", pa.table({"part": pa.array(range(n_parts), pa.int32()), "rows": rows}))
     out.put_json("summary.json", {name: counts[name] for name in ("parts", "rows", "images", "repeated")})
