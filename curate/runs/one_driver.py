@@ -150,7 +150,7 @@ def _described(driver: Json) -> str:
 
 
 def _this_process() -> Json:
-    """What tells this process from others: its host, boot, process namespace, number and start."""
+    """Returns the facts that tell this process from others: its host, boot, process namespace, number and start."""
     return {
         "host": platform.node(),
         "boot": _read("/proc/sys/kernel/random/boot_id"),
