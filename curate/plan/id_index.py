@@ -1,6 +1,6 @@
 """Finds the parts of a pair by its id: small sorted tables that the plan writes beside its parts.
 
-A row's part follows from its URL, so an id alone says nothing about it. Each table covers a range of ids and holds the
+A row's part follows from its URL, so an id alone does not determine it. Each table covers a range of ids and holds the
 first 8 bytes of an id, as a number, and the part of its row; a look-up reads one table, seldom two.
 """
 
