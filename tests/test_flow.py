@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers.inline_engine import in_process
+from helpers.said import errors
 
 from curate.commands.main import main
 from curate.commands.verify import verify
@@ -393,11 +393,6 @@ def write_recipe(tmp_path, folder, port):
 
 def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
-
-
-def errors(said):
-    """The lines of stderr without the one that says which model is being checked."""
-    return [line for line in said.splitlines() if not re.fullmatch(r"curate: models\.\w+: checking [\w-]+", line)]
 
 
 @pytest.mark.parametrize(

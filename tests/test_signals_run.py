@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from helpers.said import errors
 
 from curate.commands.main import main
 from curate.commands.verify import verify
@@ -96,7 +97,7 @@ def test_what_is_wrong_is_said_before_the_run_begins(recipe, tmp_path, change, s
     assert run(recipe, "--set", change) == 2
     error = capsys.readouterr().err
     assert said in error
-    assert len([line for line in error.splitlines() if ": checking " not in line]) == 1
+    assert len(errors(error)) == 1
     assert not (tmp_path / "run").exists()
 
 

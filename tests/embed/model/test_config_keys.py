@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from helpers.embed_parts import FAMILIES, VISION
+from helpers.said import errors
 from helpers.small_tokenizer import train_tokenizer
 from transformers import XLMRobertaConfig
 
@@ -81,7 +82,7 @@ def test_a_config_that_trusts_code_is_refused_before_a_run_begins(armed, witness
     content = {"version": 1, "source": source, "output": str(tmp_path / "run"), "models": {"theirs": model}}
     recipe.write_text(json.dumps(content))
     assert main(["run", str(recipe), "--until", "plan"]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    (said,) = errors(capsys.readouterr().err)
     assert f"{config}: text_cfg.tokenizer_kwargs.trust_remote_code is not accepted" in said
     assert not witness.exists()
     assert not (tmp_path / "run").exists()

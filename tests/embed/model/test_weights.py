@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers import weights_processes
 from helpers.embed_parts import FAMILIES
+from helpers.said import errors
 
 from curate.commands.main import main
 from curate.embed.model import weights
@@ -229,7 +230,7 @@ def test_without_a_network_one_line_names_the_key(refused, tag, shelf, tmp_path,
     model = f"{{name: ViT-B-32, pretrained: {made_up}}}"
     (tmp_path / "recipe.yaml").write_text(recipe.replace("MODEL", model))
     assert main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 2
-    (said,) = capfd.readouterr().err.splitlines()
+    (said,) = errors(capfd.readouterr().err)
     assert said.startswith("curate: models.l14.pretrained: 'made_up' of ViT-B-32 cannot be downloaded: no connection (")
     assert "refused" in said
     assert said.endswith("); it may also be the path of a file or folder of weights")
