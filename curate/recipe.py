@@ -115,7 +115,11 @@ class Fetch(Keys):
     threads: Positive = Field(
         32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."
     )
-    host_connections: Positive = Field(16, description="Concurrent requests to one host, of all workers together.")
+    host_connections: Positive = Field(
+        16,
+        description="Concurrent requests to one host, of all workers together; with more workers than this, on "
+        "average.",
+    )
     host_rate: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Requests per second to one host, of all workers together; null: no limit."
     )
@@ -129,7 +133,9 @@ class Fetch(Keys):
         1000, description="Slowest transfer in bytes per second, over any 5 seconds; a slower one fails as `timeout`."
     )
     part_timeout: Seconds = Field(
-        3600.0, description="Seconds for one part; images that are not received by then fail as `deadline`."
+        3600.0,
+        description="Seconds for one part; images that are not received by then fail as `deadline`, or as `host_busy` "
+        "where they waited for their host.",
     )
     waiting_bytes: Positive = Field(
         256_000_000,

@@ -1,8 +1,8 @@
 """The interfaces between the modules of fetch, and the values that they exchange.
 
-`Get` turns a URL into bytes (implemented by the guard), `Normalise` turns bytes into a stored picture, and `FetchPart`
-does both for a whole part (implemented with img2dataset's Downloader). Each raises or records a `FetchError` where an
-image fails. Another downloader implements `FetchPart`.
+`Normalise` turns bytes into a stored picture, and `FetchPart` downloads and normalises a whole part (implemented with
+img2dataset's Downloader). Each raises or records a `FetchError` where an image fails. Another downloader implements
+`FetchPart`.
 """
 
 import hashlib
@@ -120,9 +120,6 @@ class Outcome:
             self.failed(FetchError("internal", "lost inside the downloader; the worker's log has the traceback"))
         return self
 
-
-Get = Callable[[str], Received]
-"""URL to bytes; raises FetchError."""
 
 Normalise = Callable[[bytes], Picture]
 """Bytes to the stored picture; raises FetchError of class too_large, not_an_image or undecodable."""

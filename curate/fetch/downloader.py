@@ -4,8 +4,9 @@ How the guard is attached, and what would break it: docs/decisions/0002-img2data
 the time of a part
 
 - `urllib.request.urlopen`, which img2dataset calls for each image, uses an opener that calls the guard;
-- `img2dataset.downloader.download_image`, which receives the image's row number, is wrapped by a function that records
-  the outcome of that row and rejects bytes that did not come through the guard.
+- `img2dataset.downloader.download_image`, which receives an image's row number, is wrapped by a function that takes the
+  next image from the part's queue instead, returns that image's row number, records its outcome and rejects bytes that
+  did not come through the guard. An image that has to wait for its host is put back, and the next one taken.
 
 Resizer and sample writer are constructor parameters of the Downloader: the normaliser and the spool are passed there.
 """
@@ -26,13 +27,19 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import UsageError
-from curate.fetch.contract import FetchError, Get, Normalise, Outcome
+from curate.fetch.contract import FetchError, Normalise, Outcome, Received
 from curate.fetch.http.limits import Lease
+from curate.fetch.http.request import Request
 from curate.fetch.http.urls import parse
 from curate.fetch.pictures.sorted_tar import Spool
+from curate.fetch.polite.hosts import Hosts, Later
+from curate.fetch.polite.part_queue import PartQueue
 
 Row = tuple[int, str]
 Downloaded = tuple[int, Any, str | None]
+
+Get = Callable[[Request], Received]
+"""Fetches the image of a request; raises FetchError, or Later where the request is to be put back."""
 
 _CANARY = "http://0.0.0.0/"
 """A URL that every guard refuses; requested once, to check that img2dataset's requests reach the guard."""
@@ -42,7 +49,8 @@ class Img2dataset:
     """Fetches parts with img2dataset; one part at a time in a process. A `contract.FetchPart`.
 
     Args:
-        get: the guard.
+        queue: returns the queue of a part's URLs: `Guard.queue`.
+        get: fetches what the queue hands out: `Guard.fetch`.
         normalise: takes the place of img2dataset's resizer.
         threads: number of concurrent requests.
         timeout: seconds of one request that img2dataset passes to `urlopen`; the guard has a deadline of its own.
@@ -51,7 +59,16 @@ class Img2dataset:
         UsageError: img2dataset cannot be imported, or does not call the functions that the guard is attached to.
     """
 
-    def __init__(self, get: Get, normalise: Normalise, *, threads: int, timeout: float) -> None:
+    def __init__(
+        self,
+        queue: Callable[[Sequence[str]], PartQueue],
+        get: Get,
+        normalise: Normalise,
+        *,
+        threads: int,
+        timeout: float,
+    ) -> None:
+        self._queue = queue
         self._get = get
         self._normalise = normalise
         self._threads = threads
@@ -87,7 +104,7 @@ class Img2dataset:
         table = pa.table({"url": pa.array(urls, pa.string()), "row": pa.array(range(len(urls)), pa.int32())})
         with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as stream:
             stream.write_table(table)
-        with self._attached(outcomes):
+        with self._attached(outcomes, self._queue(urls)):
             # Not by calling the object: `__call__` prints a part's failure and goes on.
             downloader.download_shard((0, str(shard)))
         if writer.error is not None:
@@ -108,11 +125,11 @@ class Img2dataset:
         return picture.data, *size, None
 
     @contextlib.contextmanager
-    def _attached(self, outcomes: Sequence[Outcome]) -> Iterator[None]:
-        """Inside the block, img2dataset's requests go through the guard and are recorded in these outcomes."""
+    def _attached(self, outcomes: Sequence[Outcome], queue: PartQueue) -> Iterator[None]:
+        """Inside the block, img2dataset requests this queue's images through the guard, recorded in these outcomes."""
         original, opener_before = self._module.download_image, getattr(urllib.request, "_opener", None)
         opener = _GuardedOpener(self._get)
-        self._module.download_image = _with_ledger(original, opener, outcomes)
+        self._module.download_image = _with_ledger(original, opener, outcomes, queue)
         urllib.request.install_opener(opener)
         try:
             yield
@@ -123,7 +140,7 @@ class Img2dataset:
     def _check_guarded(self) -> None:
         """Has img2dataset request an address that the guard refuses. Raises UsageError if the guard is not called."""
         outcome = Outcome()
-        with self._attached([outcome]):
+        with self._attached([outcome], PartQueue([_CANARY], Hosts(1, None, 1), lambda _: None)):
             self._module.download_image_with_retry((0, _CANARY), self._timeout, 0, None, None)
         if outcome.error_class != "blocked_address":
             raise UsageError("this release of img2dataset does not pass its requests to the guard; install 1.47")
@@ -132,12 +149,14 @@ class Img2dataset:
 class _Body:
     """Received bytes with their outcome and their memory lease, in place of the stream that img2dataset expects.
 
-    A resizer receives this object and nothing else, so it has to carry both.
+    A resizer receives this object and nothing else, so it has to carry both. `later`: no bytes, as the request is to be
+    put back.
     """
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.lease: Lease | None = None
+        self.later: Later | None = None
         self.data = b""
 
     def seek(self, _position: int) -> None:
@@ -161,18 +180,22 @@ class _GuardedOpener(urllib.request.OpenerDirector):
         self._thread = threading.local()
 
     @contextlib.contextmanager
-    def noting(self, body: "_Body") -> Iterator[None]:
-        """Inside the block, this thread's next request is recorded in this body."""
-        self._thread.body = body
+    def noting(self, request: Request, body: "_Body") -> Iterator[None]:
+        """Inside the block, a call of this thread fetches this request, and is recorded in this body."""
+        self._thread.request, self._thread.body = request, body
         try:
             yield
         finally:
-            del self._thread.body
+            del self._thread.request, self._thread.body
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> Any:  # noqa: ARG002
+        request: Request = self._thread.request
         body: _Body = self._thread.body
         try:
-            received = self._get(fullurl.full_url)
+            received = self._get(request)
+        except Later as later:
+            body.later = later
+            raise
         except FetchError as error:
             body.outcome.failed(error)
             raise
@@ -182,29 +205,41 @@ class _GuardedOpener(urllib.request.OpenerDirector):
 
 
 def _with_ledger(
-    download_image: Callable[..., Downloaded], opener: _GuardedOpener, outcomes: Sequence[Outcome]
+    download_image: Callable[..., Downloaded], opener: _GuardedOpener, outcomes: Sequence[Outcome], queue: PartQueue
 ) -> Callable[..., Downloaded]:
-    """Wraps img2dataset's `download_image` such that the result of each row is recorded in its outcome."""
+    """Wraps img2dataset's `download_image` such that it takes images from a queue and records their outcomes.
 
-    def ledger(row: Row, *settings: Any, **more: Any) -> Downloaded:
-        key, url = row
-        outcome = outcomes[key]
+    Each call finishes one image: not that of the row it is called with, but the next whose host has a free slot.
+    """
+
+    def ledger(_: Row, *settings: Any, **more: Any) -> Downloaded:
+        while True:
+            request = queue.take()
+            body = _Body(outcomes[request.row])
+            downloaded = attempt(request, body, *settings, **more)
+            if body.later is None:
+                return downloaded
+            queue.put_back(request, body.later.host)
+
+    def attempt(request: Request, body: _Body, *settings: Any, **more: Any) -> Downloaded:
+        key, outcome = request.row, body.outcome
         started = monotonic()
-        stream, body = None, _Body(outcome)
+        stream = None
         try:
             # urllib parses URLs in its own way, so it is given only URLs that `parse` has put into canonical form.
-            checked = parse(url).url
+            checked = parse(request.url).url
         except FetchError as error:
             outcome.failed(error)
         else:
-            with opener.noting(body):
+            with opener.noting(request, body):
                 _, stream, message = download_image((key, checked), *settings, **more)
-            if stream is None and outcome.error_class is None:
+            if stream is None and outcome.error_class is None and body.later is None:
                 outcome.failed(FetchError("internal", message or "no reason given"))
             if stream is not None and outcome.sha256 is None:
                 stream = None
                 outcome.failed(FetchError("internal", "img2dataset returned bytes that did not pass the guard"))
-        outcome.milliseconds = round(1000 * (monotonic() - started))
+        outcome.milliseconds = (outcome.milliseconds or 0) + round(1000 * (monotonic() - started))
+        request.leave()
         if stream is None:
             body.release()
             return key, None, outcome.error_class

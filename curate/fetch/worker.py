@@ -44,9 +44,11 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     # Pillow's warnings about unusual files are not printed: the result of each file is in its row.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     guard = Guard(read, Resolver(), blocklist=listed)
-    # More threads than turns: a thread that waits for a host, a server or a retry does not delay the others.
+    # More threads than turns: a thread that waits for a name, a server or a retry does not delay the others.
     threads = min(MAX_THREADS, THREADS_PER_TURN * read.threads)
-    fetch_part = Img2dataset(guard.get, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout)
+    fetch_part = Img2dataset(
+        guard.queue, guard.fetch, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout
+    )
     return FetchWorker(guard, fetch_part, read.format)
 
 

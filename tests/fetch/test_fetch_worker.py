@@ -22,6 +22,8 @@ from curate.fetch.downloader import Img2dataset
 from curate.fetch.part import distinct_images
 from curate.fetch.pictures.blocklist import read
 from curate.fetch.pictures.normalise import Normaliser
+from curate.fetch.polite.hosts import Hosts
+from curate.fetch.polite.part_queue import PartQueue
 from curate.fetch.settings import Settings
 from curate.fetch.worker import open_worker
 from curate.store import Store
@@ -243,12 +245,16 @@ def test_a_full_disk_fails_the_part(run, tmp_path):
         worker._fetch_part(inputs["plan"].table("pairs.parquet", 0)["url"].to_pylist()[:60], FullSpool(), tmp_path)
 
 
-def refuse(url):
-    raise FetchError("blocked_address", url)
+def refuse(request):
+    raise FetchError("blocked_address", request.url)
+
+
+def unlimited(urls):
+    return PartQueue(urls, Hosts(100, None, 10), lambda url: "a.example")
 
 
 def refusing():
-    return Img2dataset(refuse, Normaliser(Settings.of(section())), threads=1, timeout=1.0)
+    return Img2dataset(unlimited, refuse, Normaliser(Settings.of(section())), threads=1, timeout=1.0)
 
 
 def test_a_release_that_goes_around_the_guard_is_refused(monkeypatch):
@@ -271,12 +277,13 @@ def test_what_a_stranger_breaks_inside_is_internal(tmp_path, capfd):
     def broken(data):
         raise ZeroDivisionError
 
-    def get(url):
-        if "0.0.0.0" in url:
-            raise FetchError("blocked_address", url)
+    def get(request):
+        if "0.0.0.0" in request.url:
+            raise FetchError("blocked_address", request.url)
         return Received(b"x", 200, "example.org")
 
-    outcomes = Img2dataset(get, broken, threads=2, timeout=1.0)([f"http://a/{n}" for n in range(5)], None, tmp_path)
+    fetch_part = Img2dataset(unlimited, get, broken, threads=2, timeout=1.0)
+    outcomes = fetch_part([f"http://a/{n}" for n in range(5)], None, tmp_path)
     assert [outcome.error_class for outcome in outcomes] == ["internal"] * 5
     assert "ZeroDivisionError" in capfd.readouterr().err
 

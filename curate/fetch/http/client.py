@@ -4,18 +4,20 @@
     with guard.part():
         guard.get("https://example.org/cat.jpg").body
 
+A part's images come from `Guard.queue`, in the order that the limits per host allow, and `Guard.fetch` fetches each.
+
 For the first URL and for every redirect, the URL is parsed, its host is resolved, all of the host's addresses are
 checked, and the connection goes to one of the checked addresses; the host's name is used for the Host header and TLS
-only. One deadline covers all of this, retries included. Settings of the environment (proxies, netrc, cookies) are not
-used.
+only. One deadline covers all of this, retries included; time in the queue does not count. Settings of the environment
+(proxies, netrc, cookies) are not used.
 """
 
 import contextlib
 import http.client
-import itertools
+import random
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 
 from curate.fetch.contract import FetchError, Received
@@ -24,11 +26,13 @@ from curate.fetch.http.connection import BLOCK, Wire, typed
 from curate.fetch.http.deadline import Deadline
 from curate.fetch.http.limits import Memory, Turns
 from curate.fetch.http.part_deadline import Watchdog
+from curate.fetch.http.request import Request
 from curate.fetch.http.resolver import Resolver
 from curate.fetch.http.urls import Target, join, parse
 from curate.fetch.pictures.blocklist import Blocklist
-from curate.fetch.polite.hosts import Hosts
+from curate.fetch.polite.hosts import Hosts, Later, Stay
 from curate.fetch.polite.opt_out import opted_out
+from curate.fetch.polite.part_queue import PartQueue
 from curate.fetch.polite.retry import pause, retry_after
 from curate.fetch.polite.robots import MAX_BYTES as MAX_ROBOTS
 from curate.fetch.polite.robots import Robots
@@ -66,72 +70,138 @@ class Guard:
         self._blocklist = blocklist or Blocklist()
         self._opened = opened(settings.allow)
         self._robots = Robots(settings.agent_token) if settings.robots else None
-        self._part = _Part(settings, None)
+        share = 1 / settings.processes
+        rate = None if settings.host_rate is None else settings.host_rate * share
+        self._hosts = Hosts(settings.host_connections * share, rate, settings.host_failures, phase=self._phase())
+        self._part = _Part(settings, self._hosts, None)
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
         """Runs the block as one part: with the part's deadline, and with counts and limits per host reset."""
-        before, self._part = self._part, _Part(self._settings, self._settings.part_timeout)
+        self._hosts = self._hosts.next_part(self._phase())
+        before, self._part = self._part, _Part(self._settings, self._hosts, self._settings.part_timeout)
         try:
             yield
         finally:
             self._part.watchdog.cancel()
             self._part = before
 
+    def queue(self, urls: Sequence[str]) -> PartQueue:
+        """Returns the queue of the open part's images; call it once for a part."""
+        return PartQueue(urls, self._part.hosts, _host_of, self._part.watchdog.end)
+
     def get(self, url: str) -> Received:
-        """Fetches a URL.
+        """Fetches a URL, waiting for its hosts.
+
+        Raises:
+            FetchError: as `fetch`; class host_busy also where a host had no free slot within `timeout`.
+        """
+        return self._fetch(Request(url), waits=True)
+
+    def fetch(self, request: Request) -> Received:
+        """Fetches the image of a request that came from the queue.
 
         Raises:
             FetchError: any class but those of decoding; with the status of the last response and the last host.
+            Later: the next host has no free slot. Put the request back into the queue; it goes on from there.
         """
+        return self._fetch(request, waits=False)
+
+    def _phase(self) -> float | None:
+        return random.random() if self._settings.processes > 1 else None
+
+    def _fetch(self, request: Request, *, waits: bool) -> Received:
         part = self._part
-        hop = _Hop(part, Deadline(self._settings.timeout, part.watchdog.end))
+        deadline = request.deadline = request.deadline or Deadline(self._settings.timeout, part.watchdog.end)
+        deadline.resume()
         try:
             if part.watchdog.over:
+                if request.passed_over:
+                    request.host = request.host or _host_of(request.url)
+                    raise FetchError("host_busy", "its host's limits left no time for it before the part's deadline")
                 raise FetchError("deadline", "the part's deadline passed before the request began")
-            return self._tried(parse(url), hop)
-        except FetchError as error:
-            if part.watchdog.over and error.error_class in _CUT:
-                raise FetchError(
-                    "deadline", f"the part's deadline passed: {error}", http_status=hop.http_status, host=hop.host
-                ) from error
-            error.http_status, error.host = hop.http_status, hop.host
+            if request.first is None:
+                request.first = request.target = parse(request.url)
+            return self._tried(_Hop(request, part, deadline, waits=waits))
+        except Later:
+            deadline.stop()
             raise
+        except FetchError as error:
+            if part.watchdog.over and error.error_class in _CUT and not request.passed_over:
+                raise FetchError(
+                    "deadline",
+                    f"the part's deadline passed: {error}",
+                    http_status=request.http_status,
+                    host=request.host,
+                ) from error
+            error.http_status, error.host = request.http_status, request.host
+            raise
+        finally:
+            request.leave()
 
-    def _tried(self, target: Target, hop: "_Hop") -> Received:
-        """Follows a URL; retries errors that may be temporary, as often as `retries` and the deadline allow."""
-        for tries in itertools.count(1):
+    def _tried(self, hop: "_Hop") -> Received:
+        """Follows the URL; retries errors that may be temporary, as often as `retries` and the deadline allow."""
+        request = hop.request
+        while True:
             try:
-                return self._follow(target, hop, self._body, obey_robots=True)
+                return self._follow(hop, self._body, obey_robots=True)
             except FetchError as error:
-                seconds = pause(error, tries) if tries <= self._settings.retries else None
+                seconds = pause(error, request.tries) if request.tries <= self._settings.retries else None
                 if seconds is None or monotonic() + seconds >= hop.deadline.at:
                     raise
-            hop.http_status = None
+            request.leave()
+            request.target, request.http_status = request.first, None
+            request.visited.clear()
+            request.tries += 1
             time.sleep(seconds)
-        raise AssertionError
 
-    def _follow(self, target: Target, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
-        visited: set[Target] = set()
+    def _follow(self, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
+        """Requests `hop.request.target`, then what it redirects to. Raises FetchError and Later."""
+        request = hop.request
         while True:
-            hop.host = target.host
-            visited.add(target)
-            if self._robots and obey_robots:
-                self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
+            target = request.target
+            assert target is not None
+            request.host = target.host
+            request.visited.add(target)
             addresses = self._checked(target, hop.deadline)
-            with hop.part.hosts.visit(target.host, hop.deadline), self._connected(target, addresses, hop) as wire:
-                response = wire.ask(self._request(target))
-                hop.http_status = response.status
+            if self._robots and obey_robots:
+                self._enter(hop)
+                self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
+            with self._enter(hop).request(), self._connected(target, addresses, hop) as wire:
+                response = wire.ask(self._head(target))
+                request.http_status = response.status
                 if response.status not in _REDIRECTS:
                     return read(response, hop)
             location = response.headers.get("Location")
             if location is None:
                 raise FetchError("redirect", f"{response.status} without a Location")
-            target = join(target, location)
-            if target in visited:
+            request.target = join(target, location)
+            if request.target in request.visited:
                 raise FetchError("redirect", "redirected in a loop")
-            if len(visited) > self._settings.max_redirects:
+            if len(request.visited) > self._settings.max_redirects:
                 raise FetchError("redirect", f"more than {self._settings.max_redirects} redirects")
+
+    def _enter(self, hop: "_Hop") -> Stay:
+        """Returns the request's stay at its next host: the one that it has, else a new one.
+
+        Raises:
+            FetchError: class host_busy, where the request waits.
+            Later: no slot is free, where it does not.
+        """
+        request, hosts = hop.request, hop.part.hosts
+        assert request.host is not None
+        if request.borrowed and request.borrowed.name == request.host:
+            return request.borrowed
+        if request.stay and request.stay.name == request.host and not request.stay.paused:
+            return request.stay
+        request.leave()
+        if hop.waits:
+            request.stay = hosts.wait(request.host, hop.deadline, rested=request.borrowed is None)
+        else:
+            request.stay = hosts.take(request.host)
+        if request.stay is None:
+            raise Later(request.host)
+        return request.stay
 
     @contextlib.contextmanager
     def _connected(self, target: Target, addresses: tuple[Address, ...], hop: "_Hop") -> Iterator[Wire]:
@@ -149,14 +219,21 @@ class Guard:
             wire.close()
 
     def _robots_txt(self, origin: Target, hop: "_Hop") -> str:
-        """Returns an origin's robots.txt as text, '' where it has none. Raises FetchError."""
-        own = _Hop(hop.part, hop.deadline)
+        """Returns an origin's robots.txt as text, '' where it has none. Raises FetchError.
+
+        It is requested within the image's stay at the host. Where it is redirected to another host, it waits for a slot
+        but not for the slot's rest: other images of the origin wait in threads for the result.
+        """
+        own = Request(origin.url)
+        own.target, own.borrowed = origin, hop.request.stay
         try:
-            received = self._follow(origin, own, _robots_body, obey_robots=False)
+            received = self._follow(_Hop(own, hop.part, hop.deadline, waits=True), _robots_body, obey_robots=False)
         except FetchError as error:
             if error.error_class == "http_4xx" and error.http_status != http.client.TOO_MANY_REQUESTS:
                 return ""
             raise
+        finally:
+            own.leave()
         return received.body.decode("utf-8", "replace")
 
     def _checked(self, target: Target, deadline: Deadline) -> tuple[Address, ...]:
@@ -171,7 +248,7 @@ class Guard:
                 raise FetchError("blocked_address", f"{address} is {kind}")
         return addresses
 
-    def _request(self, target: Target) -> bytes:
+    def _head(self, target: Target) -> bytes:
         lines = [
             f"GET {target.path} HTTP/1.1",
             f"Host: {target.authority}",
@@ -206,8 +283,8 @@ class Guard:
                         lease.grow(len(block), hop.deadline)
             if expected is not None and size < expected:
                 raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
-            assert hop.host is not None
-            received = Received(b"".join(blocks), response.status, hop.host, lease)
+            assert hop.request.host is not None
+            received = Received(b"".join(blocks), response.status, hop.request.host, lease)
             if self._blocklist.names(received.body, received.sha256):
                 raise FetchError("blocked_digest", "its digest is on a blocklist")
         except FetchError:
@@ -219,24 +296,29 @@ class Guard:
 class _Part:
     """The state that the requests of one part share: limits per host, turns, memory and the part's deadline."""
 
-    def __init__(self, settings: Settings, seconds: float | None) -> None:
-        share = 1 / settings.processes
-        rate = None if settings.host_rate is None else settings.host_rate * share
-        self.hosts = Hosts(settings.host_connections * share, rate, settings.host_failures)
+    def __init__(self, settings: Settings, hosts: Hosts, seconds: float | None) -> None:
+        self.hosts = hosts
         self.turns = Turns(settings.threads)
         self.memory = Memory(settings.waiting_bytes)
         self.watchdog = Watchdog(seconds)
 
 
 class _Hop:
-    """The state of one request: its part, its deadline, and the status and host that an error reports."""
+    """A request in progress with its part and deadline; `waits`: its thread waits for slots, without `Later`."""
 
-    http_status: int | None = None
-    host: str | None = None
-
-    def __init__(self, part: _Part, deadline: Deadline) -> None:
+    def __init__(self, request: Request, part: _Part, deadline: Deadline, *, waits: bool) -> None:
+        self.request = request
         self.part = part
         self.deadline = deadline
+        self.waits = waits
+
+
+def _host_of(url: str) -> str | None:
+    """Returns the host of a URL, None where it is not valid."""
+    try:
+        return parse(url).host
+    except FetchError:
+        return None
 
 
 def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
@@ -248,8 +330,8 @@ def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
         while size < MAX_ROBOTS and (block := response.read1(BLOCK)):
             blocks.append(block)
             size += len(block)
-    assert hop.host is not None
-    return Received(b"".join(blocks), response.status, hop.host)
+    assert hop.request.host is not None
+    return Received(b"".join(blocks), response.status, hop.request.host)
 
 
 def _refuse_status(response: http.client.HTTPResponse) -> None:

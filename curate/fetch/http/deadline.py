@@ -18,6 +18,16 @@ class Deadline:
         self.end = end
         self.at = min(monotonic() + seconds, end)
         self._patience = seconds
+        self._stopped: float | None = None
+
+    def stop(self) -> None:
+        """Stops the deadline while the request is in the queue; `resume` sets it to the seconds that were left."""
+        self._stopped = max(0.0, self.at - monotonic())
+
+    def resume(self) -> None:
+        """Continues after `stop`; without one, does nothing."""
+        if self._stopped is not None:
+            self.at, self._stopped = min(monotonic() + self._stopped, self.end), None
 
     def left(self) -> float:
         """Returns the seconds left. Raises TimeoutError when there are none."""

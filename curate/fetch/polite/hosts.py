@@ -1,31 +1,74 @@
 """Limits per host: concurrent requests, request rate, and no further requests after many refusals in a row.
 
-The recipe's limits are for the whole run, and each worker observes its share. Where the share is less than one
-connection, the worker pauses after each request to the host, so that on average it keeps its share.
+The recipe's limits are for the whole run. Workers do not communicate, so each of them observes its share. A share of
+1.6 connections is two slots: one is always in use, the other 60 % of the time. A slot with a share below one rests
+after its requests for as long as makes up for them, so all workers together keep the limit on average. The first
+request to each host comes at a random time within such a cycle, because all workers of a run start at the same moment.
+
+Nothing here waits but `Hosts.wait`: images whose host has no free slot stay in the part's queue (`part_queue.py`), and
+images of other hosts are requested meanwhile.
 """
 
 import contextlib
+import heapq
+import math
 import threading
-import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 from curate.errors import counted
 from curate.fetch.contract import FetchError
 from curate.fetch.http.deadline import Deadline
 
+MAX_RETRY_AFTER = 120.0
+"""Longest Retry-After in seconds that a part's images wait for; with a longer one they fail as `host_busy`."""
+
+FIRST_CYCLE = 1.0
+"""Seconds that a request is assumed to take, to spread the first requests of all workers; later rests are measured."""
+
 _REFUSING = frozenset({"refused", "timeout", "connection", "tls"})
 _REFUSING_STATUS = frozenset({401, 403, 429})
 _OBEYED_STATUS = frozenset({429, 503})
 
 
+class Later(Exception):
+    """Raised where a request has to wait for a slot of its next host, and can be put back into the queue.
+
+    Args:
+        host: the next host.
+    """
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+
+class _Slot:
+    """The right to one connection to a host for a share of the time.
+
+    Args:
+        share: more than 0, at most 1.
+        free_from: when it can be used next, on the clock of `Hosts`.
+    """
+
+    def __init__(self, share: float, free_from: float) -> None:
+        self.share = share
+        self.free_from = free_from
+
+    def __lt__(self, other: "_Slot") -> bool:
+        return self.free_from < other.free_from
+
+
 class _Host:
     """The state of one host; the lock of `Hosts` guards its fields."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = threading.Semaphore(slots)
-        self.next_start = 0.0
-        self.not_before = 0.0
+    def __init__(self, slots: list[_Slot], next_start: float) -> None:
+        self.free = slots
+        heapq.heapify(self.free)
+        self.next_start = next_start
+        self.waiting = 0
+        self.not_before = -math.inf
         self.refusals = 0
         self.left_alone = ""
 
@@ -37,82 +80,203 @@ class Hosts:
         connections: this worker's share of concurrent requests to one host; may be less than one.
         rate: this worker's share of requests per second to one host; None for no limit.
         failures: refusals in a row after which no further request is sent to a host.
+        phase: where in its cycle this worker starts, in [0, 1); None for the only worker of a run, which need not
+            share the limits and starts at once.
+        clock: seconds on any clock; simulations bring their own.
+
+    Attributes:
+        lock: guards the state of all hosts; re-entrant.
+        on_free: called with a host's name, while `lock` is held, when one of the host's slots is given back.
     """
 
-    def __init__(self, connections: float, rate: float | None, failures: int) -> None:
-        self._connections = connections
+    def __init__(
+        self,
+        connections: float,
+        rate: float | None,
+        failures: int,
+        *,
+        phase: float | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        whole = int(connections)
+        part = connections - whole
+        # Limits are integers, so a smaller part than this is a rounding error of the division by the workers.
+        self._shares = [1.0] * whole + ([part] if part > 1e-9 else [])
+        self._limits = (connections, rate, failures)
         self._interval = 1 / rate if rate else 0.0
         self._failures = failures
-        self._lock = threading.Lock()
+        self._phase = phase
+        self._clock = clock
         self._hosts: dict[str, _Host] = {}
+        self.lock = threading.RLock()
+        self.on_free: Callable[[str], None] = lambda _: None
+        self._given_back = threading.Condition(self.lock)
 
-    @contextlib.contextmanager
-    def visit(self, name: str, deadline: Deadline) -> Iterator[None]:
-        """Holds one of the host's slots during the block; FetchErrors of the block are counted and pass through.
+    def next_part(self, phase: float | None) -> "Hosts":
+        """Returns the hosts of the next part: rests and Retry-Afters that are not over stay, refusals are forgotten."""
+        connections, rate, failures = self._limits
+        following = Hosts(connections, rate, failures, phase=phase, clock=self._clock)
+        now = self._clock()
+        with self.lock:
+            for name, host in self._hosts.items():
+                if max(host.next_start, host.not_before, *(slot.free_from for slot in host.free)) > now:
+                    kept = following._hosts[name] = _Host(host.free, host.next_start)
+                    kept.not_before = host.not_before
+        return following
+
+    def ready_at(self, name: str) -> float:
+        """Returns the time from which `take` succeeds if no other request comes first; infinite while no slot is free.
+
+        Where a request would fail without being sent, that is at once.
+        """
+        with self.lock:
+            host = self._host(name)
+            if self._refusal(host, MAX_RETRY_AFTER):
+                return -math.inf
+            # Each free slot that a thread in `wait` will use is not available here.
+            if len(host.free) <= host.waiting:
+                return math.inf
+            return max(host.free[0].free_from, host.next_start, host.not_before)
+
+    def take(self, name: str) -> "Stay | None":
+        """Returns a stay at the host, or None if no slot is free now."""
+        with self.lock:
+            ready_at, host, now = self.ready_at(name), self._host(name), self._clock()
+            if ready_at > now:
+                return None
+            if not host.free:
+                return Stay(self, name, host, None)
+            host.next_start = max(now, host.next_start) + self._interval
+            return Stay(self, name, host, heapq.heappop(host.free))
+
+    def wait(self, name: str, deadline: Deadline, *, rested: bool = True) -> "Stay":
+        """Returns a stay at the host once a slot is free; threads that wait here come before the queue.
+
+        Args:
+            name: the host.
+            deadline: extended by the wait; its `patience` bounds the wait.
+            rested: False to use a slot before its rest and the host's interval are over. Both are then longer the
+                next time, so the limits are kept on average.
 
         Raises:
-            FetchError: class host_busy: no slot was free within `deadline.patience()`, the host's Retry-After is
-                longer than that, or the host has refused too often.
+            FetchError: class host_busy: no slot was free in time, the host's Retry-After is longer than that, or the
+                host has refused too often.
         """
-        with self._lock:
-            host = self._hosts.setdefault(name, _Host(max(1, int(self._connections))))
-        with deadline.paused(patiently=True):
-            self._check(host)
-            if not host.slots.acquire(timeout=deadline.patience()):
-                raise FetchError("host_busy", "no slot of the host was free in time: its other requests took longer")
-        started = 0.0
-        try:
-            with deadline.paused(patiently=True):
-                self._wait_for_start(host, deadline)
-            started = monotonic()
-            yield
-        except FetchError as error:
-            if started:
-                self._note(host, error)
-            raise
-        else:
-            host.refusals = 0
-        finally:
-            if started:
-                self._rest(host, monotonic() - started)
-            host.slots.release()
-
-    def _check(self, host: _Host) -> None:
-        if host.left_alone:
-            raise FetchError("host_busy", host.left_alone)
-
-    def _wait_for_start(self, host: _Host, deadline: Deadline) -> None:
-        self._check(host)
-        with self._lock:
-            now = monotonic()
-            start = max(now, host.next_start, host.not_before)
-            asked_for = host.not_before > now + deadline.patience()
-            in_time = start <= now + deadline.patience()
-            if in_time:
+        with deadline.paused(patiently=True), self.lock:
+            host = self._host(name)
+            end = self._clock() + deadline.patience()
+            host.waiting += 1
+            try:
+                while True:
+                    now = self._clock()
+                    refusal = self._refusal(host, max(0.0, end - now))
+                    if refusal:
+                        raise FetchError("host_busy", refusal)
+                    paced = max(host.free[0].free_from, host.next_start) if host.free and rested else now
+                    start = max(paced, host.not_before) if host.free else math.inf
+                    if start <= now:
+                        break
+                    if now >= end:
+                        if host.free:
+                            raise FetchError("host_busy", "the rate limit of the host allowed no request in time")
+                        raise FetchError("host_busy", "no slot was free in time: its other requests took longer")
+                    self._given_back.wait(min(start, end) - now)
                 host.next_start = max(now, host.next_start) + self._interval
-        if asked_for:
-            wait = counted(round(host.not_before - now), "second")
-            raise FetchError("host_busy", f"its Retry-After asks for a wait of {wait}")
-        # Sleeps even where the start comes too late: failing at once would use up a part that has many images of one
-        # host before the host's rate allows for any of them.
-        time.sleep(min(start - now, deadline.patience()))
-        if not in_time:
-            raise FetchError("host_busy", "the rate limit of the host allowed no request in time")
-        self._check(host)
+                return Stay(self, name, host, heapq.heappop(host.free))
+            finally:
+                host.waiting -= 1
+                self.on_free(name)
 
-    def _rest(self, host: _Host, seconds: float) -> None:
-        if self._connections < 1:
-            with self._lock:
-                host.next_start = max(host.next_start, monotonic() + seconds * (1 / self._connections - 1))
+    def _host(self, name: str) -> _Host:
+        host = self._hosts.get(name)
+        if host is None:
+            now, phase = self._clock(), 0.0
+            if self._phase is not None:
+                # Differs between hosts: a worker should not begin with all of them at the same moment.
+                phase = (self._phase + zlib.crc32(name.encode()) / 2**32) % 1.0
+            slots = [_Slot(share, now + phase * FIRST_CYCLE * (1 / share - 1)) for share in self._shares]
+            host = self._hosts[name] = _Host(slots, now + phase * self._interval)
+        return host
+
+    def _refusal(self, host: _Host, bound: float) -> str:
+        """Returns why no request is sent to the host; empty where one may be sent within `bound` seconds."""
+        if host.left_alone:
+            return host.left_alone
+        wait = host.not_before - self._clock()
+        return f"its Retry-After asks for a wait of {counted(round(wait), 'second')}" if wait > bound else ""
 
     def _note(self, host: _Host, error: FetchError) -> None:
         status = error.http_status
         refused = error.error_class in _REFUSING or (
             status is not None and (status in _REFUSING_STATUS or status >= 500)
         )
-        with self._lock:
+        with self.lock:
             if error.retry_after is not None and status in _OBEYED_STATUS:
-                host.not_before = max(host.not_before, monotonic() + error.retry_after)
+                host.not_before = max(host.not_before, self._clock() + error.retry_after)
             host.refusals = host.refusals + 1 if refused else 0
             if host.refusals >= self._failures:
                 host.left_alone = f"not requested after {counted(host.refusals, 'refusal')} in a row, the last: {error}"
+
+
+class Stay:
+    """A slot of a host in use: for one request, or for several that follow each other, such as redirects.
+
+    Args:
+        hosts: where the slot is given back.
+        name: the host's name.
+        host: its state.
+        slot: the slot; None where the host is not requested at all, so that `request` raises.
+    """
+
+    def __init__(self, hosts: Hosts, name: str, host: _Host, slot: _Slot | None) -> None:
+        self.name = name
+        self._hosts = hosts
+        self._host = host
+        self._slot = slot
+        self._requests = 0
+        self._seconds = 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the host has sent a Retry-After since the slot was taken, and the time is not over."""
+        with self._hosts.lock:
+            wait = self._host.not_before - self._hosts._clock()
+            return 0 < wait <= MAX_RETRY_AFTER and not self._host.left_alone
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Runs the block as a request to the host; FetchErrors of the block are counted and pass through.
+
+        Raises:
+            FetchError: class host_busy: the host's Retry-After is too long, or it has refused too often.
+        """
+        hosts, host = self._hosts, self._host
+        with hosts.lock:
+            refusal = hosts._refusal(host, MAX_RETRY_AFTER)
+            if refusal or self._slot is None:
+                raise FetchError("host_busy", refusal or "no slot of the host was free")
+            # The first request is paid for by `take` and `wait`.
+            host.next_start += hosts._interval if self._requests else 0.0
+            self._requests += 1
+        started = hosts._clock()
+        try:
+            yield
+        except FetchError as error:
+            hosts._note(host, error)
+            raise
+        else:
+            host.refusals = 0
+        finally:
+            self._seconds += hosts._clock() - started
+
+    def leave(self) -> None:
+        """Gives the slot back; further calls do nothing."""
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        with self._hosts.lock:
+            rest = self._seconds * (1 / slot.share - 1)
+            slot.free_from = max(self._hosts._clock(), slot.free_from) + rest
+            heapq.heappush(self._host.free, slot)
+            self._hosts._given_back.notify_all()
+            self._hosts.on_free(self.name)

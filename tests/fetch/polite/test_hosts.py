@@ -1,5 +1,7 @@
 """Per-host limits, Retry-After and the circuit breaker, without a network."""
 
+import contextlib
+import math
 import threading
 import time
 
@@ -10,15 +12,26 @@ from curate.fetch.http.deadline import Deadline
 from curate.fetch.polite.hosts import Hosts
 
 
+@contextlib.contextmanager
+def visit(hosts, host, deadline):
+    """One request in a stay of its own, as `Guard.get` makes it."""
+    stay = hosts.wait(host, deadline)
+    try:
+        with stay.request():
+            yield
+    finally:
+        stay.leave()
+
+
 def busy(hosts, seconds=0.05, host="a.example"):
-    with pytest.raises(FetchError) as caught, hosts.visit(host, Deadline(seconds)):
+    with pytest.raises(FetchError) as caught, visit(hosts, host, Deadline(seconds)):
         pass
     assert caught.value.error_class == "host_busy"
     return str(caught.value)
 
 
 def refuse(hosts, error_class="refused", **facts):
-    with pytest.raises(FetchError), hosts.visit("a.example", Deadline(5)):
+    with pytest.raises(FetchError), visit(hosts, "a.example", Deadline(5)):
         raise FetchError(error_class, "no", **facts)
 
 
@@ -28,7 +41,7 @@ def crowd(hosts, count, seconds, hold=0.02):
 
     def one():
         try:
-            with hosts.visit("a.example", Deadline(seconds)):
+            with visit(hosts, "a.example", Deadline(seconds)):
                 with lock:
                     begun.append(time.monotonic())
                     now[0] += 1
@@ -55,7 +68,7 @@ def test_no_more_connections_at_once_than_a_host_is_given():
 
 def test_hosts_do_not_wait_for_each_other():
     hosts = Hosts(1, None, 10)
-    with hosts.visit("a.example", Deadline(1)), hosts.visit("b.example", Deadline(1)):
+    with visit(hosts, "a.example", Deadline(1)), visit(hosts, "b.example", Deadline(1)):
         assert "its other requests" in busy(hosts)
 
 
@@ -68,17 +81,17 @@ def test_starts_keep_to_the_rate():
 
 def test_a_rate_without_room_is_host_busy():
     hosts = Hosts(8, 0.01, 10)
-    with hosts.visit("a.example", Deadline(1)):
+    with visit(hosts, "a.example", Deadline(1)):
         pass
     assert "rate" in busy(hosts)
 
 
 def test_a_share_below_one_connection_rests_between_requests():
     hosts = Hosts(0.1, None, 10)
-    with hosts.visit("a.example", Deadline(1)):
+    with visit(hosts, "a.example", Deadline(1)):
         time.sleep(0.05)
     started = time.monotonic()
-    with hosts.visit("a.example", Deadline(30)):
+    with visit(hosts, "a.example", Deadline(30)):
         assert time.monotonic() - started > 0.4
 
 
@@ -87,7 +100,7 @@ def test_waiting_for_a_slot_does_not_count_against_the_request():
     inside, done = threading.Event(), threading.Event()
 
     def hold():
-        with hosts.visit("a.example", Deadline(5)):
+        with visit(hosts, "a.example", Deadline(5)):
             inside.set()
             done.wait(0.3)
 
@@ -96,7 +109,7 @@ def test_waiting_for_a_slot_does_not_count_against_the_request():
     inside.wait()
     deadline = Deadline(20)
     before = deadline.at
-    with hosts.visit("a.example", deadline):
+    with visit(hosts, "a.example", deadline):
         assert deadline.at > before + 0.1
     assert deadline.patience() < 19.9
     holder.join()
@@ -106,7 +119,7 @@ def test_a_host_that_refuses_again_and_again_is_left_alone():
     hosts = Hosts(4, None, 3)
     refuse(hosts)
     refuse(hosts, "http_4xx", http_status=403)
-    with hosts.visit("a.example", Deadline(1)):
+    with visit(hosts, "a.example", Deadline(1)):
         pass  # an answer: the count begins anew
     for _ in range(2):
         refuse(hosts, "http_5xx", http_status=500)
@@ -115,7 +128,7 @@ def test_a_host_that_refuses_again_and_again_is_left_alone():
     refuse(hosts, "connection")
     refuse(hosts, "http_4xx", http_status=429)
     assert "not requested after 3 refusals in a row" in busy(hosts, 60)
-    with hosts.visit("b.example", Deadline(1)):
+    with visit(hosts, "b.example", Deadline(1)):
         pass
 
 
@@ -126,15 +139,117 @@ def test_retry_after_keeps_everybody_away():
     hosts = Hosts(4, None, 10)
     refuse(hosts, "http_5xx", http_status=503, retry_after=0.2)
     started = time.monotonic()
-    with hosts.visit("a.example", Deadline(30)):
+    with visit(hosts, "a.example", Deadline(30)):
         assert time.monotonic() - started > 0.1
     refuse(hosts, "http_4xx", http_status=404, retry_after=3600.0)
-    with hosts.visit("a.example", Deadline(1)):
+    with visit(hosts, "a.example", Deadline(1)):
         pass
 
 
 def test_the_parts_end_ends_waiting():
     hosts = Hosts(1, None, 10)
     end = Deadline(1000, time.monotonic() + 0.05)
-    with hosts.visit("a.example", Deadline(1)), pytest.raises(FetchError), hosts.visit("a.example", end):
+    with visit(hosts, "a.example", Deadline(1)), pytest.raises(FetchError), visit(hosts, "a.example", end):
         raise AssertionError("it was let in")
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def one_request(hosts, clock, seconds, requests=1):
+    stay = hosts.take("a.example")
+    assert stay is not None
+    for _ in range(requests):
+        with stay.request():
+            clock.now += seconds
+    stay.leave()
+
+
+def one_failure(hosts, error):
+    stay = hosts.take("a.example")
+    try:
+        with pytest.raises(FetchError), stay.request():
+            raise error
+    finally:
+        stay.leave()
+
+
+def test_a_share_is_kept_by_rests():
+    clock = Clock()
+    hosts = Hosts(0.25, None, 10, clock=clock)
+    for start in (0.0, 8.0, 16.0):
+        clock.now = hosts.ready_at("a.example") if start else 0.0
+        assert clock.now == start
+        one_request(hosts, clock, 2.0)
+
+
+def test_requests_of_one_stay_are_rested_for_together():
+    clock = Clock()
+    hosts = Hosts(0.25, 0.5, 10, clock=clock)
+    one_request(hosts, clock, 1.0, requests=3)
+    assert hosts.ready_at("a.example") == 12.0
+    # Three starts at one every two seconds: the rate alone would allow the next at six.
+    hosts = Hosts(1.0, 0.5, 10, clock=(clock := Clock()))
+    one_request(hosts, clock, 0.1, requests=3)
+    assert hosts.ready_at("a.example") == 6.0
+
+
+def test_rests_and_retry_after_stay_for_the_next_part_and_refusals_do_not():
+    clock = Clock()
+    hosts = Hosts(0.5, None, 1, clock=clock)
+    one_request(hosts, clock, 5.0)
+    after = hosts.next_part(None)
+    assert after.ready_at("a.example") == 10.0
+    clock.now = 10.0
+    assert after.next_part(None)._hosts == {}
+    one_failure(after, FetchError("http_5xx", "503", http_status=503, retry_after=60.0))
+    assert after.ready_at("a.example") == -math.inf
+    assert after.next_part(None).ready_at("a.example") == 70.0
+
+
+def test_the_first_requests_of_all_workers_are_spread():
+    clock = Clock()
+    starts = [Hosts(0.1, 0.1, 10, phase=n / 100, clock=clock).ready_at("a.example") for n in range(100)]
+    assert max(starts) < 10.0
+    assert all(sum(second <= start < second + 1 for start in starts) == 10 for second in range(10))
+    hosts = Hosts(1.0, None, 10, phase=0.5, clock=clock)
+    assert hosts.ready_at("a.example") == 0.0
+    hosts = Hosts(0.1, None, 10, phase=0.5, clock=clock)
+    assert len({hosts.ready_at(f"{n}.example") for n in range(10)}) == 10
+
+
+def test_a_wait_without_rest_makes_the_next_rest_longer():
+    clock = Clock()
+    hosts = Hosts(0.5, None, 10, clock=clock)
+    one_request(hosts, clock, 10.0)
+    stay = hosts.wait("a.example", Deadline(1), rested=False)
+    with stay.request():
+        clock.now += 1.0
+    stay.leave()
+    assert hosts.ready_at("a.example") == 21.0
+
+
+def test_the_first_stay_at_a_host_is_there_at_once():
+    assert Hosts(1, 1.0, 10).take("a.example") is not None
+
+
+def test_who_waits_comes_before_the_queue():
+    hosts = Hosts(1, None, 10)
+    stay = hosts.take("a.example")
+    got = []
+    waiting = threading.Thread(target=lambda: got.append(hosts.wait("a.example", Deadline(60))))
+    waiting.start()
+    while waiting.is_alive() and not hosts._hosts["a.example"].waiting:
+        time.sleep(0.001)
+    with hosts.lock:
+        stay.leave()
+        assert hosts.take("a.example") is None
+    waiting.join(60)
+    assert len(got) == 1
+    got[0].leave()
+    assert hosts.take("a.example") is not None
