@@ -48,7 +48,7 @@ class Load:
     images: int
     parts: int = 1
     seconds: float = 0.3
-    part_timeout: float = 3600.0
+    part_timeout: float = 14400.0
 
 
 @dataclass
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=10_000, help="of a part (10,000)")
     parser.add_argument("--parts", type=int, default=1, help="of a worker (1)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of a request, on average (0.3)")
-    parser.add_argument("--part-timeout", type=float, default=3600.0, help="seconds (3600, the recipe's default)")
+    parser.add_argument("--part-timeout", type=float, default=14400.0, help="seconds (14400, the recipe's default)")
     parser.add_argument("--quick", action="store_true", help="256 workers, parts of 500 images")
     given = parser.parse_args(arguments)
     if given.quick:

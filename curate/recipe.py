@@ -133,7 +133,7 @@ class Fetch(Keys):
         1000, description="Slowest transfer in bytes per second, over any 5 seconds; a slower one fails as `timeout`."
     )
     part_timeout: Seconds = Field(
-        3600.0,
+        14400.0,
         description="Seconds for one part; images that are not received by then fail as `deadline`, or as `host_busy` "
         "where they waited for their host.",
     )

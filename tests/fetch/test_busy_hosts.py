@@ -57,7 +57,7 @@ def test_images_of_a_host_at_its_limit_come_after_the_others(server, other, tmp_
 
 def test_a_share_below_one_connection_loses_no_image(server, tmp_path, monkeypatch):
     monkeypatch.setattr(hosts_module, "FIRST_CYCLE", 0.01)
-    images, _ = fetch(tmp_path, urls_of(server, 30), server, host_connections=1, processes=50)
+    images, _ = fetch(tmp_path, urls_of(server, 20), server, host_connections=1, processes=50)
     assert {image["error_class"] for image in images} == {None}
 
 

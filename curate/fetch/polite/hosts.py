@@ -24,8 +24,9 @@ from curate.fetch.http.deadline import Deadline
 MAX_RETRY_AFTER = 120.0
 """Longest Retry-After in seconds that a part's images wait for; with a longer one they fail as `host_busy`."""
 
-FIRST_CYCLE = 1.0
-"""Seconds that a request is assumed to take, to spread the first requests of all workers; later rests are measured."""
+FIRST_CYCLE = 2.0
+"""Seconds that a request is assumed to take, to spread the first requests of all workers; later rests are measured.
+Most take less, but while a worker has many images, their connections also wait for their turns."""
 
 _REFUSING = frozenset({"refused", "timeout", "connection", "tls"})
 _REFUSING_STATUS = frozenset({401, 403, 429})

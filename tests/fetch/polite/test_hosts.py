@@ -214,7 +214,7 @@ def test_rests_and_retry_after_stay_for_the_next_part_and_refusals_do_not():
 
 def test_the_first_requests_of_all_workers_are_spread():
     clock = Clock()
-    starts = [Hosts(0.1, 0.1, 10, phase=n / 100, clock=clock).ready_at("a.example") for n in range(100)]
+    starts = [Hosts(0.5, 0.1, 10, phase=n / 100, clock=clock).ready_at("a.example") for n in range(100)]
     assert max(starts) < 10.0
     assert all(sum(second <= start < second + 1 for start in starts) == 10 for second in range(10))
     hosts = Hosts(1.0, None, 10, phase=0.5, clock=clock)

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from curate.fetch.contract import FetchError
+from curate.fetch.http.deadline import Deadline
 from curate.fetch.polite.hosts import Hosts
 from curate.fetch.polite.part_queue import PartQueue
 
@@ -195,25 +196,38 @@ def test_every_image_comes_once_whatever_the_limits(clock, seed):
     assert sorted(finished) == list(range(60))
 
 
-def test_threads_that_wait_get_every_image():
-    """More threads than slots, in real time: each release and each end of a rest wakes one that goes on."""
-    urls = [f"{'ab'[n % 2]}/{n}" for n in range(60)]
-    the_queue = PartQueue(urls, Hosts(1.5, 500, 10), host_of)
-    finished, lock = [], threading.Lock()
+@pytest.mark.parametrize(("connections", "rate"), [(0.7, None), (1.5, 800.0), (4.0, None)])
+def test_threads_get_every_image_once(connections, rate):
+    """In real time: releases, ends of rests, requests put back and waits of other requests wake threads that go on."""
+    rng = random.Random(int(connections * 10))
+    urls = [f"{min(rng.randrange(20), rng.randrange(20))}/{n}" for n in range(300)]
+    hosts = Hosts(connections, rate, 10)
+    the_queue = PartQueue(urls, hosts, host_of)
+    finished, lock, calls = [], threading.Lock(), iter(range(300))
 
     def work():
-        for _ in range(5):
-            request = the_queue.take()
-            with request.stay.request(), lock:
+        while next(calls, None) is not None:
+            while True:
+                request = the_queue.take()
+                with request.stay.request():
+                    pass
+                request.leave()
+                if request.row % 30 == 7:
+                    with contextlib.suppress(FetchError):
+                        hosts.wait("1", Deadline(0.05), rested=False).leave()
+                if request.row % 10 or request.tries == 2:
+                    break
+                request.tries = 2
+                the_queue.put_back(request, "2")
+            with lock:
                 finished.append(request.row)
-            request.leave()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(12)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(32)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(finished) == list(range(60))
+    assert sorted(finished) == list(range(300))
 
 
 def test_threads_that_wait_are_released_at_the_end():
