@@ -85,7 +85,7 @@ class Remembered:
                     return _digest(sorted(entry.name for entry in root.iterdir()))
                 is_settled = time.time() - status.st_mtime > _SETTLED
                 return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}" if is_settled else ""
-            if place.fs.isfile(path):
+            if place.exists(""):
                 return str(place.fs.ukey(path))
             return _digest(place.names(""))
         except access_errors(path):

@@ -15,10 +15,12 @@ import hashlib
 import io
 import json
 import os
+import random
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +36,14 @@ WHOLE = -1
 """The unit of a pass that does not work by parts, and of a pass's summary of all its parts."""
 
 Json = dict[str, Any]
+
+_ATTEMPTS = 7
+"""Attempts at one S3 request, so that it survives six errors of the server in a row. The pauses between them double, up
+to 20 s, and take about 25 s in all."""
+
+_CONNECT_TIMEOUT = 5.0
+_READ_TIMEOUT = 15.0
+"""Seconds without a byte from an S3 server after which an attempt is given up."""
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -154,7 +164,9 @@ class Store:
                 return True
         try:
             self.fs.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
+        except OSError as error:
+            if not _refused_by_condition(error):
+                raise
             # The client may have repeated a request that had succeeded, but whose answer was lost.
             return self.read(name) == data
         return True
@@ -163,7 +175,7 @@ class Store:
         """The bytes of a file. Raises FileNotFoundError."""
         if root := self.local_root:
             return (root / name).read_bytes()
-        return bytes(self.fs.cat_file(self.path(name)))
+        return bytes(_whole(lambda: self.fs.cat_file(self.path(name))))
 
     def read_json(self, name: str) -> Json:
         """The content of a JSON file, an object. Raises FileNotFoundError, BrokenResult."""
@@ -176,10 +188,25 @@ class Store:
         return loaded
 
     def exists(self, name: str) -> bool:
-        """Whether a file of this name exists."""
+        """Whether a file of this name exists. An error other than "not found" is raised, never taken for an absence."""
+        return self.kind(name) == "file"
+
+    def kind(self, name: str = "") -> str | None:
+        """Returns `file` or `directory` (on S3: a prefix of names), or None where nothing has this name.
+
+        fsspec's `isfile` and `isdir` return False for every error, so a server that is away or a wrong key would look
+        like an empty place.
+
+        Raises:
+            OSError: the store could not answer; also an S3 client's own exceptions (`access_errors`).
+        """
         if root := self.local_root:
-            return (root / name).is_file()
-        return bool(self.fs.isfile(self.path(name)))
+            path = root / name
+            return "file" if path.is_file() else "directory" if path.is_dir() else None
+        try:
+            return str(self.fs.info(self.path(name))["type"])
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         """Removes a file; a missing one is no error."""
@@ -247,8 +274,12 @@ class Store:
             return
         with scratch("copy") as folder:
             copy = folder / name.rsplit("/", 1)[-1]
-            self.fs.get_file(self.path(name), str(copy))
+            self.download(name, copy)
             yield copy
+
+    def download(self, name: str, target: Path) -> None:
+        """Copies a file of a remote store to a local path."""
+        _whole(lambda: self.fs.get_file(self.path(name), str(target)))
 
 
 @dataclass(frozen=True)
@@ -509,16 +540,46 @@ def _filesystem(url: str, endpoint: str | None) -> Any:
     if protocol not in ("s3", "s3a"):
         return fsspec.filesystem(protocol)
     endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options: Json = {"use_listings_cache": False, "default_cache_type": "readahead"}
+    config: Json = {
+        "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+    }
+    options: Json = {"use_listings_cache": False, "default_cache_type": "readahead", "config_kwargs": config}
     if endpoint:
         # Servers other than AWS reject, or do not send, the checksums that newer clients add.
         options["endpoint_url"] = endpoint
-        options["config_kwargs"] = {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-            "s3": {"addressing_style": "path"},
-        }
-    return fsspec.filesystem("s3", **options)
+        config["request_checksum_calculation"] = config["response_checksum_validation"] = "when_required"
+        config["s3"] = {"addressing_style": "path"}
+    fs = fsspec.filesystem("s3", **options)
+    # botocore repeats a request until its answer begins, s3fs a read whose answer breaks off.
+    fs.retries = _ATTEMPTS
+    return fs
+
+
+def _whole(transfer: Callable[[], Any]) -> Any:
+    """Repeats the transfer of a file while connections break off; s3fs does not where it reads ranges side by side."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return transfer()
+        except _broken_off():
+            time.sleep(min(0.1 * 2**attempt, 5) * random.random())
+    return transfer()
+
+
+def _broken_off() -> tuple[type[Exception], ...]:
+    """The exceptions of an S3 answer that breaks off; empty where no S3 client is loaded."""
+    s3fs = sys.modules.get("s3fs.core")
+    return s3fs.S3_RETRYABLE_ERRORS if s3fs else ()
+
+
+def _refused_by_condition(error: OSError) -> bool:
+    """Whether the store refused to create a file because it exists (If-None-Match).
+
+    s3fs raises FileExistsError only for AWS's form of the answer; the answers of other servers name no condition.
+    """
+    answer = getattr(error.__cause__, "response", {}).get("Error", {})
+    return isinstance(error, FileExistsError) or answer.get("Code") in ("PreconditionFailed", "412")
 
 
 def _one_line(error: BaseException) -> str:

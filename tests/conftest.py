@@ -39,7 +39,12 @@ def in_process():
 
 @pytest.fixture
 def s3(tmp_path, free_port, monkeypatch):
-    """An S3 server over a folder (rclone); yields its endpoint, credentials are in the environment."""
+    """An S3 server over a folder (rclone); yields its endpoint, credentials are in the environment.
+
+    Between two attempts at a request, clients of this process pause for 20 ms instead of seconds.
+    """
+    backoff = "botocore.retries.standard.ExponentialBackoff.delay_amount"
+    monkeypatch.setattr(backoff, lambda _self, _context: 0.02)
     folder = tmp_path / "s3"
     (folder / "bucket").mkdir(parents=True)
     address = f"127.0.0.1:{free_port}"
@@ -65,6 +70,17 @@ def s3(tmp_path, free_port, monkeypatch):
         finally:
             server.terminate()
     log.close()
+
+
+@pytest.fixture
+def faulty_s3(s3, monkeypatch):
+    """The server of `s3` behind a proxy that injects faults: see `helpers.faulty_s3`."""
+    from helpers.faulty_s3 import faulty
+
+    monkeypatch.setattr("curate.store._READ_TIMEOUT", 0.4)
+    with faulty(s3) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
 
 
 def _wait_for(url: str) -> None:

@@ -1,6 +1,7 @@
 import errno
 import os
 import threading
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import BrokenResult, StoreError
+from curate.remembered import Remembered
 from curate.store import WHOLE, Folder, Store, key, parquet_bytes
 
 
@@ -205,3 +207,119 @@ def test_what_an_s3_server_says_against_it_is_one_line(s3, free_port, monkeypatc
     with pytest.raises(StoreError, match=r"s3://.* cannot be written: .+") as caught:
         Store(url, endpoint).check_writable()
     assert "\n" not in str(caught.value)
+
+
+CALLS = {
+    "exists": lambda store, _: store.exists("a/there.json") and not store.exists("a/nowhere.json"),
+    "kind": lambda store, _: store.kind("a") == "directory",
+    "read": lambda store, _: store.read("a/there.json") == b"there",
+    "read_range": lambda store, _: store.read_range("a/there.json", 1, 3) == b"he",
+    "open": lambda store, _: opened(store, "a/there.json") == b"there",
+    "as_local": lambda store, _: copied(store, "a/there.json") == b"there",
+    "names": lambda store, _: store.names("a") == ["there.json"],
+    "entries": lambda store, _: store.entries() == {"a": "directory"},
+    "put": lambda store, _: store.put("a/new.json", b"new") is None and store.read("a/new.json") == b"new",
+    "create": lambda store, _: store.create("a/new.json", b"new") and store.read("a/new.json") == b"new",
+    "delete": lambda store, _: store.delete("a/there.json") is None and not store.exists("a/there.json"),
+    "put_file": lambda store, path: store.put_file("a/f", path) is None and store.read("a/f") == b"file",
+}
+
+
+def opened(store, name):
+    with store.open(name) as file:
+        return file.read()
+
+
+def copied(store, name):
+    with store.as_local(name) as path:
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("faults", [["500", "503"], ["reset_before", "reset_after"]], ids=["errors", "resets"])
+def test_every_call_survives_six_faults_in_a_row(faulty_s3, tmp_path, faults):
+    faulty_s3.conditional = True
+    for name, call in CALLS.items():
+        store, source = prepared(name, tmp_path)
+        faulty_s3.seen.clear()
+        faulty_s3.faults.extend(faults * 3)
+        assert call(store, source), name
+        assert [faulty_s3.seen[fault] for fault in faults] == [3, 3], name
+
+
+def test_calls_survive_answers_that_break_off_or_do_not_come(faulty_s3, tmp_path):
+    faulty_s3.conditional = True
+    for name in ("read", "open", "as_local", "names", "create", "put_file"):
+        call = CALLS[name]
+        store, source = prepared(name, tmp_path)
+        faulty_s3.seen.clear()
+        faulty_s3.faults.extend(["truncate", "stall", "truncate"])
+        assert call(store, source), name
+        assert faulty_s3.seen["truncate"] == 2, name
+
+
+def test_a_read_survives_six_answers_that_break_off(faulty_s3, tmp_path):
+    store, _ = prepared("read", tmp_path)
+    faulty_s3.faults.extend(["truncate"] * 6)
+    assert store.read("a/there.json") == b"there"
+
+
+def prepared(name, tmp_path):
+    store = Store(f"s3://bucket/{name}")
+    store.put("a/there.json", b"there")
+    source = tmp_path / "source"
+    source.write_bytes(b"file")
+    return store, source
+
+
+def test_a_big_file_arrives_whole_though_every_third_answer_breaks_off(faulty_s3, tmp_path, monkeypatch):
+    store = Store("s3://bucket/run")
+    # Above this size s3fs reads ranges side by side, and does not repeat one that breaks off.
+    monkeypatch.setattr(store.fs, "default_block_size", 100_000)
+    content = os.urandom(1_000_000)
+    store.put("big", content)
+    faulty_s3.methods = ("GET",)
+    for read in (store.read, lambda name: copied(store, name), lambda name: opened(store, name)):
+        faulty_s3.faults.extend([None, None, "truncate"] * 5)
+        assert read("big") == content
+        faulty_s3.faults.clear()
+
+
+@pytest.mark.parametrize("fault", ["503", "403", "away"])
+def test_a_store_that_cannot_tell_is_not_taken_for_an_empty_one(faulty_s3, fault, monkeypatch):
+    monkeypatch.setattr("curate.store._ATTEMPTS", 2)
+    store = Store("s3://bucket/run")
+    store.put("run.json", b"{}")
+    if fault == "away":
+        store = Store("s3://bucket/run", "http://127.0.0.1:1")
+    else:
+        faulty_s3.always = fault
+    asked: list[Callable[[], object]] = [
+        lambda: store.exists("run.json"),
+        store.kind,
+        lambda: store.names(""),
+        store.entries,
+        store.folders,
+        lambda: store.create("other.json", b"{}"),
+        lambda: store.delete("run.json"),
+        lambda: store.read("run.json"),
+        lambda: Folder.all_in(store),
+        lambda: Folder(store, "fetch", "0123").is_done(),
+        lambda: Folder(store, "fetch", "0123").units(),
+        lambda: Remembered.of(store),
+    ]
+    for ask in asked:
+        with pytest.raises(StoreError, match=r"^s3://bucket/run cannot be read: "), store.accessible():
+            ask()
+
+
+def test_a_creation_whose_answer_was_lost_is_this_calls_own(faulty_s3):
+    faulty_s3.conditional = True
+    store = Store("s3://bucket/run")
+    assert store.check_writable() == ""
+    faulty_s3.methods = ("PUT",)
+    faulty_s3.faults.append("reset_after")
+    assert store.create("done/000001.json", b"first")
+    assert not store.create("done/000001.json", b"second")
+    # Two writers that found the name free: the server refuses the second, whose bytes differ.
+    assert not store._create("done/000001.json", b"second")
+    assert store.read("done/000001.json") == b"first"

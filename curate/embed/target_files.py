@@ -65,17 +65,15 @@ def find(
 
 
 def _match(path: str, endpoint: str | None) -> list[str]:
-    fs = Store(path, endpoint).fs
-    names = (
-        [path]
-        if fs.isfile(path)
-        else fs.glob(path)
-        if re.search(r"[*?\[]", path)
-        else fs.find(path)
-        if fs.isdir(path)
-        else None
-    )
-    if names is None:
+    store = Store(path, endpoint)
+    fs, kind = store.fs, store.kind()
+    if kind == "file":
+        names = [path]
+    elif re.search(r"[*?\[]", path):
+        names = fs.glob(path)
+    elif kind == "directory":
+        names = fs.find(path)
+    else:
         raise FileNotFoundError(path)
     spelt = [str(fs.unstrip_protocol(name)) if "://" in path else str(name) for name in names]
     return sorted(name for name in spelt if name.lower().endswith(_IMAGES))

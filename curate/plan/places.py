@@ -104,15 +104,17 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
 
 
 def _match(path: str, endpoint: str | None) -> Iterator[Place]:
+    store = Store(path, endpoint)
     try:
-        fs = Store(path, endpoint).fs
+        fs = store.fs
     except (ValueError, ImportError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
     with readable(path):
-        if fs.isfile(path):
+        kind = store.kind()
+        if kind == "file":
             yield _tar(path, endpoint)
             return
-        if fs.isdir(path):
+        if kind == "directory":
             yield from _in_folder(fs, path, endpoint)
             return
         if re.search(r"\{\w+\.\.\w+\}", path):

@@ -186,15 +186,17 @@ class Columns:
 
 
 def _match(path: str, endpoint: str | None) -> list[ListFile]:
+    store = Store(path, endpoint)
     try:
-        fs = Store(path, endpoint).fs
+        fs = store.fs
     except (ValueError, ImportError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
     with readable(path):
         # A name with brackets may be a file's own.
-        if fs.isfile(path):
+        kind = store.kind()
+        if kind == "file":
             return [list_file(path, endpoint)]
-        folder = fs.isdir(path)
+        folder = kind == "directory"
         if not folder and not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
         found = fs.find(path, detail=True) if folder else fs.glob(path, detail=True)

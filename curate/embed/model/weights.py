@@ -318,7 +318,7 @@ def _copy(store: Store, file: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        store.fs.get_file(store.path(file), str(scratch))
+        store.download(file, scratch)
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
