@@ -1,32 +1,54 @@
-"""The errors that Curate raises on purpose, as a tree, and small helpers for their texts.
+"""The errors that Curate raises on purpose, as a tree, their exit codes, and small helpers for their texts.
 
     CurateError
-    ├── UsageError            the command, recipe or input is wrong: exit 2, nothing was written
+    ├── UsageError            the command, recipe or input is wrong, nothing was written: exit 2
     │   ├── RecipeError       a key, a value or a step of the recipe
     │   ├── SourceError       a url list that cannot be read, is empty or lacks a column
     │   ├── ModelError        an unknown model, or weights that do not fit it
     │   ├── IdentityError     the output holds a run of other sources, columns, seed or part size
     │   └── StoreError        a location that cannot be read or written with these credentials
-    ├── RunIncomplete         the run was stopped, or ended with parts set aside: exit 1
+    ├── RunIncomplete         the run was stopped by a limit, or ended with parts set aside: exit 1
+    │   └── NothingKept       every pair was dropped: exit 3
     ├── InUse                 another driver works on the output: exit 1
-    ├── BrokenResult          a file in a run folder does not match its marker
+    ├── StorageFault          a disk or a store failed for longer than `storage.patience`: exit 4
+    ├── BrokenResult          a file in a run folder does not match its marker: exit 5
     └── DeviceLost            a GPU that this process cannot use any more
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
-boundaries only: a part (`curate.runs.units.UnitRunner`) and the command line (`curate.commands.main`). A `UsageError`
-raised inside a part stops the run, a `DeviceLost` ends the worker; any other exception counts as a failed start.
+boundaries only: a part (`curate.runs.units.UnitRunner`) and the command line (`curate.commands.main`). Inside a part, a
+fault of a disk or a store (`curate.runs.surroundings`) is waited for, a `UsageError` stops the run, a `DeviceLost` ends
+the worker; any other exception counts as a failed start.
 """
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Exit(IntEnum):
+    """The exit codes of every command; README.md describes them. An error of Curate itself, with a traceback, is 1."""
+
+    DONE = 0
+    INCOMPLETE = 1
+    WRONG = 2
+    NOTHING_KEPT = 3
+    STORAGE = 4
+    AT_FAULT = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class CurateError(Exception):
     """Base of every error that this package raises on purpose; its text is one line for the user."""
 
+    exit_code: ClassVar[Exit] = Exit.INCOMPLETE
+
 
 class UsageError(CurateError):
     """The command, the recipe or its input is wrong; the text names what to change."""
+
+    exit_code = Exit.WRONG
 
 
 class RecipeError(UsageError):
@@ -57,8 +79,22 @@ class InUse(CurateError):
     """Another driver works on the output, or has taken this one's place."""
 
 
+class NothingKept(RunIncomplete):
+    """The run is done, and every pair was dropped, so there is no result."""
+
+    exit_code = Exit.NOTHING_KEPT
+
+
+class StorageFault(CurateError):
+    """A disk or a store could not be used (full, read-only, away); nothing is wrong with the recipe or the data."""
+
+    exit_code = Exit.STORAGE
+
+
 class BrokenResult(CurateError):
     """A committed file is missing or differs from its marker."""
+
+    exit_code = Exit.AT_FAULT
 
 
 class DeviceLost(CurateError):

@@ -42,6 +42,7 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     Raises:
         UsageError: a pass found a fault in an input or the recipe.
         RunIncomplete: parts are set aside, or too few images could be fetched.
+        StorageFault: a disk or a store failed for longer than `storage.patience`.
     """
     with OneDriver(prepared.store, watcher.tell) as driver:
         return _run(prepared, engine, watcher, options, driver)
@@ -66,6 +67,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             watcher,
             max_failed=limits.max_failed_parts,
             part_seconds=limits.part_seconds,
+            patience=prepared.recipe.storage.patience,
             forget_failures=forget,
             check=check,
         )

@@ -343,10 +343,15 @@ class Pack(Keys):
 
 
 class Storage(Keys):
-    """The S3 server of s3:// paths."""
+    """The S3 server of s3:// paths, and faults of disks and stores."""
 
     endpoint: str | None = Field(
         None, description="An S3 server other than AWS; by default the environment's AWS_ENDPOINT_URL."
+    )
+    patience: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        600,
+        description="Seconds for which a run waits for the end of a fault of a disk or a store (full, read-only, away) "
+        "before it stops; the fault counts against no part.",
     )
 
 
@@ -385,7 +390,7 @@ class Recipe(Keys):
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
-    storage: Storage = Field(Storage(), description="The S3 server of s3:// paths.")
+    storage: Storage = Field(Storage(), description="The S3 server of s3:// paths, and faults of disks and stores.")
     limits: Limits = Field(Limits(), description="Limits at which a run stops.")
 
     @field_validator("models")

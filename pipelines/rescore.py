@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the recipe over the paths."""
     parser = argparse.ArgumentParser(
         description="Score image-text samples that you have: tars and folders, no download.",
-        epilog="exit codes: 0 done, 1 the run is incomplete, 2 the command, the recipe or a tar is wrong (one line)",
+        epilog="exit codes: as for curate run (docs/exit-codes.md)",
     )
     parser.add_argument(
         "paths",

@@ -1,8 +1,8 @@
 """The command line: `curate run | demo | retry-failed | status | explain | verify`.
 
-Exit codes: 0 done, 1 the run ended incomplete or kept nothing (or `verify` found a fault), 2 the command, the
-recipe or its input is wrong, 130 interrupted. Results go to stdout; progress, notices and errors go to stderr. Rooms
-are imported where a command needs them, so that `--help` and `status` do not wait for torch or Ray.
+Exit codes are those of `curate.errors.Exit`, described in docs/exit-codes.md. Results go to stdout; progress, notices
+and errors go to stderr. Rooms are imported where a command needs them, so that `--help` and `status` do not wait for
+torch or Ray.
 """
 
 import argparse
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.errors import CurateError, RunIncomplete, UsageError, counted
+from curate.errors import CurateError, Exit, NothingKept, UsageError, counted, one_line
 from curate.runs.options import PASSES, Options, manifest_name
+from curate.runs.surroundings import fault, io_errors
 from curate.schema import HEALING_CLASSES
 from curate.store import Store
 
@@ -30,24 +31,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
-    except UsageError as error:
-        return _complain(error, 2)
     except CurateError as error:
-        return _complain(error, 1)
+        return _complain(str(error), _exit_code(error))
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe; without this Python would print another error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return Exit.DONE
     except KeyboardInterrupt:
         print("curate: stopped; the same command continues from here", file=sys.stderr)
-        return 130
+        return Exit.INTERRUPTED
+    except io_errors() as error:
+        text = f"{type(error).__name__}: {one_line(error)}"
+        return _complain(
+            f"cannot go on: {text}; when the cause is gone, the same command goes on from here", Exit.STORAGE
+        )
     return code
 
 
-def _complain(error: CurateError, code: int) -> int:
+def _exit_code(error: CurateError) -> Exit:
+    """Returns the error's exit code; where a disk or a store failed below it, that of a storage fault."""
+    found = fault(error)
+    return error.exit_code if found is None or found.kind == "refused" else Exit.STORAGE
+
+
+def _complain(text: str, code: Exit) -> int:
     from curate.report.terminal import plain
 
-    print(f"curate: {plain(str(error))}", file=sys.stderr)
+    print(f"curate: {plain(text)}", file=sys.stderr)
     return code
 
 
@@ -237,7 +247,7 @@ def _finish(outcome: "Outcome", options: Options) -> int:
     if outcome.report:
         print(f"report  {outcome.report}")
     if outcome.shortfall:
-        raise RunIncomplete(outcome.shortfall)
+        raise NothingKept(outcome.shortfall)
     if not outcome.result:
         print(f"done until {options.until}: {outcome.store.url}")
     return 0
@@ -314,7 +324,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"  {store.path(deleted)}")
     if parts:
         print(f"{counted(len(parts), 'part')} will be fetched again; where images have changed, decisions may change")
-    return 1
+    return Exit.AT_FAULT
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ module does not name any pass.
 Every start is recorded in `attempts/` before the work begins. A start fails when it raises an exception, or when its
 worker dies while the driver is alive. After two failed starts a unit is set aside, in `failed/`, and not started again.
 A start that ended together with its driver or its machine does not count as failed, so a run may be killed and may lose
-its nodes; after nine such starts the unit is set aside, too.
+its nodes; after nine such starts a part is set aside, too, a whole never. A start that met a fault of a disk or a store
+does not count: `curate.runs.patience` waits for its end.
 """
 
 import math
@@ -19,6 +20,7 @@ from curate import errors
 from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.heartbeat import Heartbeat
 from curate.runs.passes import canonical
+from curate.runs.patience import Patience
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
 from curate.summaries import Summaries
@@ -27,7 +29,7 @@ BAD_STARTS = 2
 """Failed starts after which a unit is set aside."""
 
 INTERRUPTED_STARTS = 9
-"""Starts that ended together with their driver or machine, after which a unit is set aside."""
+"""Starts that ended together with their driver or machine, after which a part is set aside; a whole never is."""
 
 NOTES = 10
 """Notes that are printed for a work of a single unit. The report lists more of them, the unit's marker all."""
@@ -101,6 +103,7 @@ def drive(
     watcher: Watcher,
     *,
     max_failed: float = 0.01,
+    patience: float = 0.0,
     forget_failures: bool = False,
     part_seconds: float = math.inf,
     check: Callable[[str, UnitResult], None] | None = None,
@@ -113,6 +116,7 @@ def drive(
         watcher: is notified of progress.
         max_failed: the share of a work's units that may be set aside before the run stops (three always may).
         part_seconds: seconds after which the worker of a part is killed, and the start counts as failed.
+        patience: seconds for which a fault of a disk or a store is waited for.
         forget_failures: delete the records of earlier starts first, so that units set aside before start again.
         check: called with the work's name and the result of every unit; may raise to stop the run.
 
@@ -122,11 +126,13 @@ def drive(
     Raises:
         UsageError: a unit found a fault in the recipe or an input.
         RunIncomplete: too many units were set aside, or `check` raised it.
+        StorageFault: a disk or a store failed for longer than `patience`.
     """
     session = secrets.token_hex(4)
     states = {work.name: _begin(work, watcher, forget_failures) for work in works}
     _chain(states)
     heartbeat = Heartbeat(engine, watcher, part_seconds)
+    waiting = Patience(patience, watcher)
     flying = 0
     while True:
         for state in states.values():
@@ -135,11 +141,13 @@ def drive(
                 watcher.end(state.work.name)
                 if state.slots:
                     engine.finish(state.work.name)
-            flying += _submit(state, engine, session)
+            if not waiting.pauses():
+                flying += _submit(state, engine, session)
             _check_failed(state, max_failed)
         if all(state.finished for state in states.values()):
             return {name: state.failed for name, state in states.items()}
         if not flying:
+            waiting.sleep()
             continue
         results = engine.wait(1.0)
         heartbeat.beat(has_results=bool(results))
@@ -148,6 +156,7 @@ def drive(
             flying -= 1
             state = states[name]
             state.flying -= 1
+            waiting.note(name, result)
             _take(state, result, session)
             watcher.advance(name, result)
             # There may be thousands of parts, so their notes are listed in the report only.
@@ -178,10 +187,15 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
             path = f"{work.ledger}/{kind}/{name}"
             if forget_failures:
                 work.store.delete(path)
+                continue
+            record = work.store.read_json(path)
+            if unit == WHOLE and "error" in record:
+                # A run cannot continue without a whole, so each command tries it again.
+                work.store.delete(path)
             elif kind == "failed":
-                failed[unit] = str(work.store.read_json(path)["error"])
+                failed[unit] = str(record["error"])
             else:
-                starts.setdefault(unit, []).append(work.store.read_json(path))
+                starts.setdefault(unit, []).append(record)
     if not done.issuperset(units):
         for pass_ in work.outputs.values():
             pass_.settle()
@@ -225,7 +239,7 @@ def _submit(state: Progress, engine: Engine, session: str) -> int:
     while state.ready and not (state.slots and state.flying >= state.slots):
         unit = state.ready.popleft()
         starts = state.starts.get(unit, [])
-        if _is_spent(starts):
+        if _is_spent(unit, starts):
             _set_aside(state, unit)
             continue
         if not state.slots:
@@ -246,6 +260,10 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         return
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
+    if result.status == "held":
+        state.starts[unit].pop()
+        state.ready.append(unit)
+        return
     outcome: Json = {"session": session}
     if result.status != "lost":
         outcome |= {"error": result.error, "traceback": result.traceback}
@@ -257,9 +275,9 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
     state.ready.appendleft(unit)
 
 
-def _is_spent(starts: Sequence[Json]) -> bool:
+def _is_spent(unit: int, starts: Sequence[Json]) -> bool:
     bad = sum("error" in start for start in starts)
-    return bad >= BAD_STARTS or len(starts) - bad >= INTERRUPTED_STARTS
+    return bad >= BAD_STARTS or (unit != WHOLE and len(starts) - bad >= INTERRUPTED_STARTS)
 
 
 def _set_aside(state: Progress, unit: int) -> None:

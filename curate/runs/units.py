@@ -1,5 +1,6 @@
 """Runs one unit in a worker process: the boundary at which exceptions become results."""
 
+import contextlib
 import importlib
 import os
 import platform
@@ -10,8 +11,9 @@ from typing import cast
 
 from curate.errors import DeviceLost, UsageError
 from curate.runs.passes import canonical
+from curate.runs.surroundings import fault, io_errors
 from curate.runs.work import AheadWorker, UnitResult, Work, Worker
-from curate.store import key
+from curate.store import Json, key
 
 
 class UnitRunner:
@@ -34,15 +36,17 @@ class UnitRunner:
             DeviceLost: this process can no longer use its GPU; its engine treats the worker as dead.
         """
         work = self.work
-        outputs = {
-            name: pass_.folder.outputs(unit) for name, pass_ in work.outputs.items() if not pass_.folder.is_done(unit)
-        }
-        if not outputs:
-            return UnitResult(unit, "done")
         record = f"{work.ledger}/attempts/{key(unit)}.{start}.json"
         begun = {"session": self.session, "host": platform.node(), "pid": os.getpid(), "started": time.time()}
-        work.store.put(record, canonical(begun).encode())
         try:
+            outputs = {
+                name: pass_.folder.outputs(unit)
+                for name, pass_ in work.outputs.items()
+                if not pass_.folder.is_done(unit)
+            }
+            if not outputs:
+                return UnitResult(unit, "done")
+            work.store.put(record, canonical(begun).encode())
             if self.worker is None:
                 self.worker = open_worker(work)
             if work.reads_ahead:
@@ -55,19 +59,32 @@ class UnitRunner:
                 markers[name] = asdict(output.commit())
                 counts |= output.counts
             notes = list(dict.fromkeys(note for output in outputs.values() for note in output.notes))
-        except UsageError as error:
             work.store.delete(record)
-            return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
         except DeviceLost:
             # A worker without its GPU would fail every part it is given, faster than other workers complete theirs.
             raise
         except Exception as error:  # noqa: BLE001 - the part is one of the two boundaries
+            return self._failed(unit, error, record, begun)
+        return UnitResult(unit, "done", counts=counts, notes=notes, markers=markers)
+
+    def _failed(self, unit: int, error: Exception, record: str, begun: Json) -> UnitResult:
+        """Returns the result of a start that raised an exception, after it has kept or removed the start's record."""
+        found = fault(error)
+        if found is None and not isinstance(error, UsageError):
             first_line = str(error).strip().partition("\n")[0]
             outcome = {"error": f"{type(error).__name__}: {first_line}", "traceback": traceback.format_exc()}
-            work.store.put(record, canonical({**begun, **outcome}).encode())
-            return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
-        work.store.delete(record)
-        return UnitResult(unit, "done", counts=counts, notes=notes, markers=markers)
+            try:
+                self.work.store.put(record, canonical({**begun, **outcome}).encode())
+            except io_errors() as unrecorded:
+                found = fault(unrecorded)
+            if found is None:
+                return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
+        # A record that stays, because the store is away, counts as one interrupted start at most.
+        with contextlib.suppress(*io_errors()):
+            self.work.store.delete(record)
+        if found:
+            return UnitResult(unit, "held", found.text)
+        return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
 
 
 def open_worker(work: Work) -> Worker:

@@ -86,10 +86,14 @@ class Work:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The result of one start of one unit; `died`: its worker process died, `lost`: its machine was lost."""
+    """The result of one start of one unit.
+
+    `died`: its worker process died, `lost`: its machine was lost, `held`: a disk or a store failed (`error` says how),
+    and the start does not count.
+    """
 
     unit: int
-    status: Literal["done", "failed", "stop", "died", "lost"]
+    status: Literal["done", "failed", "stop", "died", "lost", "held"]
     error: str = ""
     traceback: str = ""
     error_type: str = ""

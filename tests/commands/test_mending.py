@@ -12,6 +12,7 @@ from helpers.hostile_server import HostileServer, ok
 from curate.commands.main import main
 from curate.commands.mending import to_delete
 from curate.commands.verify import Fault, read_manifest, verify
+from curate.errors import Exit
 from curate.store import WHOLE, Folder, Store
 
 ROWS = 24
@@ -66,7 +67,7 @@ def damage(path):
 def mended(store, command, capsys):
     """Follows the advice; returns what was deleted, and the lines after it."""
     capsys.readouterr()
-    assert main(["verify", store.url, "--deep"]) == 1
+    assert main(["verify", store.url, "--deep"]) == Exit.AT_FAULT
     advice = capsys.readouterr().out.splitlines()
     names = [line.strip() for line in advice if line.startswith(f"  {store.url}/")]
     for name in names:

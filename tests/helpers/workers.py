@@ -1,5 +1,6 @@
 """Openers for tests: workers that count, fail or die on purpose."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -35,11 +36,16 @@ def add_one(settings):
 
 
 def trouble(settings):
-    """Fails, dies or succeeds as `settings` say: {"raise": [units], "die": [units], "heal": bool, …}."""
+    """Fails, dies or succeeds as `settings` say: {"raise": [units], "die": [units], "heal": bool, …}.
+
+    Units in `full` find the disk full: always, or `times` times. `bytes` is the size of a second file.
+    """
 
     def work(unit, inputs, outputs):
         _log(settings, unit)
         tried = _tries(settings, unit)
+        if unit in settings.get("full", []) and not ("times" in settings and tried > settings["times"]):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full")
         if unit in settings.get("raise", []) and not (settings.get("heal") and tried > 1):
             raise ValueError(f"part {unit} is bad")
         if unit in settings.get("lose", []) and not (settings.get("heal") and tried > 1):
@@ -51,6 +57,8 @@ def trouble(settings):
             os.kill(os.getpid(), signal.SIGKILL)
         for output in outputs.values():
             output.put_json("n.json", {"n": unit})
+            if "bytes" in settings:
+                output.put("filler.bin", bytes(settings["bytes"]))
 
     return work
 

@@ -138,6 +138,15 @@ def test_starts_that_died_with_their_driver_count_only_in_the_tenth(store):
     }
 
 
+def test_a_whole_is_started_again_however_often_it_was_interrupted_or_failed(store):
+    work = single(store, "trouble", (WHOLE,), **{"raise": [WHOLE]})
+    for _ in range(2):
+        assert drive([work], InlineEngine(), Silent()) == {"out": {WHOLE: "ValueError: part -1 is bad"}}
+    for start in range(1, 12):
+        store.put(f"{work.ledger}/attempts/all.{start}.json", b'{"session": "x"}')
+    assert drive([single(store, "trouble", (WHOLE,))], InlineEngine(), Silent()) == {"out": {}}
+
+
 def test_only_missing_outputs_are_computed(store):
     old = Pass.of(store, Declaration("old", "", 1, {}))
     new = Pass.of(store, Declaration("new", "", 1, {}))

@@ -9,6 +9,7 @@ from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok, status
 
 from curate.commands.main import main
+from curate.errors import Exit
 from curate.store import Store
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -48,7 +49,7 @@ def test_where_the_loss_is_in_fetch_the_first_refusal_and_the_way_out_are_named(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = f"127.0.0.1:{listener.getsockname()[1]}"
     run = str(tmp_path / "run")
-    assert main(recipe(closed)) == 1
+    assert main(recipe(closed)) == Exit.NOTHING_KEPT
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == (
         "curate: no pair was kept, most were dropped as 'fetch:host_busy', after 'fetch:refused'; nothing was packed. "
@@ -73,13 +74,13 @@ def test_where_the_loss_is_in_fetch_the_first_refusal_and_the_way_out_are_named(
     assert main(["explain", run, f"http://{closed}/3.jpg"]) == 0
     assert "decision    dropped: fetch:" in capsys.readouterr().out
     # The same command does nothing again and ends in the same words.
-    assert main(recipe(closed)) == 1
+    assert main(recipe(closed)) == Exit.NOTHING_KEPT
     assert "after 'fetch:refused'" in capsys.readouterr().err
 
 
 def test_a_class_that_does_not_heal_by_itself_is_named_to_retry_failed(recipe, web, tmp_path, capsys):
     web.answers |= {f"/{number}.jpg": status(404) for number in range(ROWS)}
-    assert main(recipe(web.address)) == 1
+    assert main(recipe(web.address)) == Exit.NOTHING_KEPT
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.endswith(f"Once the cause is fixed: curate retry-failed {tmp_path}/run --class http_4xx")
 
@@ -93,7 +94,7 @@ def test_a_step_that_drops_all_beside_an_earlier_result(recipe, web, tmp_path, c
     assert main(["status", run]) == 0
     assert f"result   {run}/{manifest['pack']}\n" in capsys.readouterr().out
 
-    assert main(command) == 1
+    assert main(command) == Exit.NOTHING_KEPT
     said = capsys.readouterr().err
     assert said.endswith("no pair was kept, most were dropped as 'all'; nothing was packed\n")
     assert Store(run).read_json("manifest.json") == manifest, "the result is still the result"

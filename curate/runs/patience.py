@@ -1,0 +1,75 @@
+"""Waits for the end of a fault of the surroundings: holds units back, tells the user, and stops the run in the end."""
+
+import time
+
+from curate.errors import StorageFault
+from curate.runs.work import UnitResult, Watcher
+from curate.store import key
+
+FIRST, LONGEST = 1.0, 30.0
+"""Seconds between two attempts: the first pause, which then doubles, and the longest."""
+
+
+class Patience:
+    """The waiting of one `drive`: no unit starts while it pauses.
+
+    The time runs from the last unit that was done, so a run goes on while a single machine of several has a full disk.
+
+    Args:
+        seconds: how long the fault may last (`storage.patience`).
+        watcher: is told what is waited for, and when it is over.
+    """
+
+    def __init__(self, seconds: float, watcher: Watcher) -> None:
+        self._seconds = seconds
+        self._watcher = watcher
+        self._held: set[tuple[str, int]] = set()
+        self._begun = 0.0
+        self._last_done = 0.0
+        self._pause = FIRST
+        self._until = 0.0
+
+    def note(self, name: str, result: UnitResult) -> None:
+        """Takes note of a result of the work `name`.
+
+        Raises:
+            StorageFault: the unit was held, and the fault has lasted longer than it may.
+        """
+        now = time.monotonic()
+        if result.status == "held":
+            self._hold(name, result, now)
+            return
+        if result.status == "done":
+            self._last_done, self._until = now, 0.0
+        if (name, result.unit) in self._held:
+            self._held.remove((name, result.unit))
+            if not self._held:
+                self._pause = FIRST
+                self._watcher.tell(f"{name}: {key(result.unit)} goes on after {_minutes(now - self._begun)}")
+
+    def pauses(self) -> bool:
+        """Whether units have to wait."""
+        return time.monotonic() < self._until
+
+    def sleep(self) -> None:
+        """Sleeps to the end of the pause, a second at most."""
+        time.sleep(max(0.0, min(1.0, self._until - time.monotonic())))
+
+    def _hold(self, name: str, result: UnitResult, now: float) -> None:
+        what = f"{name}: {key(result.unit)} cannot go on: {result.error}"
+        if not self._held:
+            self._begun = self._last_done = now
+            if self._seconds:
+                self._watcher.tell(f"{what}; waiting up to {_minutes(self._seconds)} for its end (storage.patience)")
+        self._held.add((name, result.unit))
+        left = self._last_done + self._seconds - now
+        if left <= 0:
+            waited = f" for {_minutes(now - self._begun)}" if self._seconds else ""
+            raise StorageFault(f"{what}{waited}; when the cause is gone, the same command goes on from here")
+        self._until = now + min(self._pause, left)
+        self._pause = min(2 * self._pause, LONGEST)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
