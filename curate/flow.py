@@ -29,6 +29,7 @@ from curate.runs.options import RECIPE, Options, manifest_name
 from curate.runs.outcome import Outcome
 from curate.runs.passes import Layout
 from curate.runs.stop_rules import MinSuccess, nothing_kept
+from curate.runs.sweep import sweep_root
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.select import passes as select
 from curate.signals import passes as signals
@@ -89,6 +90,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     go(plan.work(prepared, lay_out(prepared, 1)))
     claim(store, prepared.identity, as_now)
     latest.begin(store, options.sample)
+    sweep_root(store)
     prepared.remembered.save(store)
     store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
@@ -135,7 +137,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             if options.truth:
                 outcome.evaluation = truth.evaluate(select.decisions(layout), pq.read_table(options.truth)).to_json()
             go(report.work(prepared, layout, outcome.evaluation, options.engine))
-            outcome.report = store.path(f"{layout.passes['report'].folder.path}/index.html")
+            outcome.report = store.path(layout.passes["report"].folder.file("index.html"))
             if outcome.funnel["kept"]:
                 made = pack.manifest(prepared, layout, int(outcome.funnel["kept"]))
                 outcome.manifest = {**folders(layout, options), **made}

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import sys
@@ -46,6 +47,9 @@ _READ_TIMEOUT = 15.0
 """Seconds without a byte from an S3 server after which an attempt is given up."""
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+HALF_FILE = re.compile(r"\.(?P<name>[^/]+)\.[0-9a-f]{8}")
+"""The name of a local file that is being written, or whose writer was killed; listings do not show it."""
 
 _BESIDE = ".work"
 """The end of the name of the folder that holds a result's bookkeeping, next to the result."""
@@ -228,6 +232,32 @@ class Store:
             return []
         return sorted(name for name in found if not name.startswith("."))
 
+    def ages(self, folder: str, *, deep: bool = True) -> dict[str, float]:
+        """Every file in a folder, half-written ones included, with the seconds since its last change (0.0: unknown).
+
+        Args:
+            folder: a folder; a missing one has no files.
+            deep: also the files in its folders.
+        """
+        found: dict[str, float] = {}
+        now = time.time()
+        if root := self.local_root:
+            for path, _, names in os.walk(root / folder):
+                for name in names:
+                    file = Path(path, name)
+                    # Another command may move or delete it meanwhile.
+                    with contextlib.suppress(FileNotFoundError):
+                        found[file.relative_to(root).as_posix()] = now - file.stat().st_mtime
+                if not deep:
+                    break
+            return found
+        own = self.fs._strip_protocol(self.path()).rstrip("/") + "/"
+        listed = self.fs.find(self.path(folder), maxdepth=None if deep else 1, detail=True)
+        for name, info in listed.items():
+            changed = info.get("LastModified")
+            found[name.removeprefix(own)] = now - changed.timestamp() if changed else 0.0
+        return found
+
     def folders(self) -> list[str]:
         """The names of the folders directly under the root, sorted."""
         return [name for name, kind in self.entries().items() if kind == "directory"]
@@ -363,7 +393,8 @@ class Folder:
 
     def units(self) -> set[int]:
         """The units that are done, from one listing."""
-        return {_unit(name) for name in self.store.names(f"{self.bookkeeping}/done")}
+        found = (unit_of(name) for name in self.store.names(f"{self.bookkeeping}/done"))
+        return {unit for unit in found if unit is not None}
 
     def is_done(self, unit: int = WHOLE) -> bool:
         """Whether this unit has its marker."""
@@ -422,7 +453,7 @@ class Outputs:
             role: the name by which later passes read it (`images.parquet`).
             data: its bytes.
             name: its name in the pass folder, for a result that users read; by default a name with unit and attempt.
-                Only a pass whose bytes depend on its inputs alone may give a name.
+                Only a pass whose bytes depend on its inputs alone may give a name without the attempt in it.
             rows: the number of its rows.
         """
         name = name or self._name(role)
@@ -519,9 +550,10 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _unit(name: str) -> int:
+def unit_of(name: str) -> int | None:
+    """The unit in whose name a file begins (`000012.json`, `all.1.json`), or None where it names no unit."""
     stem = name.partition(".")[0]
-    return WHOLE if stem == "all" else int(stem)
+    return WHOLE if stem == "all" else int(stem) if stem.isdecimal() else None
 
 
 @contextlib.contextmanager

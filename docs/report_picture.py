@@ -1,6 +1,6 @@
 """Makes docs/report.png from a report: its similarity histogram, pairs at the threshold, and duplicates side by side.
 
-    curate demo && python docs/report_picture.py demo-run/report-*/index.html
+    curate demo && python docs/report_picture.py demo-run/report-*/index.*.html
 
 Needs Chromium and the development requirements.
 """

@@ -216,7 +216,8 @@ def test_the_result_verifies_and_the_commands_answer(run, place, capsys):
     assert plan[0]["pair_id"].hex() in capsys.readouterr().out
     assert main(["explain", url, "http://nowhere.example/"]) == 2
     assert "has no URL http://nowhere.example/" in capsys.readouterr().err
-    html = Path(url, run.manifest["folders"]["report"], "index.html").read_text()
+    (page,) = Path(url, run.manifest["folders"]["report"]).glob("index.*.html")
+    html = page.read_text()
     assert "mismatched" in html
     assert "<script" not in html
 

@@ -50,7 +50,7 @@ def test_every_caption_arrives_as_it_is_identified(tmp_path, capsys):
     with tarfile.open(shard) as tar:
         texts = [tar.extractfile(name).read().decode() for name in tar.getnames() if name.endswith(".txt")]
     assert sorted(texts) == sorted(clean_caption(caption) for caption in CAPTIONS if caption and caption.strip())
-    html = next((tmp_path / "run").glob("report-*/index.html")).read_text()
+    html = next((tmp_path / "run").glob("report-*/index.*.html")).read_text()
     assert "<script>alert" not in html
     capsys.readouterr()
     for row in rows:

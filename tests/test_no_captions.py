@@ -71,7 +71,7 @@ def test_an_empty_caption_does_not_beat_the_real_one_of_the_same_bytes(tmp_path,
     said = capsys.readouterr().out
     assert "dropped: no_caption" in said
     assert "clip_similarity              –" in said
-    report = next((tmp_path / "run").glob("report-*")) / "index.html"
+    report = next((tmp_path / "run").glob("report-*/index.*.html"))
     assert "its caption is empty, where the source has captions" in report.read_text()
 
 
@@ -122,7 +122,7 @@ def test_its_result_has_no_txt_and_no_caption_as_img2dataset_writes_it(alone):
 
 def test_its_report_and_explain_show_no_caption(alone, capsys):
     folder, _, _, _ = alone
-    page = (next((folder / "run").glob("report-*")) / "index.html").read_text()
+    page = next((folder / "run").glob("report-*/index.*.html")).read_text()
     assert "The source has no captions: images were curated alone" in page
     assert "no caption</span>" not in page
     assert main(["explain", str(folder / "run"), "sample:0.tar/c"]) == 0

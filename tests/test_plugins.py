@@ -158,7 +158,7 @@ def test_what_another_package_brings_goes_through_to_report_and_explain(recipe, 
     shard = folders["pack"].table("shards/00000000.parquet", 0)
     assert {"vowels_a", "first_of", "red_half", "dark_mean"} <= set(shard.column_names)
     assert shard["vowels_a"].to_pylist() == [3] * 5
-    page = store.read(f"{folders['report'].path}/index.html").decode()
+    page = store.read(folders["report"].file("index.html")).decode()
     assert "vowels_a" in page
     said = curate("explain", store.url, shard["uid"][0].as_py(), path=installed).stdout
     assert all(name in said for name in ("vowels_a", "first_of", "red_half", "dark_mean"))

@@ -56,7 +56,7 @@ def lines(store: Store, sample: float | None) -> Iterator[str]:
     yield f"result   {_result(store, sample, decided)}"
     report = Folder.at(store, decided["folders"]["report"])
     if report.is_done():
-        yield f"report   {store.path(report.path)}/index.html"
+        yield f"report   {store.path(report.file('index.html'))}"
     funnel = Folder.at(store, decided["folders"]["select"]).json("funnel.json")
     yield f"kept     {funnel['kept']:,} of {funnel['planned']:,}"
     for step in funnel["steps"]:

@@ -21,6 +21,7 @@ from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.heartbeat import Heartbeat
 from curate.runs.passes import canonical
 from curate.runs.patience import Patience
+from curate.runs.sweep import sweep
 from curate.runs.work import Engine, UnitResult, Watcher, Work
 from curate.store import WHOLE, Json, key
 from curate.summaries import Summaries
@@ -52,6 +53,7 @@ class Progress:
         slots: units that the engine takes at once; 0 before the first one.
         flying: units that the engine has.
         finished: whether no unit is left that can run.
+        disturbed: whether a start of a unit was interrupted, now or in an earlier command, and may have left files.
     """
 
     work: Work
@@ -66,6 +68,7 @@ class Progress:
     slots: int = 0
     flying: int = 0
     finished: bool = False
+    disturbed: bool = False
 
     def has(self, unit: int) -> bool:
         """Whether the unit is done, or the whole where the whole is the work's only unit."""
@@ -138,6 +141,8 @@ def drive(
         for state in states.values():
             if not state.finished and state.is_finished():
                 state.finished = True
+                if state.disturbed:
+                    _sweep(state)
                 watcher.end(state.work.name)
                 if state.slots:
                     engine.finish(state.work.name)
@@ -178,10 +183,12 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
     done = work.done()
     failed: dict[int, str] = {}
     starts: dict[int, list[Json]] = {}
+    littered = False
     for kind in ("failed", "attempts"):
         for name in work.store.names(f"{work.ledger}/{kind}"):
             stem = name.partition(".")[0]
             unit = WHOLE if stem == "all" else int(stem)
+            littered |= unit in done
             if unit not in units or unit in done:
                 continue
             path = f"{work.ledger}/{kind}/{name}"
@@ -196,7 +203,11 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
                 failed[unit] = str(record["error"])
             else:
                 starts.setdefault(unit, []).append(record)
-    if not done.issuperset(units):
+    folders = [pass_.folder for pass_ in work.outputs.values()]
+    is_left = not done.issuperset(units)
+    begun = is_left and any(work.store.exists(f"{folder.bookkeeping}/pass.json") for folder in folders)
+    disturbed = begun or littered
+    if is_left:
         for pass_ in work.outputs.values():
             pass_.settle()
     total = work.total or len(units)
@@ -204,7 +215,12 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
     for summary in summaries.values():
         summary.complete()
     watcher.begin(work.name, len(units), len(done), work.rows)
-    return Progress(work, done, failed, starts, summaries)
+    return Progress(work, done, failed, starts, summaries, disturbed=disturbed)
+
+
+def _sweep(state: Progress) -> None:
+    for pass_ in state.work.outputs.values():
+        sweep(pass_.folder, state.done, complete=state.done.issuperset(state.work.units))
 
 
 def _chain(states: Mapping[str, Progress]) -> None:
@@ -258,6 +274,7 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         state.starts.pop(unit, None)
         state.add(result)
         return
+    state.disturbed = True
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
     if result.status == "held":

@@ -1,6 +1,6 @@
 """Classifies exceptions: tells faults of disks, stores and credentials from faults of a part or of the recipe.
 
-Such a fault says nothing about the unit that met it, and goes away without any change of the recipe. So it does not
+Such a fault has its cause outside the unit that met it, and ends without any change of the recipe. So it does not
 count as a failed start (`curate.runs.units`); the run waits for its end (`curate.runs.patience`), then stops.
 
 Classes of libraries are named, not imported: a process that has not loaded a library does not meet its exceptions.

@@ -74,8 +74,8 @@ def made(tmp_path_factory):
 def report(made, inputs=None, **changes):
     out = Folder(made.store, "report", "beef").outputs(WHOLE)
     open_worker(settings(**changes))(WHOLE, inputs or made.inputs, {"report": out})
-    assert out.files["index.html"].name == "index.html"
-    return made.store.read("report-beef/index.html").decode()
+    assert out.files["index.html"].name == f"index.{out.attempt}.html"
+    return made.store.read(f"report-beef/index.{out.attempt}.html").decode()
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_a_step_of_another_package_runs_to_report_and_explain(installed, recipe)
     assert (step["kind"], step["seen"], step["dropped"], step["would_drop"]) == ("keep_wide", 3, 1, 1)
     params = folders["select"].described()["params"]
     assert params["kinds"] == {"keep_wide": {"package": "wide-steps", "version": 3}}
-    assert says in store.read(f"{folders['report'].path}/index.html").decode()
+    assert says in store.read(folders["report"].file("index.html")).decode()
     assert "images with `width` < 100" in store.read(f"{folders['pack'].path}/README.md").decode()
     narrow = next(row for row in folders["select"].table("decisions.parquet", 0).to_pylist() if not row["kept"])
     explained = curate("explain", store.url, narrow["pair_id"].hex(), site=installed)
