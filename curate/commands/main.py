@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,6 +217,7 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
 
     from curate import flow
     from curate.commands.progress import watch
+    from curate.runs.patience import outlast
 
     loaded = prepared.recipe
     # On stderr, unlike the funnel: `curate run … > result.txt` shows progress, and the file gets the result.
@@ -226,7 +228,8 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     engine = _engine(arguments)
     watcher = watch(console)
     try:
-        return flow.run(prepared, engine, watcher, options)
+        run = partial(flow.run, prepared, engine, watcher, options)
+        return outlast(run, loaded.storage.patience, watcher, between=engine.close)
     finally:
         watcher.close()
         engine.close()

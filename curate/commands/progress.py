@@ -93,6 +93,8 @@ class BarProgress:
 
     def begin(self, name: str, total: int, done: int, rows: float) -> None:
         """Draws a bar, unless all is done."""
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name)[0])
         if done < total:
             task = self._bars.add_task(name, total=total, completed=done, speed="")
             self._tasks[name] = (task, _Task(total, done, rows))

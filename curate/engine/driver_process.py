@@ -65,9 +65,13 @@ class DriverProcess:
             self._running().finish(name)
 
     def close(self) -> None:
-        """Ends the engine, where it was started."""
+        """Ends the engine, where it was started, and forgets all works; the next start begins with nothing."""
         if self._engine:
             self._engine.close()
+        self._engine = None
+        self._here.clear()
+        self._there.clear()
+        self._queue.clear()
 
     def _start_there(self, work: Work, session: str) -> int:
         self._there.add(work.name)

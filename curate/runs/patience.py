@@ -1,13 +1,53 @@
 """Waits for the end of a fault of the surroundings: holds units back, tells the user, and stops the run in the end."""
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from curate.errors import StorageFault
+from curate.runs.surroundings import fault, io_errors
 from curate.runs.work import UnitResult, Watcher
 from curate.store import key
 
 FIRST, LONGEST = 1.0, 30.0
 """Seconds between two attempts: the first pause, which then doubles, and the longest."""
+
+RECOVERED = 300.0
+"""Seconds that a driver has to run before its next fault counts as a new one, with the whole time to wait."""
+
+_T = TypeVar("_T")
+
+
+def outlast(run: Callable[[], _T], seconds: float, watcher: Watcher, *, between: Callable[[], None]) -> _T:
+    """Calls `run` until it meets no fault of a disk or a store in this process; returns what it returns.
+
+    A driver's own reads and writes meet such faults too. Like the same command, each call continues where the last one
+    stopped.
+
+    Args:
+        run: runs the passes that are not done.
+        seconds: how long the fault may last (`storage.patience`).
+        watcher: is told what is waited for.
+        between: ends what a call has started; called after each one that met a fault.
+
+    Raises:
+        StorageFault: the fault has lasted longer than it may.
+    """
+    waiting = Patience(seconds, watcher)
+    while True:
+        begun = time.monotonic()
+        try:
+            return run()
+        except io_errors() as error:
+            found = fault(error)
+            if found is None:
+                raise
+            between()
+            if time.monotonic() - begun > RECOVERED:
+                waiting = Patience(seconds, watcher)
+            waiting.hold("driver", f"the driver cannot go on: {found.text}")
+        while waiting.pauses():
+            waiting.sleep()
 
 
 class Patience:
@@ -23,7 +63,7 @@ class Patience:
     def __init__(self, seconds: float, watcher: Watcher) -> None:
         self._seconds = seconds
         self._watcher = watcher
-        self._held: set[tuple[str, int]] = set()
+        self._held: set[object] = set()
         self._begun = 0.0
         self._last_done = 0.0
         self._pause = FIRST
@@ -37,7 +77,7 @@ class Patience:
         """
         now = time.monotonic()
         if result.status == "held":
-            self._hold(name, result, now)
+            self.hold((name, result.unit), f"{name}: {key(result.unit)} cannot go on: {result.error}")
             return
         if result.status == "done":
             self._last_done, self._until = now, 0.0
@@ -55,13 +95,14 @@ class Patience:
         """Sleeps to the end of the pause, a second at most."""
         time.sleep(max(0.0, min(1.0, self._until - time.monotonic())))
 
-    def _hold(self, name: str, result: UnitResult, now: float) -> None:
-        what = f"{name}: {key(result.unit)} cannot go on: {result.error}"
+    def hold(self, held: object, what: str) -> None:
+        """Pauses for something that cannot go on; `what` says what and why. Raises StorageFault as `note` does."""
+        now = time.monotonic()
         if not self._held:
             self._begun = self._last_done = now
             if self._seconds:
                 self._watcher.tell(f"{what}; waiting up to {_minutes(self._seconds)} for its end (storage.patience)")
-        self._held.add((name, result.unit))
+        self._held.add(held)
         left = self._last_done + self._seconds - now
         if left <= 0:
             waited = f" for {_minutes(now - self._begun)}" if self._seconds else ""

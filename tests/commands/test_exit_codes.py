@@ -100,6 +100,24 @@ def test_4_a_full_disk_is_one_line_wherever_it_is_met(place, capsys, monkeypatch
     assert run(place, *change) == 0
 
 
+def test_0_a_driver_waits_too_for_a_disk_that_is_full_for_a_while(place, capsys, monkeypatch):
+    put, left = Store.put, [3]
+
+    def full(store, written, data):
+        if written == "recipe.json" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store.path(written)))
+        put(store, written, data)
+
+    monkeypatch.setattr(Store, "put", full)
+    monkeypatch.setattr("curate.runs.patience.FIRST", 0.01)
+    assert run(place, "--set", "select.narrow.where=width < 3", "--set", "storage.patience=60") == 0
+    waited = [line for line in capsys.readouterr().err.splitlines() if "the driver cannot go on" in line]
+    assert len(waited) == 1
+    assert waited[0].endswith("/run/recipe.json'; waiting up to 1:00 min for its end (storage.patience)")
+    assert left == [0]
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "explain", "retry-failed"])
 def test_4_a_store_that_is_away_is_one_line_for_every_command(s3, capsys, monkeypatch, command):
     monkeypatch.setattr("curate.store._ATTEMPTS", 1)
