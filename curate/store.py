@@ -42,6 +42,9 @@ _ATTEMPTS = 7
 """Attempts at one S3 request, so that it survives six errors of the server in a row. The pauses between them double, up
 to 20 s, and take about 25 s in all."""
 
+_READ_ATTEMPTS = 3
+"""Attempts of s3fs at a read; whole files are read up to `_ATTEMPTS` times."""
+
 _CONNECT_TIMEOUT = 5.0
 _READ_TIMEOUT = 15.0
 """Seconds without a byte from an S3 server after which an attempt is given up."""
@@ -584,13 +587,14 @@ def _filesystem(url: str, endpoint: str | None) -> Any:
         config["request_checksum_calculation"] = config["response_checksum_validation"] = "when_required"
         config["s3"] = {"addressing_style": "path"}
     fs = fsspec.filesystem("s3", **options)
-    # botocore repeats a request until its answer begins, s3fs a read whose answer breaks off.
-    fs.retries = _ATTEMPTS
+    # botocore repeats a request until its answer begins, s3fs a read whose answer breaks off. Where a server stays slow
+    # or silent, the two numbers multiply.
+    fs.retries = _READ_ATTEMPTS
     return fs
 
 
 def _whole(transfer: Callable[[], Any]) -> Any:
-    """Repeats the transfer of a file while connections break off; s3fs does not where it reads ranges side by side."""
+    """Repeats the transfer of a file while answers break off; s3fs does not where it reads ranges side by side."""
     for attempt in range(1, _ATTEMPTS):
         try:
             return transfer()
@@ -600,9 +604,13 @@ def _whole(transfer: Callable[[], Any]) -> Any:
 
 
 def _broken_off() -> tuple[type[Exception], ...]:
-    """The exceptions of an S3 answer that breaks off; empty where no S3 client is loaded."""
-    s3fs = sys.modules.get("s3fs.core")
-    return s3fs.S3_RETRYABLE_ERRORS if s3fs else ()
+    """The exceptions of an S3 answer that breaks off, not of one that does not come; empty without an S3 client."""
+    if "s3fs" not in sys.modules:
+        return ()
+    from aiohttp import ClientPayloadError
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+    return (ClientPayloadError, IncompleteReadError, ResponseStreamingError)
 
 
 def _refused_by_condition(error: OSError) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,8 +227,12 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     engine = _engine(arguments)
     watcher = watch(console)
     try:
-        run = partial(flow.run, prepared, engine, watcher, options)
-        return outlast(run, loaded.storage.patience, watcher, between=engine.close)
+        return outlast(
+            lambda telling: flow.run(prepared, engine, telling, options),
+            loaded.storage.patience,
+            watcher,
+            between=engine.close,
+        )
     finally:
         watcher.close()
         engine.close()

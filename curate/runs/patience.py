@@ -12,20 +12,17 @@ from curate.store import key
 FIRST, LONGEST = 1.0, 30.0
 """Seconds between two attempts: the first pause, which then doubles, and the longest."""
 
-RECOVERED = 300.0
-"""Seconds that a driver has to run before its next fault counts as a new one, with the whole time to wait."""
-
 _T = TypeVar("_T")
 
 
-def outlast(run: Callable[[], _T], seconds: float, watcher: Watcher, *, between: Callable[[], None]) -> _T:
+def outlast(run: Callable[[Watcher], _T], seconds: float, watcher: Watcher, *, between: Callable[[], None]) -> _T:
     """Calls `run` until it meets no fault of a disk or a store in this process; returns what it returns.
 
     A driver's own reads and writes meet such faults too. Like the same command, each call continues where the last one
-    stopped.
+    stopped. Once a call has done a unit, its next fault is a new one, with the whole time to wait.
 
     Args:
-        run: runs the passes that are not done.
+        run: runs the passes that are not done; gets the watcher to notify.
         seconds: how long the fault may last (`storage.patience`).
         watcher: is told what is waited for.
         between: ends what a call has started; called after each one that met a fault.
@@ -35,19 +32,33 @@ def outlast(run: Callable[[], _T], seconds: float, watcher: Watcher, *, between:
     """
     waiting = Patience(seconds, watcher)
     while True:
-        begun = time.monotonic()
+        counting = _Counting(watcher)
         try:
-            return run()
+            return run(counting)
         except io_errors() as error:
             found = fault(error)
             if found is None:
                 raise
             between()
-            if time.monotonic() - begun > RECOVERED:
+            if counting.done:
                 waiting = Patience(seconds, watcher)
             waiting.hold("driver", f"the driver cannot go on: {found.text}")
         while waiting.pauses():
             waiting.sleep()
+
+
+class _Counting:
+    """A watcher that counts the units that were done, and passes everything on."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.done = 0
+        self.begin, self.end, self.tell = watcher.begin, watcher.end, watcher.tell
+        self._advance = watcher.advance
+
+    def advance(self, name: str, result: UnitResult) -> None:
+        """Counts the result. See `curate.runs.work.Watcher`."""
+        self.done += result.status == "done"
+        self._advance(name, result)
 
 
 class Patience:

@@ -1,6 +1,7 @@
 """A proxy before a real S3 server that fails on request: errors, resets, answers that break off, silence."""
 
 import http.client
+import random
 import socket
 import struct
 import threading
@@ -8,6 +9,8 @@ from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+RANDOM = ("500", "503", "reset_before", "reset_after", "truncate", "stall")
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>on purpose</Message></Error>"
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "InvalidAccessKeyId", "507": "InsufficientStorage"}
@@ -20,6 +23,7 @@ class FaultyS3:
         url: the endpoint for clients.
         faults: what becomes of the next requests, in order: an HTTP status, `reset_before` (it has no effect),
             `reset_after` (its answer is lost), `truncate`, `stall`, or None for a request that works.
+        rate: the share of requests that fail once `faults` is empty, each with one of RANDOM by chance.
         always: the fault of every request once `faults` is empty; None: they work.
         methods: only requests of these methods can fail.
         only: only requests whose path contains this can fail.
@@ -33,12 +37,15 @@ class FaultyS3:
         self.upstream = urlsplit(upstream)
         self.faults = deque()
         self.always = None
+        self.rate = 0.0
+        self.chance = random.Random(0)
         self.methods = ("GET", "HEAD", "PUT", "POST", "DELETE")
         self.only = ""
         self.seen = Counter()
         self.requests = []
         self.conditional = False
         self.lock = threading.Lock()
+        self.creating = threading.Lock()
         self.written = set()
         self.released = threading.Event()
 
@@ -48,6 +55,8 @@ class FaultyS3:
             if method not in self.methods or self.only not in path:
                 return None
             fault = self.faults.popleft() if self.faults else self.always
+            if not fault and self.chance.random() < self.rate:
+                fault = self.chance.choice(RANDOM)
             self.seen[fault] += 1
             return fault
 
@@ -72,23 +81,20 @@ def faulty(upstream):
                 self._reset()
             elif fault and fault.isdigit():
                 self._answer(int(fault), {}, _ERROR.format(_CODES[fault]).encode())
-            elif self._refuses():
-                self._answer(412, {}, _ERROR.format("PreconditionFailed").encode())
+            elif proxy.conditional and self.headers.get("If-None-Match") == "*":
+                # One at a time: a creation that is still running would be answered with a conflict.
+                with proxy.creating:
+                    self._create(body, fault)
             else:
                 self._forward(body, fault)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-        def _refuses(self):
-            name = urlsplit(self.path).path
-            with proxy.lock:
-                if self.command == "DELETE":
-                    proxy.written.discard(name)
-                if self.command != "PUT":
-                    return False
-                exists = name in proxy.written
-                proxy.written.add(name)
-                return proxy.conditional and exists and self.headers.get("If-None-Match") == "*"
+        def _create(self, body, fault):
+            if urlsplit(self.path).path in proxy.written:
+                self._answer(412, {}, _ERROR.format("PreconditionFailed").encode())
+            else:
+                self._forward(body, fault)
 
         def _forward(self, body, fault):
             connection = http.client.HTTPConnection(proxy.upstream.hostname, proxy.upstream.port, timeout=30)
@@ -100,6 +106,11 @@ def faulty(upstream):
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
+            name = urlsplit(self.path).path
+            if answer.status < 300 and self.command == "PUT":
+                proxy.written.add(name)
+            elif answer.status < 300 and self.command == "DELETE":
+                proxy.written.discard(name)
             if fault == "reset_after":
                 self._reset()
             else:
