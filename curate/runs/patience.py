@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from curate.errors import StorageFault
+from curate.errors import StorageFault, StoreError
 from curate.runs.surroundings import fault, io_errors
 from curate.runs.work import UnitResult, Watcher
 from curate.store import key
@@ -35,7 +35,7 @@ def outlast(run: Callable[[Watcher], _T], seconds: float, watcher: Watcher, *, b
         counting = _Counting(watcher)
         try:
             return run(counting)
-        except io_errors() as error:
+        except io_errors(StoreError) as error:
             found = fault(error)
             if found is None:
                 raise

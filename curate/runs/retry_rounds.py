@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from curate.errors import UsageError
 from curate.store import Json, Store
 
-_FOLDER, _SETTLED = "rounds", "rounds/settled"
+FOLDER, _SETTLED = "rounds", "rounds/settled"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Round:
 def recorded(store: Store) -> tuple[Round, ...]:
     """All rounds of a run folder, of all its fetches, oldest first."""
     ended = _settled(store)
-    found = {name: store.read_json(f"{_FOLDER}/{name}") for name in store.names(_FOLDER)}
+    found = {name: store.read_json(f"{FOLDER}/{name}") for name in store.names(FOLDER)}
     return tuple(
         Round(str(content["base"]), tuple(content["classes"]), name, ended.get(name, {}).get("recovered"))
         for name, content in found.items()
@@ -48,8 +48,8 @@ def record(store: Store, base: str, classes: Sequence[str]) -> Round:
     Raises:
         UsageError: another command added a round at the same time.
     """
-    added = Round(base, tuple(sorted(classes)), f"{len(store.names(_FOLDER)) + 1:04d}.json")
-    name = f"{_FOLDER}/{added.name}"
+    added = Round(base, tuple(sorted(classes)), f"{len(store.names(FOLDER)) + 1:04d}.json")
+    name = f"{FOLDER}/{added.name}"
     if not store.create(name, _text({"base": base, "classes": added.classes})):
         raise UsageError(f"{store.path(name)} was just written by another command; wait for it, then try again")
     return added

@@ -93,9 +93,9 @@ def fault(error: BaseException) -> Fault | None:
     return None
 
 
-def io_errors() -> tuple[type[Exception], ...]:
-    """Returns the base classes of what a store may raise, for `except`: OSError, and those of loaded S3 clients."""
-    found: list[type[Exception]] = [OSError]
+def io_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Returns the base classes of what a store may raise, for `except`: OSError, those of loaded S3 clients, others."""
+    found: list[type[Exception]] = [OSError, *others]
     for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp.client_exceptions", "ClientError")):
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from curate.runs.one_driver import FOLDER as DRIVERS
+from curate.runs.retry_rounds import FOLDER as ROUNDS
 from curate.store import HALF_FILE, WHOLE, Folder, Store, unit_of
 from curate.summaries import markers
 
@@ -55,12 +57,13 @@ def sweep(folder: Folder, done: Collection[int], *, complete: bool) -> list[str]
 
 
 def sweep_root(store: Store) -> None:
-    """Deletes half-written files next to a run's folders; only a local store has any."""
+    """Deletes half-written files of a run that are in no pass's folder; only a local store has any."""
     if store.local_root is None:
         return
-    for name, age in store.ages("", deep=False).items():
-        if HALF_FILE.fullmatch(name) and age > AGE:
-            store.delete(name)
+    for folder in ("", DRIVERS, ROUNDS):
+        for name, age in store.ages(folder, deep=bool(folder)).items():
+            if HALF_FILE.fullmatch(name.rpartition("/")[2]) and age > AGE:
+                store.delete(name)
 
 
 def _records(folder: Folder, done: Collection[int]) -> Iterator[str]:

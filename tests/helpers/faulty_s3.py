@@ -140,7 +140,11 @@ def faulty(upstream):
             with suppress(OSError):
                 super().finish()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            """Prints nothing: connections that break are the point."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     proxy = FaultyS3(f"http://127.0.0.1:{server.server_port}", upstream)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

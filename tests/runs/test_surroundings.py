@@ -13,7 +13,7 @@ from helpers.inline_engine import InlineEngine
 from helpers.works import Silent, single
 
 from curate.engine.local import LocalEngine
-from curate.errors import SourceError, StorageFault
+from curate.errors import SourceError, StorageFault, StoreError
 from curate.runs import patience
 from curate.runs.driver import drive
 from curate.runs.surroundings import ERRNOS, fault
@@ -193,6 +193,30 @@ class Grower(Silent):
         super().tell(line)
         if len(self.told) == 1:
             subprocess.run(["mount", "-o", "remount,size=1m", str(self.place)], check=True)
+
+
+def test_a_driver_that_cannot_take_its_output_waits_as_well():
+    """The first thing that a driver does turns errors of the store into a StoreError."""
+    left, ended = [2], []
+
+    def run(_watcher):
+        if left[0]:
+            left[0] -= 1
+            with Store("/run").accessible("written"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return "done"
+
+    watcher = Silent()
+    assert patience.outlast(run, 60, watcher, between=lambda: ended.append(1)) == "done"
+    assert len(ended) == 2
+    (line,) = watcher.told
+    assert line.startswith("the driver cannot go on: OSError: [Errno 28] No space left on device; waiting up to 1:00")
+
+    def wrong(_watcher):
+        raise StoreError("no such bucket")
+
+    with pytest.raises(StoreError, match="no such bucket"):
+        patience.outlast(wrong, 60, watcher, between=lambda: None)
 
 
 def test_no_fault_loads_a_library_to_be_recognised():

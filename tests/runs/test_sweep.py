@@ -128,12 +128,13 @@ def test_a_result_loses_half_written_files_and_nothing_that_a_user_added(tmp_pat
 def test_the_run_folder_itself_is_swept(tmp_path):
     store = Store(str(tmp_path))
     store.put("manifest.json", b"{}")
-    for name in (".manifest.json.0123abcd", ".recipe.json.89abcdef", ".DS_Store"):
+    (tmp_path / "drivers").mkdir()
+    for name in ("drivers/.000001.json.0123abcd", ".manifest.json.0123abcd", ".recipe.json.89abcdef", ".DS_Store"):
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - AGE - 5,) * 2)
     (tmp_path / ".recipe.json.01234567").write_bytes(b"half")
     sweep_root(store)
-    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", ".DS_Store", ".recipe.json.01234567"}
+    assert set(store.ages("")) == {"manifest.json", ".DS_Store", ".recipe.json.01234567"}
 
 
 def test_files_on_s3_are_listed_and_swept(s3):
