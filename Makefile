@@ -23,6 +23,7 @@ lint: $(READY)
 # What takes long: fuzzing and killing without end.
 soak: $(READY)
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak
+	PYTHONPATH=tests $(BIN)/python tests/soak.py
 
 $(READY): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \

@@ -9,7 +9,7 @@
     │   └── StoreError        a location that cannot be read or written with these credentials
     ├── RunIncomplete         the run was stopped by a limit, or ended with parts set aside: exit 1
     │   └── NothingKept       every pair was dropped: exit 3
-    ├── InUse                 another driver works on the output: exit 1
+    ├── InUse                 another driver works on the output: exit 4
     ├── StorageFault          a disk or a store failed for longer than `storage.patience`: exit 4
     ├── BrokenResult          a file in a run folder does not match its marker: exit 5
     └── DeviceLost            a GPU that this process cannot use any more
@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class Exit(IntEnum):
-    """The exit codes of every command; README.md describes them. An error of Curate itself, with a traceback, is 1."""
+    """The exit codes of every command; docs/exit-codes.md describes them. An error of Curate itself, with a traceback, is 1."""
 
     DONE = 0
     INCOMPLETE = 1
@@ -77,6 +77,8 @@ class RunIncomplete(CurateError):
 
 class InUse(CurateError):
     """Another driver works on the output, or has taken this one's place."""
+
+    exit_code = Exit.STORAGE
 
 
 class NothingKept(RunIncomplete):
