@@ -93,7 +93,7 @@ class Stub:
     def finish(self, _name: str) -> None:
         """Does nothing: there are no processes."""
 
-    def close(self) -> None:
+    def close(self, within: float = 0.0) -> None:
         """Does nothing."""
 
 

@@ -154,13 +154,13 @@ class _Bench:
             "fetch": {
                 "image_size": SIZE,
                 "timeout": TIMEOUT,
-                "processes": PROCESSES,
                 "threads": THREADS,
                 "allow": [f"{address}:{self._port}" for address in addresses(HOSTS)],
                 # All hosts are this machine: with limits per host, the benchmark would measure the limits.
                 "host_connections": 10_000,
                 "host_failures": 1_000_000,
             },
+            "workers": {"fetch": {"count": PROCESSES}},
         }
         path = self._folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))

@@ -126,5 +126,10 @@ def short(number: float) -> str:
 
 def one_line(error: BaseException) -> str:
     """Returns the text of a library's error as one short line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "…"
+    return shortened(str(error)) or type(error).__name__
+
+
+def shortened(text: str) -> str:
+    """Returns a library's text as one line of at most 300 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:297] + "…"

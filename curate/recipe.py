@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -18,10 +18,17 @@ from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, UsageError, nearest
 from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
 from curate.pack.layouts.registry import layouts
+from curate.runs.booking import Booking, Resources, one
 from curate.schema import REASONS_BEFORE
 from curate.select.steps.registry import STEPS
 from curate.signals.registry import KINDS, scorers
 from curate.store import absolute
+
+BOOKED = ("fetch", "embed", "signals", "dedup", "pack")
+"""The passes whose workers a recipe may set, in `workers`."""
+
+_MOVED = {"fetch.processes": "workers.fetch.count", "embed.processes": "workers.embed.count"}
+"""Keys of earlier recipes, with those that replace them."""
 
 
 class Source(Keys):
@@ -60,7 +67,6 @@ class Fetch(Keys):
 
     HOW = frozenset(
         {
-            "processes",
             "threads",
             "agent",
             "host_connections",
@@ -111,7 +117,6 @@ class Fetch(Keys):
         description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "
         "are never stored.",
     )
-    processes: Positive = Field(1, description="Fetch workers on this machine (local engine), or in total (Ray).")
     threads: Positive = Field(
         32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."
     )
@@ -210,9 +215,8 @@ def _is_folder(name: str, pretrained: str) -> bool:
 class Embed(Keys):
     """Keys of embedding workers and their decoding."""
 
-    HOW = frozenset({"processes", "device", "decoders"})
+    HOW = frozenset({"device", "decoders"})
 
-    processes: Positive = Field(1, description="Embedding workers; each takes a GPU where there are any.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
     decoders: Positive | None = Field(
         None, description="Decoding processes for each GPU; by default one for each CPU core, 16 at most."
@@ -342,6 +346,25 @@ class Pack(Keys):
         return value
 
 
+class PassWorkers(Keys):
+    """The workers of one pass: how many, and what each of them reserves."""
+
+    HOW = frozenset({"count", "cpus", "gpus", "memory"})
+
+    count: Positive | None = Field(
+        None, description="Workers of the pass, on all machines together; null: by the CPUs and GPUs that there are."
+    )
+    cpus: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="CPUs that each worker reserves (Ray); null: one."
+    )
+    gpus: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GPUs for each worker; null: for embed and dedup one where there are any, else none."
+    )
+    memory: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Gigabytes of memory that each worker reserves (Ray); null: no reservation."
+    )
+
+
 class Storage(Keys):
     """The S3 server of s3:// paths, and faults of disks and stores."""
 
@@ -390,6 +413,9 @@ class Recipe(Keys):
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
+    workers: dict[str, PassWorkers] = Field(
+        {}, description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine."
+    )
     storage: Storage = Field(Storage(), description="The S3 server of s3:// paths, and faults of disks and stores.")
     limits: Limits = Field(Limits(), description="Limits at which a run stops.")
 
@@ -402,6 +428,46 @@ class Recipe(Keys):
                     f"{name}: clip_similarity_{name} would look like the score of a mirrored image; choose another name"
                 )
         return value
+
+    @field_validator("workers")
+    @classmethod
+    def _passes(cls, value: dict[str, PassWorkers]) -> dict[str, PassWorkers]:
+        for name in value:
+            if name not in BOOKED:
+                raise ValueError(f"no pass with workers is named {name!r}{nearest(name, BOOKED)}")
+        if value.get("dedup", PassWorkers()).count:
+            raise ValueError("dedup.count: a search for near pairs is one unit, which one worker runs")
+        return value
+
+    @model_validator(mode="after")
+    def _gpus(self) -> "Recipe":
+        if self.embed.device == "cpu":
+            for name in ("embed", "dedup"):
+                if self.workers.get(name, PassWorkers()).gpus:
+                    raise ValueError(f"workers.{name}.gpus: embed.device is cpu, so no GPU would be used")
+        return self
+
+    def booking(
+        self, name: str, default_count: Callable[[Resources], int] = one, *, uses_gpu: bool = False
+    ) -> tuple[int | None, Booking]:
+        """Returns the number of workers of a pass (None: the engine chooses it) and what each of them reserves.
+
+        Args:
+            name: the pass, as in `workers`.
+            default_count: gives the number of workers where the recipe does not.
+            uses_gpu: the pass computes on `embed.device`.
+        """
+        keys = self.workers.get(name, PassWorkers())
+        gpus = keys.gpus
+        if gpus is None and (not uses_gpu or self.embed.device == "cpu"):
+            gpus = 0.0
+        elif gpus is None and self.embed.device == "cuda":
+            gpus = 1.0
+        return keys.count, Booking(keys.cpus, gpus, keys.memory, default_count, f"workers.{name}")
+
+    def device(self, name: str) -> str:
+        """Returns the device on which a pass computes: `embed.device`, or `cpu` where its workers have no GPU."""
+        return "cpu" if self.workers.get(name, PassWorkers()).gpus == 0 else self.embed.device
 
     @model_validator(mode="after")
     def _steps(self) -> "Recipe":
@@ -497,6 +563,8 @@ def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
     place = f"select step {step!r}" if step else "the recipe"
     where = ".".join(str(word) for word in first["loc"][2 if step else 0 :])
     if first["type"] == "extra_forbidden":
+        if where in _MOVED:
+            return f"{where!r} in the recipe is now {_MOVED[where]!r}"
         *path, word = first["loc"]
         # The keys of these sections depend on the installed packages.
         missing = "; is a package that brings it not installed?" if path in (["signals"], ["pixels"]) else ""

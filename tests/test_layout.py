@@ -54,7 +54,7 @@ def test_what_changes_an_embedding_changes_its_folder_and_what_follows(tmp_path)
     mirrored = changed(usual, folders(tmp_path, mirror=True))
     assert "embed-a" in mirrored
     assert not mirrored & {"embed-b", "pixels", "fetch"}
-    assert changed(usual, folders(tmp_path, {"processes": 4, "device": "cpu", "decoders": 3})) == set()
+    assert changed(usual, folders(tmp_path, {"device": "cpu", "decoders": 3})) == set()
 
 
 SIGNALS = {

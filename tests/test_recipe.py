@@ -72,6 +72,24 @@ def test_every_key_is_documented_with_its_default():
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fractoin": 1}}]),
             "unknown key 'keep_top.fractoin' in select step 'a'; did you mean 'fraction'?",
         ),
+        (with_(fetch={"processes": 3}), "'fetch.processes' in the recipe is now 'workers.fetch.count'"),
+        (with_(embed={"processes": 3}), "'embed.processes' in the recipe is now 'workers.embed.count'"),
+        (
+            with_(workers={"fecth": {"count": 3}}),
+            "recipe: workers: no pass with workers is named 'fecth'; did you mean 'fetch'?",
+        ),
+        (
+            with_(workers={"fetch": {"counts": 3}}),
+            "unknown key 'workers.fetch.counts' in the recipe; did you mean 'count'?",
+        ),
+        (
+            with_(workers={"dedup": {"count": 2}}),
+            "recipe: workers: dedup.count: a search for near pairs is one unit, which one worker runs",
+        ),
+        (
+            with_(workers={"embed": {"gpus": 1}}, embed={"device": "cpu"}),
+            "recipe: workers.embed.gpus: embed.device is cpu, so no GPU would be used",
+        ),
         ({"version": 1, "output": "x"}, "the recipe lacks 'source'"),
         (with_(version=2), "recipe: version: Input should be 1"),
         (
@@ -250,3 +268,21 @@ def test_a_recipe_is_read_back_as_it_was_dumped():
     }
     recipe = parse(with_(signals=signals))
     assert parse(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("keys", "booked", "device"),
+    [
+        ({}, (None, None, None, None), "auto"),
+        ({"embed": {"device": "cuda"}}, (None, None, 1.0, None), "cuda"),
+        ({"embed": {"device": "cpu"}}, (None, None, 0.0, None), "cpu"),
+        ({"workers": {"embed": {"gpus": 0}}}, (None, None, 0.0, None), "cpu"),
+        ({"workers": {"embed": {"count": 8, "cpus": 4, "gpus": 0.5, "memory": 16}}}, (8, 4.0, 0.5, 16.0), "auto"),
+    ],
+)
+def test_what_workers_reserve(keys, booked, device):
+    recipe = parse(with_(**keys))
+    count, booking = recipe.booking("embed", uses_gpu=True)
+    assert (count, booking.cpus, booking.gpus, booking.memory) == booked
+    assert recipe.device("embed") == device
+    assert recipe.booking("fetch")[1].gpus == 0.0

@@ -9,11 +9,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
+from curate.commands.stopping import UNITS_END_WITHIN, Stopped, stops_on_signals, tell
 from curate.errors import CurateError, Exit, NothingKept, UsageError, counted, one_line
 from curate.runs.options import PASSES, Options, manifest_name
 from curate.runs.surroundings import fault, io_errors
@@ -30,16 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors become one line here, and only here."""
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.command(arguments)
+        with stops_on_signals() as received:
+            code: int = arguments.command(arguments)
     except CurateError as error:
         return _complain(str(error), _exit_code(error))
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe; without this Python would print another error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
-    except KeyboardInterrupt:
-        print("curate: stopped; the same command continues from here", file=sys.stderr)
-        return Exit.INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        if not isinstance(stopped, Stopped):
+            tell("stopped; the same command continues from here")
+        return received.exit_code
     except io_errors() as error:
         text = f"{type(error).__name__}: {one_line(error)}"
         return _complain(
@@ -141,7 +144,7 @@ def _share(text: str) -> float:
     return share
 
 
-def _engine(arguments: argparse.Namespace) -> "Engine":
+def _engine(arguments: argparse.Namespace, tell: Callable[[str], None]) -> "Engine":
     if arguments.engine == "local" and arguments.address:
         raise UsageError("--address needs --engine ray")
     from curate.engine.driver_process import DriverProcess
@@ -153,13 +156,9 @@ def _engine(arguments: argparse.Namespace) -> "Engine":
             return LocalEngine()
         from curate.engine.ray import RayEngine
 
-        return RayEngine(arguments.address)
+        return RayEngine(arguments.address, tell=tell)
 
     return DriverProcess(open_engine)
-
-
-def _tell(line: str) -> None:
-    print(f"curate: {line}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -175,11 +174,11 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     from curate.prepare import prepare
 
-    prepared = prepare(loaded, probe=not arguments.dry_run, tell=_tell)
+    prepared = prepare(loaded, probe=not arguments.dry_run, tell=tell)
     # Printed after the checks: a command that is refused prints one line only.
     if any(model.name == "pocket" for model in loaded.models.values()):
         notice = "the built-in model 'pocket' knows only drawn shapes; for photographs, name another one under models"
-        print(f"curate: {notice}", file=sys.stderr)
+        tell(notice)
     if arguments.dry_run:
         return _dry_run(prepared, options)
     return _finish(_drive(prepared, arguments, options), options)
@@ -199,7 +198,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         only_with_gain=True,
     )
-    prepared = begin(loaded, arguments.classes, options, tell=_tell)
+    prepared = begin(loaded, arguments.classes, options, tell=tell)
     if prepared is None:
         print(f"nothing to fetch again: no image of {store.url} was lost as {', '.join(arguments.classes)}")
         return 0
@@ -224,8 +223,8 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     if loaded.fetch.allow:
         opened = ", ".join(loaded.fetch.allow)
         console.print(f"fetch.allow opens {opened}", markup=False, highlight=False, soft_wrap=True)
-    engine = _engine(arguments)
     watcher = watch(console)
+    engine = _engine(arguments, watcher.tell)
     try:
         return outlast(
             lambda telling: flow.run(prepared, engine, telling, options),
@@ -233,6 +232,11 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
             watcher,
             between=engine.close,
         )
+    except KeyboardInterrupt as interrupt:
+        watcher.close()
+        tell("stopping: parts in progress are finished or given up; the same command continues from here")
+        engine.close(UNITS_END_WITHIN)
+        raise Stopped from interrupt
     finally:
         watcher.close()
         engine.close()
@@ -286,7 +290,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     loaded = recipe.load(Path(__file__).parents[1] / "demo" / "recipe.yaml", overrides)
     options = Options(truth=written.truth, engine=arguments.engine)
     with serve(corpus):
-        outcome = _drive(prepare(loaded, tell=_tell), arguments, options)
+        outcome = _drive(prepare(loaded, tell=tell), arguments, options)
     return _finish(outcome, options)
 
 

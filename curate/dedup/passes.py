@@ -28,7 +28,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
             {name: layout.passes[name]},
             layout.inputs(name),
             (WHOLE,),
-            wants_gpu=kind.wants_gpu and prepared.recipe.embed.device != "cpu",
+            booking=prepared.recipe.booking("dedup", uses_gpu=kind.wants_gpu)[1],
         )
 
 

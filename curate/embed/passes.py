@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from curate.embed.model.facts import ModelFacts
 from curate.keys import chosen
 from curate.prepare import Prepared
+from curate.runs.booking import for_embed
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs, Json
@@ -44,7 +45,8 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
 
 def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
     """Returns the work that embeds parts; each part starts after the same part of the work `after`."""
-    embed = prepared.recipe.embed
+    recipe = prepared.recipe
+    count, booking = recipe.booking("embed", for_embed, uses_gpu=True)
     outputs = layout.of("embed")
     settings = _settings(prepared)
     settings["pixels"] = {scorer.name: scorer.settings() for scorer in prepared.pixels}
@@ -55,8 +57,8 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
         "curate.embed.worker:open_worker",
         {
             **settings,
-            "decode": embed.decode,
-            "decoders": embed.decoders,
+            "decode": recipe.embed.decode,
+            "decoders": recipe.embed.decoders,
             "captions": prepared.has_captions,
         },
         outputs,
@@ -64,8 +66,9 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
         layout.parts,
         layout.rows,
         after=(after,),
-        processes=embed.processes,
-        wants_gpu=embed.device != "cpu",
+        processes=count,
+        booking=booking,
+        label=" ".join(("embed", *recipe.models)),
         reads_ahead=True,
         total=layout.n_parts,
     )
@@ -73,6 +76,7 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
 
 def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
     """Yields the works that embed what signals compare images with: prompts in one, target images in another."""
+    _, booking = prepared.recipe.booking("embed", uses_gpu=True)
     for kind, sets in (("prompts", prepared.prompts), ("targets", prepared.targets)):
         if sets:
             passes = {folder: layout.passes[folder] for folder in sets}
@@ -84,7 +88,7 @@ def set_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
                 passes,
                 Inputs({}, ()),
                 (WHOLE,),
-                wants_gpu=prepared.recipe.embed.device != "cpu",
+                booking=booking,
             )
 
 
@@ -110,4 +114,4 @@ def _settings(prepared: Prepared) -> Json:
         name: {**model.model_dump(mode="json"), "weights_sha256": prepared.facts[name].weights_sha256}
         for name, model in recipe.models.items()
     }
-    return {"models": models, "device": recipe.embed.device, "endpoint": recipe.storage.endpoint}
+    return {"models": models, "device": recipe.device("embed"), "endpoint": recipe.storage.endpoint}

@@ -64,10 +64,10 @@ class DriverProcess:
             self._there.remove(name)
             self._running().finish(name)
 
-    def close(self) -> None:
-        """Ends the engine, where it was started, and forgets all works; the next start begins with nothing."""
+    def close(self, within: float = 0.0) -> None:
+        """Ends the engine once its units have ended or after `within` seconds; the next start begins with nothing."""
         if self._engine:
-            self._engine.close()
+            self._engine.close(within)
         self._engine = None
         self._here.clear()
         self._there.clear()

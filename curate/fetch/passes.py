@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from curate.keys import chosen
 from curate.prepare import Prepared
+from curate.runs.booking import for_fetch
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.retry_rounds import Round, recorded, settle
 from curate.runs.work import Work
@@ -66,8 +67,10 @@ def settled(prepared: Prepared, layout: Layout, ended: Round) -> Prepared:
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
     """Yields one work for each round; each part starts after the same part of the round before."""
     recipe, plan = prepared.recipe, layout.passes["plan"].folder
+    count, booking = recipe.booking("fetch", for_fetch)
     settings: Json = {
         **recipe.fetch.model_dump(mode="json"),
+        "processes": count,
         "blocked": prepared.blocked,
         "endpoint": recipe.storage.endpoint,
     }
@@ -91,7 +94,8 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
             [part for part in layout.parts if part not in later],
             layout.rows,
             after=(work_name(number - 1),) if number else (),
-            processes=recipe.fetch.processes,
+            processes=count,
+            booking=booking,
             total=layout.n_parts,
         )
 

@@ -1,6 +1,5 @@
 """The pass `pack`: one unit for each shard of the result, then one for the card and the files about all shards."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import PurePath
@@ -10,6 +9,7 @@ from curate.keys import chosen
 from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
+from curate.runs.booking import for_pack
 from curate.runs.passes import Declaration, Layout, result_files
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
@@ -43,6 +43,7 @@ def shards(prepared: Prepared, layout: Layout) -> int:
 def work(prepared: Prepared, layout: Layout) -> Work:
     """Returns the work that writes the shards."""
     kept, count = layout.passes["select"].folder.marker().counts["kept"], shards(prepared, layout)
+    workers, booking = prepared.recipe.booking("pack", for_pack)
     return Work(
         "pack",
         "curate.pack.worker:open_worker",
@@ -51,7 +52,8 @@ def work(prepared: Prepared, layout: Layout) -> Work:
         layout.inputs("pack"),
         range(count),
         prepared.recipe.pack.shard_size,
-        processes=min(count, os.cpu_count() or 1),
+        processes=workers,
+        booking=booking,
         is_small=kept <= SMALL_RESULT,
     )
 

@@ -1,12 +1,13 @@
 """Work, one function over many units, and its contracts: `Engine` runs units, `Watcher` gets progress, `UnitResult`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from curate import summaries
+from curate.runs.booking import Booking, Resources
 from curate.runs.passes import Pass
-from curate.store import WHOLE, Inputs, Json, Outputs, Store
+from curate.store import WHOLE, Inputs, Json, Outputs, Store, key
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 """A function that processes one unit and fills the given outputs; a room's opener returns it."""
@@ -36,9 +37,9 @@ class Work:
         units: the units to do, in order; those that are done are skipped.
         rows: the approximate number of rows of a unit, for the progress line.
         after: names of works in the same `drive` whose same unit, or whose whole, must be done first.
-        processes: the number of workers, at most.
-        cpus: CPUs that a worker reserves (Ray).
-        wants_gpu: a worker takes a GPU where there are any.
+        processes: the number of workers, at most; None: the engine chooses it (`Booking.default_count`).
+        booking: what each worker reserves.
+        label: its name in Ray's listings and in process titles; by default the name.
         reads_ahead: the worker is an `AheadWorker`.
         is_small: the driver may run it in its own process (`SMALL`).
         total: units of its passes over all runs, where a sample covers fewer; by default those of `units`.
@@ -52,9 +53,9 @@ class Work:
     units: Sequence[int]
     rows: float = 0.0
     after: tuple[str, ...] = ()
-    processes: int = 1
-    cpus: float = 1.0
-    wants_gpu: bool = False
+    processes: int | None = 1
+    booking: Booking = field(default_factory=Booking)
+    label: str = ""
     reads_ahead: bool = False
     is_small: bool = False
     total: int = 0
@@ -67,7 +68,22 @@ class Work:
     @property
     def slots(self) -> int:
         """Units that an engine holds at once: one for each worker, and a next one for each that reads ahead."""
+        assert self.processes is not None, "the engine chooses the number of workers by `placed`"
         return self.processes * (2 if self.reads_ahead else 1)
+
+    def placed(self, available: Resources) -> "Work":
+        """Returns the work with a number of workers: its own, or the default for what is available.
+
+        Settings with the key `processes` get the number, too.
+        """
+        count = self.booking.default_count(available) if self.processes is None else self.processes
+        settings = {**self.settings, "processes": count} if "processes" in self.settings else self.settings
+        return replace(self, processes=count, settings=settings)
+
+    def title(self, unit: int | None = None) -> str:
+        """Returns the name for listings, such as `embed l14`, or of one of its units: `embed l14 000003`."""
+        label = self.label or self.name
+        return label if unit is None or unit == WHOLE else f"{label} {key(unit)}"
 
     @property
     def store(self) -> Store:
@@ -108,7 +124,11 @@ class Engine(Protocol):
     """Runs units in worker processes; a dead worker is replaced at the next submit."""
 
     def start(self, work: Work, session: str) -> int:
-        """Prepares up to `work.processes` workers; returns how many units the engine takes at once (`work.slots`)."""
+        """Prepares up to `work.processes` workers; returns how many units the engine takes at once (`work.slots`).
+
+        Raises:
+            UsageError: no machine of the engine can give a worker what it reserves.
+        """
 
     def submit(self, name: str, unit: int, start: int) -> None:
         """Queues a unit of the named work for its next free worker."""
@@ -125,8 +145,8 @@ class Engine(Protocol):
     def finish(self, name: str) -> None:
         """Ends the workers of the named work."""
 
-    def close(self) -> None:
-        """Ends everything at once."""
+    def close(self, within: float = 0.0) -> None:
+        """Ends everything, after the units that run have ended, or after `within` seconds."""
 
 
 class Watcher(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from curate.prepare import Prepared
+from curate.runs.booking import for_signals
 from curate.runs.passes import Declaration, Layout
 from curate.runs.work import SMALL, Work
 
@@ -24,6 +25,7 @@ def declare(prepared: Prepared) -> Iterator[Declaration]:
 
 def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
     """Returns the work that computes the columns, of each part after the named works did that part or their whole."""
+    count, booking = prepared.recipe.booking("signals", for_signals)
     outputs = {name: pass_ for name, pass_ in layout.of("signals").items() if pass_.declared.by_part}
     return Work(
         "signals",
@@ -37,6 +39,8 @@ def work(prepared: Prepared, layout: Layout, *, after: Sequence[str]) -> Work:
         layout.parts,
         layout.rows,
         after=tuple(after),
+        processes=count,
+        booking=booking,
         is_small=layout.n_rows <= SMALL,
         total=layout.n_parts,
     )

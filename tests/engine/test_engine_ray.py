@@ -12,9 +12,14 @@ from curate.engine.ray import RayEngine
 from curate.errors import StoreError
 
 SCRIPT = """
+import dataclasses
 import sys
 from pathlib import Path
 import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError
+from curate.engine import ray as engine_module
+from curate.errors import UsageError
+from curate.runs.booking import Booking
 from helpers.works import Silent, chain, reading_ahead, single, told
 from curate.engine.ray import RayEngine
 from curate.runs.driver import drive
@@ -36,6 +41,48 @@ assert sorted(drive([ahead], engine, Silent())["out"]) == [2]
 assert ahead.done() == {0, 1, 3, 4}
 units = [line for worker in told(Path(log + "-told")) for line in worker]
 assert ["0", "1"] in units and ["1", "2"] in units, units
+# Two results of a unit arrive as errors of Ray: it starts again in another worker, and only one of the starts counts.
+get, raised, seen = ray.get, [NodeDiedError("a node died"), OutOfMemoryError("a worker was killed")], []
+def fail_twice(reference):
+    if raised:
+        raise raised.pop()
+    return get(reference)
+names = set()
+class Watching(Silent):
+    def advance(self, name, result):
+        seen.append((result.status, result.error))
+        names.update(ray.util.list_named_actors())
+ray.get = fail_twice
+surroundings = single(Store(run + "-surroundings"), "trouble", range(3), pids=log + "-pids")
+assert drive([surroundings], engine, Watching()) == {"out": {}}
+assert seen[:2] == [("died", "a worker was killed"), ("lost", "a node died")] and len(seen) == 5, seen
+assert surroundings.done() == {0, 1, 2}
+# The first worker had done the unit before its result was lost, so the second had nothing to do.
+assert len(set(Path(log + "-pids").read_text().split())) == 2
+assert len(list(surroundings.store.names(surroundings.ledger + "/failed"))) == 0
+assert {name.rpartition(" ")[0] for name in names} == {"out"}, names
+ray.get = get
+# Each worker reserves the only CPU. The first work's worker dies, the second work's worker gets the CPU, and returns it
+# when there is nothing else to do.
+whole = Booking(cpus=1.0)
+engine_module._GIVES_WAY_AFTER = 1
+first = single(Store(run + "-first"), "trouble", range(4), log=log + "-first", die=[2], heal=True)
+second = single(Store(run + "-second"), "double", range(4))
+first = dataclasses.replace(first, name="first", booking=whole)
+second = dataclasses.replace(second, name="second", after=("first",), booking=whole)
+assert drive([first, second], engine, Silent()) == {"first": {}, "second": {}}
+# What this machine can never give is refused at once.
+for booking, text in (
+    (Booking(memory=900.0, section="w"), "w: a worker of out reserves 0.25 CPUs and 900 GB of memory"),
+    (Booking(cpus=64.0, gpus=8.0, section="w"), "w: a worker of out reserves 1 CPU and 8 GPUs"),
+):
+    refused = dataclasses.replace(single(Store(run + "-refused"), "double", range(2)), booking=booking)
+    try:
+        drive([refused], engine, Silent())
+    except UsageError as error:
+        assert str(error) == text + ", and this machine has less", error
+    else:
+        raise AssertionError("it was not refused")
 engine.close()
 print("all done")
 """

@@ -34,12 +34,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "source": {"paths": ["list.parquet"], "url": "URL", "caption": "TEXT", "uid": "uid"},
         "seed": 3,
         "part_size": 250,
-        "fetch": {"image_size": 256, "format": "webp", "robots": True, "timeout": 5, "processes": 16},
+        "fetch": {"image_size": 256, "format": "webp", "robots": True, "timeout": 5},
         "models": {
             "l14": {"name": "ViT-L-14", "pretrained": "x", "precision": "bf16", "batch_size": 256, "mirror": True},
             "b32": {"name": "ViT-B-32", "pretrained": "y", "threads": 8},
         },
-        "embed": {"decode": "exact", "processes": 4},
+        "embed": {"decode": "exact"},
+        "workers": {"fetch": {"count": 16}, "embed": {"count": 4, "gpus": 1}},
         "signals": {
             "concepts": {"mark": [["a watermark", "a logo"], "a photo"]},
             "classes": {"kind": {"labels": ["cat", "dog"], "model": "b32"}},

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from curate.runs.booking import Resources
 from curate.runs.units import UnitRunner
 
 
@@ -23,6 +24,7 @@ class InlineEngine:
         self.finished: list[str] = []
 
     def start(self, work, session):
+        work = work.placed(Resources(2, 0))
         self.runners[work.name] = UnitRunner(work, session)
         return work.processes
 
@@ -43,7 +45,7 @@ class InlineEngine:
     def finish(self, name):
         self.finished.append(name)
 
-    def close(self):
+    def close(self, within=0.0):
         self.runners.clear()
 
 

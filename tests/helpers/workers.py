@@ -91,6 +91,21 @@ def endless(settings):
     return work
 
 
+def shows_gpu(settings):
+    """Writes down, once for each process, the GPUs that it may use; dies as `settings` say."""
+    with Path(settings["log"]).open("a") as log:
+        log.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+
+    def work(unit, inputs, outputs):
+        if unit in settings["die"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
+        for output in outputs.values():
+            output.put_json("n.json", {"n": unit})
+
+    return work
+
+
 def hangs(settings):
     """Never ends at some units, at the others at once."""
 
@@ -99,6 +114,19 @@ def hangs(settings):
             time.sleep(0.1)
         for output in outputs.values():
             output.put_json("n.json", {"n": unit})
+
+    return work
+
+
+def slow(settings):
+    """Takes as long as `settings` say for a unit, and writes down when it began and ended."""
+
+    def work(unit, inputs, outputs):
+        _log(settings, f"began {unit}")
+        time.sleep(settings["seconds"].get(str(unit), 0))
+        for output in outputs.values():
+            output.put_json("n.json", {"n": unit})
+        _log(settings, f"ended {unit}")
 
     return work
 

@@ -77,7 +77,7 @@ class ImageEmbedding(NearKind):
             "floor": recipe.dedup.floor,
             "tile": recipe.dedup.tile,
             "model": model,
-            "device": recipe.embed.device,
+            "device": recipe.device("dedup"),
             "threads": recipe.models[model].threads,
         }
 
