@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class Exit(IntEnum):
-    """The exit codes of every command; docs/exit-codes.md describes them. An error of Curate itself, with a traceback, is 1."""
+    """The exit codes of every command (docs/exit-codes.md). An error of Curate itself, with a traceback, is 1."""
 
     DONE = 0
     INCOMPLETE = 1

@@ -64,8 +64,14 @@ class OneDriver:
                 if before and self._is_alive(before):
                     raise InUse(f"{self.store.url} is in use by another curate: {_described(before)}")
                 number = int(before["number"]) + 1 if before else 1
-                if self.store.create(_name(number), self._content(number)):
-                    self._number = number
+                if not self.store.create(_name(number), self._content(number)):
+                    continue
+                after = _highest(self.store)
+                if after and after["number"] > number:
+                    # Several have come and gone between the look and the creation.
+                    self.store.delete(_name(number))
+                    continue
+                self._number = number
             self._remove_below(self._number)
         self._thread = threading.Thread(target=self._beat, name="curate-driver-beat", daemon=True)
         self._thread.start()
@@ -132,10 +138,10 @@ def holder(store: Store) -> str:
 
 def _highest(store: Store) -> Json | None:
     """The driver that holds the output, if any."""
-    for name in reversed(store.names(FOLDER)):
-        # Between the listing and the reading, a driver may end.
+    while names := store.names(FOLDER):
+        # Between the listing and the reading a driver may end, or be replaced by one that was not listed.
         with suppress(FileNotFoundError):
-            return store.read_json(f"{FOLDER}/{name}")
+            return store.read_json(f"{FOLDER}/{names[-1]}")
     return None
 
 

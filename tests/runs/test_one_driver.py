@@ -163,3 +163,20 @@ def test_on_s3_the_second_is_refused(s3):
     with OneDriver(store, silent), pytest.raises(InUse):
         OneDriver(store, silent).__enter__()
     assert held(store) == []
+
+
+def test_a_driver_that_is_replaced_between_two_looks_is_looked_for_again(store, monkeypatch):
+    """The dead one's file was listed and is gone: that is not a free output."""
+    elsewhere(store, number=1, beat=0.0)
+    names = Store.names
+
+    def then_replaced(self, folder):
+        listed = names(self, folder)
+        if listed == ["000001.json"]:
+            elsewhere(store, number=2)
+            store.delete(f"{FOLDER}/000001.json")
+        return listed
+
+    monkeypatch.setattr(Store, "names", then_replaced)
+    assert "on other" in holder(store)
+    assert one_driver._highest(store)["number"] == 2
