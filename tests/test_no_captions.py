@@ -20,6 +20,8 @@ from curate.prepare import Prepared, prepare
 from curate.schema import PLAN, SAMPLE
 from curate.store import Folder, Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 def write_recipe(folder: Path, **more) -> Path:
     content = {

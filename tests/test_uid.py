@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from helpers.hostile_server import HostileServer, ok, status
 from helpers.sample_run import jpeg
@@ -13,6 +14,7 @@ from curate.store import Folder, Store
 TWICE = "ab" * 16
 
 
+@pytest.mark.usefixtures("in_process")
 def test_of_a_uid_that_is_listed_twice_the_row_with_an_image_is_packed(tmp_path, capsys):
     with HostileServer() as server:
         server.answers |= {f"/{number}.jpg": ok(jpeg(number)) for number in range(6)} | {"/0.jpg": status(404)}

@@ -85,9 +85,9 @@ def _end_in_time(reading: socket.socket) -> None:
         else:
             return
         reading.settimeout(ENDS_WITHIN)
-        with contextlib.suppress(TimeoutError):
+        try:
             while reading.recv(64):
                 pass
-            return
-    os.write(2, b"curate: stopped without waiting any longer; the same command continues from here\n")
-    os._exit(128 + received[0])
+        except TimeoutError:
+            os.write(2, b"curate: stopped without waiting any longer; the same command continues from here\n")
+            os._exit(128 + received[0])

@@ -48,7 +48,7 @@ class IdIndex:
                 of_table = rows.filter(pc.equal(rows["table"], number)).select(["id", "part"])
                 distinct = of_table.group_by(["id", "part"]).aggregate([])
                 distinct = distinct.sort_by([("id", "ascending"), ("part", "ascending")])
-                out.put_table(_role(number), distinct, name=f"ids/{number:06d}.{out.attempt}.parquet")
+                out.put_table(_role(number), distinct, name=f"ids/table-{number:06d}.{out.attempt}.parquet")
 
 
 def parts_of(plan: Folder, prefix: str) -> list[int] | None:

@@ -15,11 +15,13 @@ from curate.commands.verify import Fault, read_manifest, verify
 from curate.errors import Exit
 from curate.store import WHOLE, Folder, Store
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ROWS = 24
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, in_process):
     """A finished run over a server's pictures, two of them copies, with the recipe that made it."""
     folder = tmp_path_factory.mktemp("mending")
     with HostileServer() as server:

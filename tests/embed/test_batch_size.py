@@ -68,7 +68,7 @@ def test_a_gpu_that_fails_at_the_first_batch_is_no_missing_compiler(loaded, monk
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("family", ["vit", "sigmoid"])
+@pytest.mark.parametrize("family", [pytest.param("vit", marks=pytest.mark.soak), "sigmoid"])
 def test_compiled_towers_give_the_same(family, tiny, loaded):
     made = tiny(family)
     plain = loaded(family)

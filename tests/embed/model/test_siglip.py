@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -95,7 +96,9 @@ def test_a_part_is_scored(siglip, part):
     check_against_open_clip(part, tables, "s", siglip)
 
 
-def test_a_tokenizer_that_is_not_there_or_too_large_is_one_line(siglip, tmp_path):
+def test_a_tokenizer_that_is_not_there_or_too_large_is_one_line(siglip, tmp_path, monkeypatch):
+    # The client's pauses between its tries, half a minute in all.
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _seconds: None)
     config = tmp_path / "model.json"
     config.write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}))
     # Which of the two depends on whether the machine has a network to ask.
