@@ -241,7 +241,7 @@ def finished(prepared: Prepared, parts: int, rows: int) -> None:
             summarise(folder, range(len(sizes)), sizes)
             done(folder, {})
         elif not pass_.declared.by_part:
-            done(folder, {})
+            done(folder, {}, {"index.html": b""} if name == "report" else None)
 
 
 def summarise(folder: Folder, units: range, counts: Mapping[str, int] | Sequence[int]) -> None:

@@ -147,4 +147,4 @@ def test_130_ctrl_c(place, capsys, monkeypatch):
 
     monkeypatch.setattr("curate.flow.run", interrupted)
     assert run(place) == 130
-    assert last_line(capsys) == "curate: stopped; the same command continues from here"
+    assert last_line(capsys).endswith("finished or given up; the same command continues from here")

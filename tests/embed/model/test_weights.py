@@ -24,7 +24,7 @@ from curate.commands.main import main
 from curate.embed.model import weights
 from curate.embed.model.describe import describe
 from curate.embed.model.loading import load
-from curate.errors import ModelError
+from curate.errors import Exit, ModelError
 
 PROCESSES = 2
 SPAWN = multiprocessing.get_context("spawn")
@@ -229,7 +229,8 @@ def test_without_a_network_one_line_names_the_key(refused, tag, shelf, tmp_path,
     recipe = f"{{version: 1, source: {{paths: [{tmp_path}/list.csv]}}, output: {tmp_path}/run, models: {{l14: MODEL}}}}"
     model = f"{{name: ViT-B-32, pretrained: {made_up}}}"
     (tmp_path / "recipe.yaml").write_text(recipe.replace("MODEL", model))
-    assert main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 2
+    # Whether the client's error tells a server that is away from a wrong name differs between the two clients.
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--dry-run"]) in (Exit.WRONG, Exit.STORAGE)
     (said,) = errors(capfd.readouterr().err)
     assert said.startswith("curate: models.l14.pretrained: 'made_up' of ViT-B-32 cannot be downloaded: no connection (")
     assert "refused" in said
