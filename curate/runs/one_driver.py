@@ -13,6 +13,7 @@ costs work, not correctness of single files (`curate.store.Store.create`).
 import json
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,13 @@ DEAD = 60.0
 """Seconds without a new sign of life after which a driver of another machine counts as dead."""
 
 
+_JOINED_WITHIN = 5.0
+"""Seconds for a beat in progress, when the output is freed: its store may be away."""
+
+_HELD: set[str] = set()
+"""The tokens of the outputs that this process holds. A store that was away may still have the file of one it freed."""
+
+
 @dataclass
 class OneDriver:
     """Holds an output for this driver, from `__enter__` to `__exit__`.
@@ -49,6 +57,7 @@ class OneDriver:
 
     store: Store
     tell: Callable[[str], None]
+    _token: str = field(default_factory=lambda: secrets.token_hex(8))
     _number: int = 0
     _since: float = 0.0
     _successor: Json | None = None
@@ -72,6 +81,7 @@ class OneDriver:
                     self.store.delete(_name(number))
                     continue
                 self._number = number
+            _HELD.add(self._token)
             self._remove_below(self._number)
         self._thread = threading.Thread(target=self._beat, name="curate-driver-beat", daemon=True)
         self._thread.start()
@@ -79,9 +89,10 @@ class OneDriver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Frees the output."""
+        _HELD.discard(self._token)
         self._ended.set()
         assert self._thread
-        self._thread.join()
+        self._thread.join(_JOINED_WITHIN)
         with suppress(*access_errors(self.store.url)):
             self.store.delete(_name(self._number))
 
@@ -104,7 +115,8 @@ class OneDriver:
                 self.store.put(_name(self._number), self._content(self._number))
 
     def _content(self, number: int) -> bytes:
-        content = {"number": number, "since": self._since, "beat": time.time(), **_this_process()}
+        now = time.time()
+        content = {"number": number, "token": self._token, "since": self._since, "beat": now, **_this_process()}
         return (json.dumps(content, sort_keys=True) + "\n").encode()
 
     def _remove_below(self, number: int) -> None:
@@ -116,7 +128,8 @@ class OneDriver:
         """Whether another driver lives: by its process where that can be seen from here, else by a new beat."""
         ours = _this_process()
         if all(other.get(key) == ours[key] for key in ("host", "boot", "pids")):
-            return _runs(int(other["pid"]), str(other["started"]))
+            is_ours = (other["pid"], other["started"]) == (ours["pid"], ours["started"])
+            return other["token"] in _HELD if is_ours else _runs(int(other["pid"]), str(other["started"]))
         wait_until = time.monotonic() + min(DEAD, max(0.0, other["beat"] + DEAD - time.time()))
         if time.monotonic() < wait_until:
             self.tell(f"waiting up to {DEAD:.0f} s for a sign of life of another curate: {_described(other)}")

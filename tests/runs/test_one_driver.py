@@ -84,6 +84,20 @@ def test_a_process_that_was_killed_here_is_replaced_at_once(store, reaped):
         child.communicate()
 
 
+def test_an_output_that_could_not_be_freed_is_taken_again_by_its_own_process(store, monkeypatch):
+    """As where the store is away for a while: the driver waits, and goes on."""
+
+    def away(self, name):
+        raise OSError("away")
+
+    with monkeypatch.context() as patch, OneDriver(store, silent):
+        patch.setattr(Store, "delete", away)
+    assert len(held(store)) == 1
+    with OneDriver(store, silent):
+        assert [found["number"] for found in held(store)] == [2]
+    assert held(store) == []
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_living_driver_of_another_machine_is_known_by_its_beat(store):
     elsewhere(store, beat=time.time())
