@@ -45,7 +45,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> int:
     rows = 0
-    with pq.ParquetWriter(path, NEAR, compression="zstd") as writer:
+    with pq.ParquetWriter(path, NEAR, compression="zstd", write_page_checksum=True) as writer:
         for group in _groups(tables):
             writer.write_table(group, row_group_size=_ROW_GROUP)
             rows += group.num_rows

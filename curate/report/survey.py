@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
@@ -194,10 +193,9 @@ def near_similarities(near: Folder, above: float) -> Histogram:
             what the step acts on, and the others in OTHER.
     """
     histogram = Histogram(3)
-    with near.store.open(near.file("near.parquet")) as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(columns=["similarity"]):
-            values = batch.column(0).to_numpy(zero_copy_only=False)
-            histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
+    for table in near.tables("near.parquet", columns=["similarity"]):
+        values = table["similarity"].to_numpy()
+        histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
     return histogram
 
 

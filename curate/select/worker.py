@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate.columns import PairColumns
 from curate.errors import BrokenResult
@@ -21,7 +20,7 @@ from curate.select.steps.contract import Step
 from curate.select.steps.registry import read as read_steps
 from curate.select.steps.registry import wanted
 from curate.side_by_side import side_by_side
-from curate.store import Folder, Inputs, Json, Outputs
+from curate.store import Inputs, Json, Outputs
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
@@ -98,7 +97,7 @@ def select(
     for part, rows in side_by_side(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
-    report = funnel.run(lambda name: _near(inputs[name]))
+    report = funnel.run(lambda name: inputs[name].tables("near.parquet"))
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))
@@ -116,14 +115,6 @@ def select(
     out.put_table("parts.parquet", pa.table(counted, schema=by_part))
     out.counts.update(planned=report["planned"], kept=report["kept"])
     out.counts.update({f"dropped:{step['name']}": step["dropped"] for step in report["steps"]})
-
-
-def _near(folder: Folder) -> Iterator[pa.Table]:
-    """Yields the near pairs of a pass, one row group at a time."""
-    with folder.store.open(folder.file("near.parquet")) as opened:
-        table = pq.ParquetFile(opened)
-        for group in range(table.num_row_groups):
-            yield table.read_row_group(group)
 
 
 def _by_part(verdicts: Iterable[pa.Table], planned: Mapping[int, int]) -> Iterator[tuple[int, pa.Table]]:
