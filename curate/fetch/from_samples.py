@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from curate.credentials import redacted, shown
 from curate.errors import RecipeError, SourceError
 from curate.fetch.contract import FetchError, Outcome, Picture, Received
 from curate.fetch.part import distinct_images, table_of, write
@@ -166,7 +167,7 @@ class MembersWorker:
             # Any other error, such as a broken connection, may be temporary: it fails this start of the part, and the
             # next start tries again.
             reason = error.strerror or " ".join(str(error).split())
-            raise SourceError(f"{store.url}: {first.name} cannot be read: {reason}") from error
+            raise SourceError(f"{shown(store.url)}: {first.name} cannot be read: {redacted(reason)}") from error
         for member in members:
             at = member.offset - start
             if not _is_header(data[at - _HEADER : at], member) or at + member.size > len(data):
@@ -175,7 +176,7 @@ class MembersWorker:
 
     def _changed(self, member: Member) -> SourceError:
         return SourceError(
-            f"{self._places[member.place].url} changed since it was planned: {member.name} is not at its place; "
+            f"{shown(self._places[member.place].url)} changed since it was planned: {member.name} is not at its place; "
             "choose another output for the changed source"
         )
 

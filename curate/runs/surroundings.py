@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from curate.credentials import redacted
+
 Kind = Literal["disk", "away", "refused"]
 
 ERRNOS: dict[int, Kind] = {
@@ -89,7 +91,7 @@ def fault(error: BaseException) -> Fault | None:
     for cause in _chain(error):
         kind = _kind(cause)
         if kind:
-            return Fault(kind, f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
+            return Fault(kind, f"{type(cause).__name__}: {' '.join(redacted(str(cause)).split())[:300]}")
     return None
 
 
