@@ -133,7 +133,7 @@ def fault(value: Any, *, may_be_signed: bool = False) -> str:
             return (
                 f"{kind} holds a user name, a password or a key, which a run would store; leave it out: credentials "
                 "belong into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or "
-                "FSSPEC_HTTP_CLIENT_KWARGS; docs/recipes.md)"
+                "FSSPEC_HTTP; docs/recipes.md)"
             )
         if is_redacted(url):
             return (
@@ -162,7 +162,7 @@ def _urls(value: Any) -> Iterator[str]:
 
 
 def _open(query: str, *, is_http: bool) -> Iterator[str]:
-    """The parameters of a query that are no part of a signature; what follows one after a `;` is left out with it."""
+    """The parameters of a query that do not belong to a signature; what follows one after a `;` is left out with it."""
     for word in query.split("&"):
         parts = word.split(";")
         secret = next((n for n, part in enumerate(parts) if _is_secret(_name(part)) and "=" in part), None)

@@ -34,7 +34,7 @@ class Keys(BaseModel):
     them out."""
 
     SIGNED: ClassVar[frozenset[str]] = frozenset()
-    """Keys whose URLs may have a signature; whoever stores or prints them hides it (`credentials.shown`)."""
+    """Keys whose URLs may have a signature, which is hidden where they are stored or printed (`credentials.shown`)."""
 
     @field_validator("*")
     @classmethod

@@ -1,20 +1,29 @@
 """Credentials in URLs: refused, or read and never kept; no file and no line of a run holds one."""
 
 import http.server
+import re
 import threading
 from pathlib import Path
 from typing import Self
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from aiohttp import ClientResponseError, RequestInfo
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
+from helpers.inline_engine import InlineEngine
 from helpers.sample_run import sample, write_tar
+from helpers.works import Silent, single
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from curate.commands.main import main
 from curate.credentials import has_user_info, is_redacted, is_signed, redacted, shown, without_signature
 from curate.errors import RecipeError
 from curate.recipe import parse
+from curate.runs.driver import drive
+from curate.runs.surroundings import fault
 from curate.store import Folder, Store
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -121,19 +130,12 @@ def recipe_with(place: str, value: object, tmp_path: Path) -> dict:
         "output": str(tmp_path / "run"),
         "models": {"pocket": {"name": "pocket"}, "m": {"name": "ViT-B-32", "pretrained": "openai"}},
     }
-    *path, last = place.split(".")
-    at: dict = content
-    for word in path:
+    path, is_list = (place.removesuffix(".0"), place.endswith(".0"))
+    *sections, last = path.split(".")
+    at = content
+    for word in sections:
         at = at.setdefault(word, {})
-        if isinstance(at, list):
-            break
-    if last == "0":
-        inner = content
-        for word in path[:-1]:
-            inner = inner[word]
-        inner[path[-1]] = [value]
-    else:
-        at[last] = value
+    at[last] = [value] if is_list else value
     return content
 
 
@@ -227,10 +229,12 @@ class Web:
     Args:
         content: by path.
         states_etag: whether answers have an ETag.
+
+    After the request number `last` the signature has expired.
     """
 
     def __init__(self, content: dict[str, bytes], *, states_etag: bool = True) -> None:
-        self.content, self.signature, self.asked = content, SECRET, 0
+        self.content, self.signature, self.asked, self.last = content, SECRET, 0, 10**6
         web = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -241,7 +245,7 @@ class Web:
             def do_GET(self) -> None:
                 web.asked += 1
                 path, _, query = self.path.partition("?")
-                if f"X-Amz-Signature={web.signature}" not in query.split("&"):
+                if f"X-Amz-Signature={web.signature}" not in query.split("&") or web.asked > web.last:
                     self.send_error(403)
                     return
                 data = web.content[path]
@@ -267,9 +271,8 @@ class Web:
 
     def url(self, path: str, signature: str | None = None) -> str:
         """A signed URL."""
-        host, port = self._server.server_address[:2]
         signed = f"X-Amz-Credential=AKIA{signature or self.signature}&X-Amz-Signature={signature or self.signature}"
-        return f"http://{host}:{port}{path}?X-Amz-Algorithm=AWS4-HMAC-SHA256&{signed}"
+        return f"http://127.0.0.1:{self._server.server_port}{path}?X-Amz-Algorithm=AWS4-HMAC-SHA256&{signed}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -289,6 +292,8 @@ def said(capfd: pytest.CaptureFixture[str], run: Path) -> str:
         assert secret not in out + err
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
         assert [path for path in run.rglob("*") if secret in path.name] == []
+        for table in run.rglob("*.parquet"):
+            assert secret not in str(pq.read_table(table).to_pydict())
     return out + err
 
 
@@ -304,7 +309,7 @@ def test_no_file_and_no_line_of_a_run_over_a_signed_list_has_the_signature(
         # Rows that the plan notes, with the list's path.
         data = ("\n".join(lines) + f"\n{images.url('/5.jpg')},of more,5,cells\n").encode()
         with Web({"/lists/a.csv": data}, states_etag=states_etag) as web:
-            content = {
+            content: dict = {
                 "version": 1,
                 "source": {"paths": [web.url("/lists/a.csv")]},
                 "output": str(tmp_path / "run"),
@@ -342,7 +347,7 @@ def test_no_file_and_no_line_of_a_run_over_a_signed_list_has_the_signature(
             assert printed.count("\n") == 1
             assert "--set source.paths=" in printed
             asked = web.asked
-            assert main([*retry, *again[-2:]]) in (0, 2)
+            assert main([*retry, *again[-2:]]) == 0
             assert web.asked > asked
             said(capfd, run)
 
@@ -374,7 +379,16 @@ def test_samples_are_read_from_a_signed_tar(tmp_path: Path, capfd: pytest.Captur
         folders = {name.partition("-")[0]: Folder.at(store, name) for name in store.folders() if "-" in name}
         assert folders["plan"].table("pairs.parquet", 0)["url"].to_pylist()[0].startswith("sample:a.tar/")
         assert folders["fetch"].table("images.parquet", 0)["error_class"].null_count == 2
-        # A part that fails keeps its record, without the URL.
+        # The signature expires after the checks of a command: it stops, and does not wait for another signature.
+        asked = web.asked
+        command = ["run", str(recipe), "--engine", "local", "--until", "fetch", "--set", "fetch.quality=90"]
+        assert main([*command, "--dry-run"]) == 0
+        web.last = web.asked + (web.asked - asked)
+        assert main(command) == 2
+        assert "its signature may have expired" in said(capfd, run)
+        web.last = 10**6
+        assert main(command) == 0
+        said(capfd, run)
         web.content["/a.tar"] = web.content["/a.tar"][:700]
         other = ["--set", f"output={run}-2"]
         assert main(["run", str(recipe), "--engine", "local", "--until", "fetch", *other]) == 2
@@ -393,3 +407,25 @@ def test_a_stored_url_asks_for_the_signed_one(tmp_path: Path) -> None:
     content = recipe_with("source.paths.0", shown(f"https://host/a.csv?sig={SECRET}"), tmp_path)
     with pytest.raises(RecipeError, match=r"give the signed URL again"):
         parse(content)
+
+
+def test_the_records_of_a_part_that_fails_have_no_credentials(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    url = f"https://user:{SECRET}@host/a.csv?sig={OTHER}"
+    work = single(store, "names", [0, 1], url=url)
+    found = drive([work], InlineEngine(), Silent(), max_failed=1.0)["out"]
+    assert [re.sub(r".*: ", "", found[unit]) for unit in (0, 1)] == [
+        "no answer from https://REDACTED@host/a.csv?signature=REDACTED"
+    ] * 2
+    kept = [path.read_text() for path in (tmp_path / "run").rglob("*.json")]
+    assert any("Traceback" in text for text in kept)
+    assert not any(SECRET in text or OTHER in text for text in kept)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, None), (404, None), (410, None), (429, "away"), (503, "away")])
+def test_a_refusal_of_a_web_server_is_not_waited_for(status: int, kind: str | None) -> None:
+    about = RequestInfo(URL(f"https://host/a.csv?sig={SECRET}"), "GET", CIMultiDictProxy(CIMultiDict()))
+    error = ClientResponseError(about, (), status=status, message="no")
+    found = fault(error)
+    assert (found.kind if found else None) == kind
+    assert SECRET not in (found.text if found else "")
