@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
+from curate.credentials import redacted
+
 
 class Exit(IntEnum):
     """The exit codes of every command (docs/exit-codes.md). An error of Curate itself, with a traceback, is 1."""
@@ -130,6 +132,6 @@ def one_line(error: BaseException) -> str:
 
 
 def shortened(text: str) -> str:
-    """Returns a library's text as one line of at most 300 characters."""
-    line = " ".join(text.split())
+    """Returns a library's text as one line of at most 300 characters, without credentials of URLs in it."""
+    line = " ".join(redacted(text).split())
     return line if len(line) <= 300 else line[:297] + "…"

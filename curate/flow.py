@@ -92,7 +92,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     latest.begin(store, options.sample)
     sweep_root(store)
     prepared.remembered.save(store)
-    store.put(RECIPE, (prepared.recipe.model_dump_json(indent=1) + "\n").encode())
+    store.put(RECIPE, (prepared.recipe.as_stored().model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
     assert layout is not None
     while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):

@@ -3,8 +3,9 @@
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from curate import credentials
 from curate.store import Json, absolute
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -31,6 +32,16 @@ class Keys(BaseModel):
     HOW: ClassVar[frozenset[str]] = frozenset()
     """Keys that set how work is done (speed, patience, machine) but not what it computes; fingerprints and cards leave
     them out."""
+
+    SIGNED: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose URLs may have a signature, which is hidden where they are stored or printed (`credentials.shown`)."""
+
+    @field_validator("*")
+    @classmethod
+    def _without_credentials(cls, value: Any, info: ValidationInfo) -> Any:
+        if fault := credentials.fault(value, may_be_signed=info.field_name in cls.SIGNED):
+            raise ValueError(fault)
+        return value
 
     def with_absolute_paths(self) -> Self:
         """Returns a copy with local paths (`Place`, `OptionalPlace`, `Places`) made absolute, in nested keys, too."""

@@ -157,13 +157,14 @@ def _listing(recipe: Recipe, remembered: Remembered) -> list[Json]:
 def _looked(recipe: Recipe, listing: Sequence[Json], remembered: Remembered) -> tuple[pa.Schema, bool]:
     """Returns the plan's columns, and whether the source has captions."""
     source, endpoint = recipe.source.model_dump(mode="json"), recipe.storage.endpoint
+    stored = recipe.as_stored().source.model_dump(mode="json")
 
     def look() -> tuple[Json, Sequence[str]]:
         looked = (samples if recipe.source.kind == "samples" else lists).look(source, endpoint)
         columns = base64.b64encode(looked.plan.serialize().to_pybytes()).decode()
         return {"columns": columns, "has_captions": looked.caption is not None}, ()
 
-    found = remembered.get("source", {"source": source, "listing": listing}, look)
+    found = remembered.get("source", {"source": stored, "listing": listing}, look)
     columns = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(found["columns"])))
     return columns, bool(found["has_captions"])
 

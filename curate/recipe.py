@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
 from curate import __version__
+from curate.credentials import redacted, shown
 from curate.duplicates import near_kinds
 from curate.embed.model.names import HUB, WEIGHT_FILES
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
@@ -34,10 +35,14 @@ _MOVED = {"fetch.processes": "workers.fetch.count", "embed.processes": "workers.
 class Source(Keys):
     """Lists of URLs, or existing images."""
 
+    SIGNED = frozenset({"paths"})
+
     kind: Literal["urls", "samples"] = Field(
         "urls", description="`samples`: WebDataset tars and folders of images, which are read and not downloaded."
     )
-    paths: Places = Field(min_length=1, description="Files, folders or globs of lists; any fsspec path.")
+    paths: Places = Field(
+        min_length=1, description="Files, folders or globs of lists; any fsspec path, also a signed URL."
+    )
     url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
     caption: str | int | None = Field(
         "caption",
@@ -469,6 +474,11 @@ class Recipe(Keys):
         """Returns the device on which a pass computes: `embed.device`, or `cpu` where its workers have no GPU."""
         return "cpu" if self.workers.get(name, PassWorkers()).gpus == 0 else self.embed.device
 
+    def as_stored(self) -> "Recipe":
+        """Returns the recipe as it may be stored and shown: without the signatures of `source.paths`."""
+        paths = [shown(path) for path in self.source.paths]
+        return self.model_copy(update={"source": self.source.model_copy(update={"paths": paths})})
+
     @model_validator(mode="after")
     def _steps(self) -> "Recipe":
         seen: set[str] = set()
@@ -502,7 +512,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise RecipeError(f"recipe {path} is not YAML: {_yaml_fault(error)}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path} is not a mapping of keys")
     return parse(content, overrides or [])
@@ -521,37 +531,45 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         message = _first_error(error, content)
     # Raised outside `except`: as its cause, the error would keep the frames of the step kinds' checks alive.
-    raise RecipeError(message)
+    raise RecipeError(redacted(message))
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """Returns the fault and its place, without the line of the file that PyYAML quotes: it may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(redacted(str(error)).split())
+    mark, said = error.problem_mark, [part for part in (error.context, error.problem) if part]
+    return f"{redacted(', '.join(said))} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _override(content: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
-        raise RecipeError(f"--set {override}: write key=value, such as --set pack.shard_size=1000")
+        raise RecipeError(f"--set {redacted(override)}: write key=value, such as --set pack.shard_size=1000")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not YAML") from error
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {dotted}: the value is not YAML") from None
     *path, last = dotted.split(".")
     at: Any = content
     for word in path:
-        at = at[_index(at, word, override)] if isinstance(at, list) else at.setdefault(word, {})
+        at = at[_index(at, word, dotted)] if isinstance(at, list) else at.setdefault(word, {})
         if not isinstance(at, dict | list):
-            raise RecipeError(f"--set {override}: {word} holds a value, not keys")
+            raise RecipeError(f"--set {dotted}: {word} holds a value, not keys")
     if isinstance(at, list):
-        at[_index(at, last, override)] = parsed
+        at[_index(at, last, dotted)] = parsed
     else:
         at[last] = parsed
 
 
-def _index(items: list[Any], word: str, override: str) -> int:
+def _index(items: list[Any], word: str, dotted: str) -> int:
     for number, item in enumerate(items):
         if isinstance(item, dict) and item.get("drop") == word:
             return number
     if word.isdecimal() and int(word) < len(items):
         return int(word)
     names = [str(item["drop"]) for item in items if isinstance(item, dict) and "drop" in item]
-    raise RecipeError(f"--set {override}: no step {word!r}{nearest(word, names)}")
+    raise RecipeError(f"--set {dotted}: no step {word!r}{nearest(word, names)}")
 
 
 def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ class Remembered:
 
     def _stamp(self, path: str) -> str:
         """Returns text that changes with a file, or with a folder's names; empty where a next change might not show."""
-        place = Store(path, self.endpoint)
+        place, is_http = Store(path, self.endpoint), path.startswith(("http://", "https://"))
         try:
             if root := place.local_root:
                 status = root.stat()
@@ -86,10 +86,16 @@ class Remembered:
                 is_settled = time.time() - status.st_mtime > _SETTLED
                 return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}" if is_settled else ""
             if place.exists(""):
-                return str(place.fs.ukey(path))
+                return _version(place.fs.info(path)) if is_http else str(place.fs.ukey(path))
             return _digest(place.names(""))
         except access_errors(path):
             return ""
+
+
+def _version(info: Json) -> str:
+    """Returns a web server's version of a file; empty where it states none (fsspec's `ukey` has the URL alone)."""
+    stated = [str(info[name]) for name in ("ETag", "Last-Modified") if info.get(name)]
+    return ":".join([str(info.get("size")), *stated]) if stated else ""
 
 
 def _digest(names: list[str]) -> str:

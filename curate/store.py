@@ -555,6 +555,10 @@ class Inputs:
 
 def access_errors(url: str) -> tuple[type[Exception], ...]:
     """The exceptions that reading or writing a place may raise; S3 clients have their own for credentials and hosts."""
+    if url.startswith(("http://", "https://")):
+        from aiohttp import ClientError
+
+        return (OSError, ValueError, ImportError, ClientError)
     if not url.startswith(("s3://", "s3a://")):
         return (OSError, ValueError, ImportError)
     from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]

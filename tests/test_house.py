@@ -19,6 +19,7 @@ CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
 COMMON = {
     "columns",
+    "credentials",
     "device",
     "duplicates",
     "errors",

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from curate import __version__
 from curate.commands.stopping import UNITS_END_WITHIN, Stopped, stops_on_signals, tell
+from curate.credentials import fault as wrong_url
+from curate.credentials import redacted
 from curate.errors import CurateError, Exit, NothingKept, UsageError, counted, one_line
 from curate.runs.options import PASSES, Options, manifest_name
 from curate.runs.surroundings import fault, io_errors
@@ -60,7 +62,7 @@ def _exit_code(error: CurateError) -> Exit:
 def _complain(text: str, code: Exit) -> int:
     from curate.report.terminal import plain
 
-    print(f"curate: {plain(text)}", file=sys.stderr)
+    print(f"curate: {plain(redacted(text))}", file=sys.stderr)
     return code
 
 
@@ -137,6 +139,14 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", help="an S3 server other than AWS; by default AWS_ENDPOINT_URL")
 
 
+def _store(arguments: argparse.Namespace) -> Store:
+    """Returns the run that a command names. Raises UsageError where its URL or the endpoint holds credentials."""
+    for name, value in (("run", arguments.run), ("--endpoint", arguments.endpoint)):
+        if wrong := wrong_url(value):
+            raise UsageError(f"{name}: {wrong}")
+    return Store(arguments.run, arguments.endpoint)
+
+
 def _share(text: str) -> float:
     share = float(text)
     if not 0 < share <= 1:
@@ -187,7 +197,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _retry_failed(arguments: argparse.Namespace) -> int:
     from curate.commands.retry_failed import begin, gained, recipe_of
 
-    store = Store(arguments.run, arguments.endpoint)
+    store = _store(arguments)
     with store.accessible():
         loaded = recipe_of(store, arguments.set)
     options = Options(
@@ -297,7 +307,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from curate.commands.status import lines
 
-    store = Store(arguments.run, arguments.endpoint)
+    store = _store(arguments)
     with store.accessible():
         output = list(lines(store, arguments.sample))
     print(*output, sep="\n")
@@ -307,7 +317,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from curate.commands.explain import lines
 
-    store = Store(arguments.run, arguments.endpoint)
+    store = _store(arguments)
     with store.accessible():
         output = list(lines(store, arguments.pair, arguments.sample))
     print(*output, sep="\n")
@@ -318,7 +328,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from curate.commands.mending import fetched_again, to_delete
     from curate.commands.verify import read_manifest, verify
 
-    store, name = Store(arguments.run, arguments.endpoint), manifest_name(arguments.sample)
+    store, name = _store(arguments), manifest_name(arguments.sample)
     with store.accessible():
         problems = verify(store, deep=arguments.deep, manifest=name)
     for problem in problems:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from curate.credentials import redacted
 from curate.runs.work import UnitResult
 from curate.store import key
 
@@ -139,4 +140,5 @@ def _clock(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
+    text = redacted(text)
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)[:300]

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from curate.credentials import redacted
+
 UNITS_END_WITHIN = 18.0
 """Seconds for the units in progress after a signal."""
 
@@ -37,7 +39,7 @@ class Received:
 
 def tell(line: str) -> None:
     """Prints a line to stderr."""
-    print(f"curate: {line}", file=sys.stderr, flush=True)
+    print(f"curate: {redacted(line)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from curate.credentials import is_signed, redacted, shown
 from curate.errors import RecipeError, SourceError
 from curate.fetch.contract import FetchError, Outcome, Picture, Received
 from curate.fetch.part import distinct_images, table_of, write
@@ -23,7 +24,7 @@ from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
-from curate.store import Inputs, Outputs, Store
+from curate.store import Inputs, Outputs, Store, access_errors
 
 GAP = 64 << 10
 """Two images of one tar are read in one request where at most this many bytes lie between them."""
@@ -162,11 +163,15 @@ class MembersWorker:
                 return
             start = first.offset - _HEADER
             data = store.read_range("", start, last.offset + last.size)
-        except (FileNotFoundError, PermissionError) as error:
+        except access_errors(store.url) as error:
+            is_refused = getattr(error, "status", None) in (401, 403, 410)
+            if not is_refused and not isinstance(error, FileNotFoundError | PermissionError):
+                raise
             # Any other error, such as a broken connection, may be temporary: it fails this start of the part, and the
             # next start tries again.
-            reason = error.strerror or " ".join(str(error).split())
-            raise SourceError(f"{store.url}: {first.name} cannot be read: {reason}") from error
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            hint = "; its signature may have expired" if is_refused and is_signed(store.url) else ""
+            raise SourceError(f"{shown(store.url)}: {first.name} cannot be read: {redacted(reason)}{hint}") from error
         for member in members:
             at = member.offset - start
             if not _is_header(data[at - _HEADER : at], member) or at + member.size > len(data):
@@ -175,7 +180,7 @@ class MembersWorker:
 
     def _changed(self, member: Member) -> SourceError:
         return SourceError(
-            f"{self._places[member.place].url} changed since it was planned: {member.name} is not at its place; "
+            f"{shown(self._places[member.place].url)} changed since it was planned: {member.name} is not at its place; "
             "choose another output for the changed source"
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from curate.credentials import shown
 from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.booking import for_fetch
@@ -79,7 +80,9 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         if number:
             opener, more = "retry_round", {"classes": pass_.declared.depends["classes"]}
         elif recipe.source.kind == "samples":
-            opener, more = "from_samples", {"places": [place["path"] for place in prepared.identity["source"]]}
+            signed = {shown(path): path for path in recipe.source.paths}
+            places = [place["path"] for place in prepared.identity["source"]]
+            opener, more = "from_samples", {"places": [signed.get(path, path) for path in places]}
         else:
             opener, more = "worker", {}
         before = {"before": rounds[number - 1].folder} if number else {}

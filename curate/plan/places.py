@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from curate.credentials import shown, without_signature
 from curate.errors import SourceError
 from curate.plan.formats.contract import readable
 from curate.plan.paths import plain_path, spelt
@@ -40,21 +41,23 @@ class Place:
     """A tar, or a folder of images.
 
     Args:
-        path: as the user would have written it.
+        path: as the user would have written it, for messages: a URL without its signature.
         endpoint: the S3 server, as for `Store`.
         files: of a folder, the images, captions and jsons in it and below it, sorted by name; None for a tar.
         name: the last words of the path, as few as distinguish it from the other places, percent-encoded.
+        signed: of a tar, the URL with its signature, where it has one; never printed or stored.
     """
 
     path: str
     endpoint: str | None
     files: tuple[LooseFile, ...] | None = None
     name: str = ""
+    signed: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def store(self) -> Store:
         """The place as a store's root."""
-        return Store(self.path, self.endpoint)
+        return Store(self.signed or self.path, self.endpoint)
 
     def sample_name(self, key: str) -> str:
         """The name that stands for the URL of a sample without one."""
@@ -79,7 +82,9 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[Place]:
     found: dict[str, Place] = {}
     for path in paths:
         for place in _match(path, endpoint):
-            found.setdefault(plain_path(place.path), place)
+            known = found.setdefault(plain_path(without_signature(place.path)), place)
+            if known.signed != place.signed:
+                raise SourceError(f"{place.path} is named twice, with different signatures; leave one of them out")
     folders = [path for path, place in found.items() if place.files is not None]
     for inner in folders:
         outer = next((path for path in folders if inner.startswith(f"{path}/")), None)
@@ -103,8 +108,8 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
         return list(pool.map(_identity, find(paths, endpoint)))
 
 
-def _match(path: str, endpoint: str | None) -> Iterator[Place]:
-    store = Store(path, endpoint)
+def _match(url: str, endpoint: str | None) -> Iterator[Place]:
+    store, path = Store(url, endpoint), shown(url)
     try:
         fs = store.fs
     except (ValueError, ImportError) as error:
@@ -112,8 +117,10 @@ def _match(path: str, endpoint: str | None) -> Iterator[Place]:
     with readable(path):
         kind = store.kind()
         if kind == "file":
-            yield _tar(path, endpoint)
+            yield _tar(url, endpoint)
             return
+        if path != url:
+            raise SourceError(f"{path} cannot be read: it does not exist, or its signature has expired")
         if kind == "directory":
             yield from _in_folder(fs, path, endpoint)
             return
@@ -170,13 +177,13 @@ def _below(folder: str, name: str) -> str:
     return name.removeprefix(f"{folder}/") if "://" in name else os.path.relpath(name, folder)
 
 
-def _tar(path: str, endpoint: str | None) -> Place:
-    lower = path.lower()
+def _tar(url: str, endpoint: str | None) -> Place:
+    path, lower = shown(url), without_signature(url).lower()
     if lower.endswith(_PACKED):
         raise SourceError(f"{path} is compressed, and images are read at offsets: unpack it to .tar first")
     if not lower.endswith(".tar"):
         raise SourceError(f"{path} is neither a .tar nor a folder, which source.kind: samples requires")
-    return Place(path, endpoint)
+    return Place(path, endpoint, signed=url if url != path else None)
 
 
 def _fixed(path: str) -> int:
@@ -211,7 +218,9 @@ def _identity(place: Place) -> dict[str, Any]:
         size = sum(file.bytes for file in place.files)
         return {"path": place.path, "name": place.name, "size": size, "etag": f"files:{digest.hexdigest()}"}
     with readable(place.path):
-        info = place.store.fs.info(place.path)
+        info = place.store.fs.info(place.store.url)
+        if info["size"] is None:
+            raise SourceError(f"{place.path} cannot be read: its server does not say its size; download it first")
         size, etag = int(info["size"]), str(info.get("ETag") or info.get("etag") or "").strip('"')
         etag = etag or f"spots:{_spots(place, size)}"
         return {"path": place.path, "name": place.name, "size": size, "etag": etag}

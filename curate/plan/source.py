@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate import schema
+from curate.credentials import shown, without_signature
 from curate.errors import SourceError, nearest
 from curate.plan.cells import is_list_of_texts, plain_type
 from curate.plan.formats.contract import Dialect, ListFile, readable
@@ -103,9 +104,9 @@ def listing(
 ) -> list[dict[str, Any]]:
     """The files of a source as a run's identity holds them: `path`, `name`, `size` (bytes) and `etag`, in order.
 
-    `name` (the path's last word), `size` and `etag` identify the file, whatever its folder. `etag` is the store's own
-    where there is one, else the blake2b-128 of the content: a file that was copied or touched keeps its identity, one
-    that was edited does not.
+    `name` (the path's last word), `size` and `etag` identify the file, whatever its folder and the signature of its
+    URL, which `path` is without. `etag` is the store's own where there is one, else the blake2b-128 of the content: a
+    file that was copied or touched keeps its identity, one that was edited does not.
 
     Args:
         paths: the recipe's `source.paths`.
@@ -128,12 +129,15 @@ def find(paths: Sequence[str], endpoint: str | None = None) -> list[ListFile]:
     `_` are left out.
 
     Raises:
-        SourceError: a path matches nothing, is not a list, or is a folder of lists in several formats.
+        SourceError: a path matches nothing, is not a list, is a folder of lists in several formats, or is named with
+            two signatures.
     """
     files: dict[str, ListFile] = {}
     for path in paths:
         for found in _match(path, endpoint):
-            files.setdefault(plain_path(found.path), found)
+            known = files.setdefault(plain_path(without_signature(found.path)), found)
+            if known.signed != found.signed:
+                raise SourceError(f"{found.path} is named twice, with different signatures; leave one of them out")
     return list(files.values())
 
 
@@ -153,7 +157,7 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         heads = list(pool.map(lambda file: file.format.head(file, dialect), files))
     if not any(head.rows for head in heads):
-        names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(asked.paths)}"
+        names = files[0].path if len(files) == 1 else f"the {len(files)} files of {', '.join(map(shown, asked.paths))}"
         raise SourceError(f"the list is empty: no rows in {names}")
     if asked.caption is not None:
         asked = replace(asked, caption=_caption_of(asked, files))
@@ -185,8 +189,8 @@ class Columns:
     typed: bool
 
 
-def _match(path: str, endpoint: str | None) -> list[ListFile]:
-    store = Store(path, endpoint)
+def _match(url: str, endpoint: str | None) -> list[ListFile]:
+    store, path = Store(url, endpoint), shown(url)
     try:
         fs = store.fs
     except (ValueError, ImportError) as error:
@@ -195,7 +199,9 @@ def _match(path: str, endpoint: str | None) -> list[ListFile]:
         # A name with brackets may be a file's own.
         kind = store.kind()
         if kind == "file":
-            return [list_file(path, endpoint)]
+            return [list_file(url, endpoint)]
+        if path != url:
+            raise SourceError(f"{path} cannot be read: it does not exist, or its signature has expired")
         folder = kind == "directory"
         if not folder and not re.search(r"[*?\[]", path):
             raise SourceError(f"{path} does not exist")
@@ -226,10 +232,16 @@ def _shown(name: str, asked: str) -> bool:
 
 def _identity(file: ListFile, remembered: Remembered) -> dict[str, Any]:
     with readable(file.path):
-        info = Store(file.path, file.endpoint).fs.info(file.path)
+        info = file.store.fs.info(file.store.url)
+        if info["size"] is None:
+            raise SourceError(f"{file.path} cannot be read: its server does not say its size; download it first")
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        etag = etag or remembered.get("list", file.path, lambda: (_digest(file), [file.path]))
-        return {"path": file.path, "name": last_word(file.path), "size": int(info["size"]), "etag": etag}
+        if not etag:
+            # Whether a remembered digest still holds is asked by path, and a signed file cannot be read by its path.
+            known = Remembered(file.endpoint) if file.signed else remembered
+            etag = known.get("list", file.path, lambda: (_digest(file), [] if file.signed else [file.path]))
+        name = last_word(without_signature(file.path))
+        return {"path": file.path, "name": name, "size": int(info["size"]), "etag": etag}
 
 
 def _digest(file: ListFile) -> str:

@@ -31,7 +31,7 @@ def work(prepared: Prepared, layout: Layout, evaluation: Json | None, engine: st
     recipe = prepared.recipe
     settings: Json = {
         "title": recipe.output.rstrip("/").rsplit("/", 1)[-1],
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "recipe": recipe.as_stored().model_dump(mode="json", exclude_none=True),
         "facts": {name: asdict(facts) for name, facts in prepared.facts.items()},
         **prepared.columns.to_json(),
         "evaluation": evaluation,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from curate import errors
+from curate.credentials import redacted
 from curate.errors import RunIncomplete, UsageError, counted
 from curate.runs.heartbeat import Heartbeat
 from curate.runs.passes import canonical
@@ -157,7 +158,7 @@ def drive(
         results = engine.wait(1.0)
         heartbeat.beat(has_results=bool(results))
         for name, ended in results:
-            result = replace(ended, error=heartbeat.explained(name, ended))
+            result = replace(ended, error=redacted(heartbeat.explained(name, ended)))
             flying -= 1
             state = states[name]
             state.flying -= 1

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from curate.credentials import redacted
+
 Kind = Literal["disk", "away", "refused"]
 
 ERRNOS: dict[int, Kind] = {
@@ -68,6 +70,8 @@ STATUSES: dict[int, Kind] = {401: "refused", 403: "refused", 408: "away", 409: "
 _IN_TEXT = ("_duckdb.IOException", "duckdb.IOException", "_duckdb.OutOfMemoryException", "pyarrow.lib.ArrowException")
 """Exceptions that name an errno in their texts only."""
 
+_WEB_ANSWER = "aiohttp.client_exceptions.ClientResponseError"
+
 _FULL_TEXTS = (
     os.strerror(errno.ENOSPC),
     os.strerror(errno.EDQUOT),
@@ -89,7 +93,7 @@ def fault(error: BaseException) -> Fault | None:
     for cause in _chain(error):
         kind = _kind(cause)
         if kind:
-            return Fault(kind, f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}")
+            return Fault(kind, f"{type(cause).__name__}: {' '.join(redacted(str(cause)).split())[:300]}")
     return None
 
 
@@ -119,6 +123,10 @@ def _kind(error: BaseException) -> Kind | None:
         by_status = STATUSES.get(status, "away" if status >= 500 else None)
         return CODES.get(str(answer["Error"].get("Code")), by_status)
     names = [f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__]
+    status = getattr(error, "status", 0) if _WEB_ANSWER in names else 0
+    if 400 <= status < 500 and STATUSES.get(status) != "away":
+        # A web server's refusal (no such file, a signature that has expired) does not end by itself.
+        return None
     for name in names:
         if name in CLASSES:
             return CLASSES[name]

@@ -9,6 +9,7 @@ import traceback
 from dataclasses import asdict
 from typing import cast
 
+from curate.credentials import redacted
 from curate.errors import DeviceLost, UsageError
 from curate.runs.passes import canonical
 from curate.runs.surroundings import fault, io_errors
@@ -72,7 +73,10 @@ class UnitRunner:
         found = fault(error)
         if found is None and not isinstance(error, UsageError):
             first_line = str(error).strip().partition("\n")[0]
-            outcome = {"error": f"{type(error).__name__}: {first_line}", "traceback": traceback.format_exc()}
+            outcome = {
+                "error": redacted(f"{type(error).__name__}: {first_line}"),
+                "traceback": redacted(traceback.format_exc()),
+            }
             try:
                 self.work.store.put(record, canonical({**begun, **outcome}).encode())
             except io_errors() as unrecorded:
@@ -84,7 +88,7 @@ class UnitRunner:
             self.work.store.delete(record)
         if found:
             return UnitResult(unit, "held", found.text)
-        return UnitResult(unit, "stop", str(error), error_type=type(error).__name__)
+        return UnitResult(unit, "stop", redacted(str(error)), error_type=type(error).__name__)
 
 
 def open_worker(work: Work) -> Worker:

@@ -140,6 +140,15 @@ def wrong_recipe(settings):
     return work
 
 
+def names(settings):
+    """Fails with an exception that names the URL of the settings, as a library does."""
+
+    def work(unit, inputs, outputs):
+        raise ValueError(f"no answer from {settings['url']}")
+
+    return work
+
+
 def _log(settings, unit):
     if "log" in settings:
         with Path(settings["log"]).open("a") as log:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from curate.credentials import redacted
 from curate.errors import SourceError
 from curate.plan.cells import Cells, Values
 from curate.store import Store, access_errors
@@ -22,20 +23,27 @@ class ListFile:
     """One file of a list, with the format and compression that its name states.
 
     Args:
-        path: of the file.
+        path: of the file, for messages: a URL without its signature.
         format: the one that its suffix names.
         compression: Arrow's name of the compression of the whole file, or None.
         endpoint: the S3 server, as for `Store`.
+        signed: the URL with its signature, where it has one; never printed or stored.
     """
 
     path: str
     format: "Format"
     compression: str | None
     endpoint: str | None
+    signed: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def store(self) -> Store:
+        """The file as a store's root."""
+        return Store(self.signed or self.path, self.endpoint)
 
     def open(self) -> io.BufferedIOBase:
         """Opens the file; its bytes are not decompressed."""
-        opened: io.BufferedIOBase = Store(self.path, self.endpoint).fs.open(self.path, "rb")
+        opened: io.BufferedIOBase = self.store.fs.open(self.store.url, "rb")
         return opened
 
 
@@ -142,4 +150,5 @@ def readable(path: str) -> Iterator[None]:
         yield
     except (*access_errors(path), EOFError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SourceError(f"{path} cannot be read: {' '.join(reason.split()) or type(error).__name__}") from error
+        reason = " ".join(redacted(reason).split()) or type(error).__name__
+        raise SourceError(f"{redacted(path)} cannot be read: {reason}") from error

@@ -1,5 +1,6 @@
 """The registry of list formats, and the format of a file by its name."""
 
+from curate.credentials import shown, without_signature
 from curate.errors import SourceError, UsageError, nearest
 from curate.plan.formats.compression import CODECS
 from curate.plan.formats.contract import Format, ListFile
@@ -14,16 +15,17 @@ FORMATS: Registry[Format] = Registry(
 )
 
 
-def list_file(path: str, endpoint: str | None = None) -> ListFile:
-    """The list at a path or URL, with the format and compression that its name states.
+def list_file(url: str, endpoint: str | None = None) -> ListFile:
+    """The list at a path or URL, which may be signed, with the format and compression that its name states.
 
     Raises:
         SourceError: its name does not end in a known suffix.
     """
-    suffix, codec = _suffixes(path)
+    path = shown(url)
+    suffix, codec = _suffixes(url)
     found = _format_of(suffix, codec)
     if found is not None:
-        return ListFile(path, found, codec, endpoint)
+        return ListFile(path, found, codec, endpoint, signed=url if url != path else None)
     if suffix == "tar":
         raise SourceError(f"{path} is not a list; for tars of samples say source.kind: samples")
     known = {f".{name}": of for name, of in sorted(by_suffix().items())}
@@ -63,5 +65,8 @@ def _format_of(suffix: str, codec: str | None) -> Format | None:
 
 def _suffixes(path: str) -> tuple[str, str | None]:
     """A name's last suffix before that of a compression, and Arrow's name of the compression, or None."""
+    path = without_signature(path)
+    if path.startswith(("http://", "https://")) and "?" in path and is_list(name := path.partition("?")[0]):
+        path = name
     *_, before, last = ["", "", *path.rsplit("/", 1)[-1].lower().split(".")]
     return (before, CODECS[last]) if last in CODECS else (last, None)
