@@ -12,6 +12,7 @@ import torch
 
 from curate.device import choose_device, gpu_failures
 from curate.embed.batch import BatchSize
+from curate.embed.model.cut import cut, note_cut
 from curate.embed.model.describe import describe
 from curate.embed.model.towers import Model
 from curate.embed.worker import ModelSettings
@@ -100,6 +101,7 @@ class PromptEmbedder:
         output.put_table("prompts.parquet", pa.table({"prompt": list(prompt_set.names), "embedding": column}))
         output.put_json("model.json", scale)
         output.counts.update(prompts=len(texts))
+        note_cut(sum(cut(text) != text for text in texts), "prompt", output)
         if size.note:
             output.notes.append(size.note)
 

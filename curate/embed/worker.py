@@ -31,6 +31,7 @@ from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decode.decoding import Decoding
 from curate.embed.decode.prepare import Prepare
 from curate.embed.decode.read_ahead import Reading
+from curate.embed.model.cut import note_cut
 from curate.embed.model.loading import compiled, load
 from curate.embed.model.memory import keep_freed_blocks
 from curate.embed.model.text import Captions
@@ -220,6 +221,7 @@ class Embedder:
             if self.has_captions:
                 image_of = row_of[pc.index_in(pairs["image_id"], value_set=ids).to_numpy()]
                 run.write_pairs(pairs["pair_id"], image_of, captions.of_pair, embedded, output)
+                note_cut(captions.shortened, "caption", output)
 
     def _tokenize(self, column: pa.ChunkedArray) -> Captions:
         """Tokenizes captions for the models that are loaded; for a model that is loaded later, `_embed` does it."""

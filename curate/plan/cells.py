@@ -31,6 +31,10 @@ _INT64 = 1 << 63
 Cells = Sequence[Any] | pa.Array
 """The cells of one column: Python values, or an Arrow array where the format states types."""
 
+MOST_CHARACTERS = 100_000
+"""Characters of a caption that the plan stores; later passes read captions whole."""
+
+TOO_LONG = f"captions of more than {MOST_CHARACTERS:,} characters were cut"
 LEFT_OUT = "captions of rows with several captions were left out, as empty or repeated within the row"
 NO_TEXT = "captions that are neither text nor a list of texts count as missing"
 
@@ -56,6 +60,14 @@ class Captions:
         left_out = sum(len(texts) - len(of) for texts, of in zip(texts_of_cells, kept, strict=True) if texts)
         rows = np.repeat(np.arange(len(kept)), [len(texts) for texts in kept])
         return cls(_strings(list(chain.from_iterable(kept))), rows, {**unusual, LEFT_OUT: left_out})
+
+    def shortened(self) -> "Captions":
+        """Returns the captions cut to `MOST_CHARACTERS`, which are counted as unusual; their number stays the same."""
+        longer = pc.sum(pc.greater(pc.utf8_length(self.texts), MOST_CHARACTERS), min_count=0).as_py()
+        if not longer:
+            return self
+        texts = pc.utf8_slice_codeunits(self.texts, 0, MOST_CHARACTERS)
+        return Captions(texts, self.rows, {**self.unusual, TOO_LONG: longer})
 
 
 class Values(ABC):

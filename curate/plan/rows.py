@@ -101,7 +101,7 @@ def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, p
         table = pa.table(columns)
         captions = Captions(pa.array([""] * chunk.rows, pa.string()))
         if layout.caption is not None:
-            captions = values.captions(cells[layout.caption])
+            captions = values.captions(cells[layout.caption]).shortened()
             notes.add({**captions.unusual, NO_CAPTION: count_without(captions.texts)}, file.path)
         if captions.rows is not None:
             table = table.take(pa.array(captions.rows))

@@ -191,7 +191,7 @@ class Scan:
                 for sample, json in zip(chunk, about, strict=True)
             ]
         url = _VALUES.text(urls)
-        caption = _VALUES.captions(captions)
+        caption = _VALUES.captions(captions).shortened()
         if layout.caption is not None:
             notes.add({**caption.unusual, NO_CAPTION: count_without(caption.texts)}, place.path)
         table: dict[str, Any] = {

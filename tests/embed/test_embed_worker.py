@@ -138,6 +138,18 @@ def test_repeated_captions_are_encoded_once(tmp_path, tiny, monkeypatch):
     assert seen == [["number 0", "number 1", "the same"]]
 
 
+def test_long_captions_are_cut_and_the_marker_says_so(tmp_path, tiny):
+    model, long = tiny("vit"), "b" * 120_000
+    part = Part(tmp_path, [(encode(draw(0)), ["a cat", long]), (encode(draw(1)), [long])])
+    pairs = part.embed(worker_of(m=model), "embed-m")["embed-m", "pairs.parquet"]
+    assert part.markers["embed-m"].counts == {"images": 2, "pairs": 3, "shortened": 2}
+    (note,) = part.markers["embed-m"].notes
+    assert note.startswith("2 captions cut before tokenizing: longer than 10,000 characters")
+    found = rows_by_id(pairs, "text_embedding")
+    for pair_id, _, _, caption, *_ in part.pairs:
+        np.testing.assert_allclose(found[pair_id], model.embed_text(caption[:1000]), atol=1e-3)
+
+
 def test_parts_without_images_or_pairs(tmp_path, vit_worker):
     worker = vit_worker
     lost = Part(tmp_path / "lost", [(None, ["a"]), (b"torn", ["b"])])

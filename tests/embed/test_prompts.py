@@ -73,3 +73,19 @@ def test_directions_that_the_model_does_not_tell_apart_are_refused(
         open_worker(settings)(WHOLE, Inputs({}, []), outputs)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+def test_prompts_that_are_cut_are_counted(tiny, tmp_path):
+    made = tiny("sigmoid")
+    long = "b" * 120_000
+    prompts = ["a photo", long]
+    chosen = {"model": "m", "where": "signals.concepts.x", "names": ["a", "b"], "prompts": [[text] for text in prompts]}
+    settings = {"models": {"m": made.settings}, "sets": {"prompts-x": chosen}, "device": "cpu", "endpoint": None}
+    folder = Folder(Store(str(tmp_path)), "prompts-x", "x")
+    outputs = {"prompts-x": folder.outputs()}
+    open_worker(settings)(WHOLE, Inputs({}, []), outputs)
+    outputs["prompts-x"].commit()
+    assert folder.marker().counts == {"prompts": 2, "shortened": 1}
+    assert folder.marker().notes[0].startswith("1 prompt cut before tokenizing")
+    found = np.array(folder.table("prompts.parquet")["embedding"].to_pylist())
+    np.testing.assert_allclose(found[1], made.embed_text(long[:1000]), atol=1e-6)

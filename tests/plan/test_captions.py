@@ -13,7 +13,7 @@ from helpers.sample_run import sample, write_tar
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan.cells import LEFT_OUT, NO_TEXT
+from curate.plan.cells import LEFT_OUT, MOST_CHARACTERS, NO_TEXT, TOO_LONG
 from curate.plan.rows import NO_CAPTION
 
 LISTS = [["a cat", "a tabby", "a cat"], [], None, ["", "a dog", None], [""], ["a bird"]]
@@ -149,3 +149,21 @@ def test_several_captions_of_a_sample(tmp_path: Path):
     assert by_caption["a cat"]["image_id"] == by_caption["a tabby"]["image_id"]
     faults = [row["sample_fault"] is not None for row in found.to_pylist()]
     assert faults == [row["source_row"] in (3, 5) for row in found.to_pylist()]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "tar"])
+def test_captions_are_stored_up_to_a_bound(tmp_path: Path, form):
+    most, longer = "é" * MOST_CHARACTERS, "é" * (MOST_CHARACTERS + 1) + "a"
+    captions = [most, longer, "a cat"]
+    if form == "tar":
+        members = [sample(str(row), row, text, url=URLS[row]) for row, text in enumerate(captions)]
+        write_tar(tmp_path / "list.tar", [member for found in members for member in found])
+    elif form == "parquet":
+        pq.write_table(pa.table({"url": URLS[:3], "caption": captions}), tmp_path / "list.parquet")
+    else:
+        lines = [json.dumps({"url": url, "caption": text}) for url, text in zip(URLS, captions, strict=False)]
+        (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    kind = {"kind": "samples"} if form == "tar" else {}
+    table, notes = planned(tmp_path, source(tmp_path / f"list.{form}", **kind))
+    assert rows(table) == [(0, most), (1, most), (2, "a cat")]
+    assert [note for note in notes if TOO_LONG in note] == [f"{tmp_path}/list.{form}: {TOO_LONG} (1)"]

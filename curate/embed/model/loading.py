@@ -19,6 +19,7 @@ from curate.embed.model.fit import building, check_fit, opening
 from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
 from curate.embed.model.preprocess import Preprocess
 from curate.embed.model.text import CausalTower
+from curate.embed.model.tokenize import bounded
 from curate.embed.model.towers import Model
 from curate.embed.model.vision import ClassTokenTower
 from curate.errors import ModelError, one_line
@@ -86,7 +87,7 @@ def load(
         see=_under(autocast, device, see) if autocast else see,
         read=_under(autocast, device, read) if autocast else read,
         cut=causal,
-        tokenize=tokenizer,
+        tokenize=bounded(tokenizer),
         preprocess=Preprocess.of(clip.visual.preprocess_cfg),
         device=device,
         dtype=torch.float32 if autocast else lower or torch.float32,

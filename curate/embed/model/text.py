@@ -20,6 +20,7 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
 from curate import schema
+from curate.embed.model.cut import cut
 from curate.embed.model.last_block import can_be_read_at, read_at
 
 
@@ -28,14 +29,16 @@ class Captions:
     """A part's distinct captions; empty ones are left out.
 
     Attributes:
-        distinct: the captions.
+        distinct: the captions, each within the bounds of `cut.py`.
         of_pair: int64[pairs], the index of each pair's caption in `distinct`; -1 where the caption is empty.
         tokens: int64[distinct, context] by model, for the models that were loaded when captions were read.
+        shortened: the number of pairs whose caption exceeded a bound and was cut.
     """
 
     distinct: list[str]
     of_pair: npt.NDArray[np.int64]
     tokens: dict[str, Tensor]
+    shortened: int = 0
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> "Captions":
@@ -43,7 +46,11 @@ class Captions:
         texts = column.fill_null("")
         held = pc.if_else(schema.has_caption(texts), texts, pa.scalar(None, texts.type))
         encoded = held.combine_chunks().dictionary_encode()
-        return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy().astype(np.int64), {})
+        of_pair = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+        whole = encoded.dictionary.to_pylist()
+        distinct = [cut(text) for text in whole]
+        exceeds = [row for row, (text, kept) in enumerate(zip(whole, distinct, strict=True)) if text != kept]
+        return cls(distinct, of_pair, {}, int(np.isin(of_pair, exceeds).sum()))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Model:
         see: float[n, 3, height, width] → float[n, dim]: the vision tower, without work that does not affect the result.
         read: int64[n, length] → float[n, dim]: the text tower, likewise.
         cut: the text tower, where its captions may be cut; None where it needs them at full length.
-        tokenize: captions → int64[n, context].
+        tokenize: captions → int64[n, context]; what exceeds a bound is cut first (`cut.py`).
         preprocess: turns a decoded picture into the input of `encode_images`.
         device: the device of the model.
         dtype: type of the images that the vision tower takes.
