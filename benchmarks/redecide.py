@@ -13,6 +13,7 @@ Python to its end), `seconds_first_line` (until the first byte on stdout or stde
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -34,10 +35,16 @@ sys.exit(code)
 """
 
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Python keeps compiled modules, as an installed command does; without them each start compiles all of Curate."""
+
+
 def timed(command: list[str]) -> tuple[float, float]:
     """Runs a command; returns its seconds, and those until its first output."""
     begun = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0, env=ENVIRONMENT
+    ) as process:
         assert process.stdout
         output = process.stdout.read(1)
         first = time.monotonic() - begun
@@ -72,7 +79,7 @@ def main() -> None:
                 seconds[name].append(timed([*curate, *again, *until, "--set", change])[0])
         change = f"select.{MISMATCHED}.keep_top.fraction=0.5"
         command = [sys.executable, "-c", REPORT, *again, "--set", change]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
         imports = ran.stdout.splitlines()[-1]
     print(f"{'':<12}{'median':>8}{'least':>8}  s")
     for name, values in seconds.items():
