@@ -170,6 +170,11 @@ def objects_of_entry_points(group: str, kind: str) -> Iterator[tuple[object, str
             yield thing, _origin(point)
 
 
+def is_extended() -> bool:
+    """Whether an installed package brings plug-ins of any kind."""
+    return any(group.startswith("curate.") for group in _installed(tuple(sys.path)).groups)
+
+
 @functools.cache
 def _installed(_path: tuple[str, ...]) -> Any:
     """All entry points on a module search path: finding them reads the metadata of every installed package, 20 ms."""

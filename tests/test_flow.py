@@ -240,7 +240,7 @@ def test_the_same_command_does_nothing_again_and_a_threshold_only_what_follows(p
     assert Run(run.store).manifest == run.manifest
 
 
-def test_a_second_decision_needs_neither_torch_nor_ray_nor_a_process(place, run, tmp_path):
+def test_a_second_decision_needs_neither_torch_nor_ray_nor_pandas_nor_a_process(place, run, tmp_path):
     """With the default engine. What it costs is measured by benchmarks/redecide.py; here, what it loads and starts."""
     shutil.copytree(place[0] / "run", tmp_path / "run")
     change = ["--set", f"output={tmp_path / 'run'}", "--set", "select.2.where='caption_words < 6'"]
@@ -251,7 +251,7 @@ def test_a_second_decision_needs_neither_torch_nor_ray_nor_a_process(place, run,
         "subprocess.Popen.__init__ = multiprocessing.process.BaseProcess.start = refuse\n"
         "from curate.commands.main import main\n"
         f"code = main({command!r})\n"
-        "print(json.dumps([code, [name for name in ('torch', 'ray', 'open_clip') if name in sys.modules]]))"
+        "print(json.dumps([code, [name for name in ('torch', 'ray', 'open_clip', 'pandas') if name in sys.modules]]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout.splitlines()[-1]) == [0, []], done.stderr

@@ -224,6 +224,7 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
     from rich.console import Console
 
     from curate import flow
+    from curate.commands.no_pandas import leave_pandas_out
     from curate.commands.progress import watch
     from curate.runs.patience import outlast
 
@@ -234,6 +235,7 @@ def _drive(prepared: "Prepared", arguments: argparse.Namespace, options: Options
         opened = ", ".join(loaded.fetch.allow)
         console.print(f"fetch.allow opens {opened}", markup=False, highlight=False, soft_wrap=True)
     watcher = watch(console)
+    leave_pandas_out()
     engine = _engine(arguments, watcher.tell)
     try:
         return outlast(
