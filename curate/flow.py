@@ -21,7 +21,7 @@ from curate.pack import passes as pack
 from curate.plan import passes as plan
 from curate.prepare import Prepared, as_now
 from curate.report import passes as report
-from curate.runs import latest
+from curate.runs import latest, retention
 from curate.runs.driver import drive
 from curate.runs.identity import claim
 from curate.runs.one_driver import OneDriver
@@ -95,6 +95,9 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     store.put(RECIPE, (prepared.recipe.as_stored().model_dump_json(indent=1) + "\n").encode())
     layout = planned(prepared, options)
     assert layout is not None
+    retention.check(layout, options)
+    if options.reaches("pack") and retention.is_pending(prepared.recipe.keep.images, layout):
+        watcher.tell(retention.NOTICE)
     while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):
         # The round runs by itself, as the passes after it run only where it recovers images.
         go(*fetch.works(prepared, layout), by_part=True)
@@ -143,6 +146,8 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
                 outcome.manifest = {**folders(layout, options), **made}
                 content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
                 store.put(manifest_name(options.sample), content.encode())
+                if retention.is_pending(prepared.recipe.keep.images, layout):
+                    watcher.tell(retention.release(layout))
     return outcome
 
 

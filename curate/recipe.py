@@ -351,6 +351,17 @@ class Pack(Keys):
         return value
 
 
+class Keep(Keys):
+    """The parts of its own data that a run keeps."""
+
+    HOW = frozenset({"images"})
+
+    images: Literal["all", "until_pack"] = Field(
+        "all",
+        description="`all`, or `until_pack`: the stored images are deleted once the result is packed.",
+    )
+
+
 class PassWorkers(Keys):
     """The workers of one pass: how many, and what each of them reserves."""
 
@@ -418,6 +429,7 @@ class Recipe(Keys):
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
+    keep: Keep = Field(Keep(), description="The parts of its own data that the run keeps.")
     workers: dict[str, PassWorkers] = Field(
         {}, description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine."
     )

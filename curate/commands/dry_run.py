@@ -6,6 +6,7 @@ from curate import summaries
 from curate.errors import counted
 from curate.layout import lay_out, planned
 from curate.prepare import Prepared
+from curate.runs import retention
 from curate.runs.options import Options
 from curate.runs.passes import Pass
 
@@ -25,6 +26,8 @@ def lines(prepared: Prepared, options: Options) -> Iterator[str]:
     for name, pass_ in layout.passes.items():
         if options.reaches(pass_.declared.stage):
             yield f"{name:<{width}}  {_state(pass_, layout.parts)}  ({pass_.folder.path})"
+    if options.reaches("pack") and retention.is_pending(prepared.recipe.keep.images, layout):
+        yield retention.NOTICE
 
 
 def _state(pass_: Pass, parts: tuple[int, ...]) -> str:

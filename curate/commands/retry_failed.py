@@ -10,6 +10,7 @@ from curate.layout import planned
 from curate.prepare import Prepared, in_silence, prepare
 from curate.recipe import Recipe, parse
 from curate.runs.options import RECIPE, Options
+from curate.runs.retention import released
 from curate.runs.retry_rounds import record, recorded
 from curate.schema import ERROR_CLASSES
 from curate.store import Store
@@ -57,6 +58,11 @@ def begin(
     done = [fetch.folder.units() for fetch in fetches]
     if layout is None or not any(done):
         raise UsageError(f"{prepared.store.url}: nothing was fetched yet with this recipe; run it first (`curate run`)")
+    if (result := released(fetches[-1].folder)) is not None:
+        raise UsageError(
+            f"{prepared.store.url}: its images were deleted when {result} was packed (keep.images), and a round needs "
+            "them: run the recipe into another output"
+        )
     # A round can only cover the parts that the round before it has done.
     if len(fetches) > 1 and (
         unsettled(prepared, layout) or not done[-1].issuperset(done[-2].intersection(layout.parts))

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from curate.errors import BrokenResult, StoreError
 from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
+from curate.runs import retention
 from curate.schema import NOT_SAMPLED, REPEATED
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
@@ -366,15 +367,19 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[Fault]:
         done = folder.units()
         units = {*said.parts} if short.startswith(_BY_PART) else {WHOLE}
         units |= {WHOLE} if short in ("plan", "select") else set()
+        # These files were deleted on purpose.
+        without = {retention.ROLE} if short == "fetch" and retention.released(folder) else set[str]()
         for unit in sorted(units - done):
             yield Fault(f"{folder.marker_name(unit)}: is missing", (short, unit))
 
-        def check(unit: int, short: str = short, folder: Folder = folder) -> list[Fault]:
+        def check(unit: int, short: str = short, folder: Folder = folder, without: set[str] = without) -> list[Fault]:
             marker = _marker(folder, unit)
             if isinstance(marker, Exception):
                 return [Fault(f"{folder.marker_name(unit)}: cannot be read: {_line(marker)}", (short, unit))]
             faults = []
-            for info in marker.files.values():
+            for role, info in marker.files.items():
+                if role in without:
+                    continue
                 try:
                     with store.open(f"{folder.path}/{info.name}") as opened:
                         fault = _fault(opened, info)
