@@ -3,22 +3,21 @@
 `docs/recipes.md` explains the same keys in prose; a test fails when a key is missing there.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
-from curate import __version__
+from curate import __version__, recipe_faults, yaml_values
 from curate.credentials import redacted, shown
 from curate.duplicates import near_kinds
 from curate.embed.model.names import HUB, WEIGHT_FILES
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
-from curate.errors import RecipeError, UsageError, nearest
+from curate.errors import RecipeError, UsageError, nearest, shortened
 from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
 from curate.pack.layouts.registry import layouts
+from curate.recipe_values import Agent, Column, Endpoint, ModelPlace, Number, Opened, RunPlace
 from curate.runs.booking import Booking, Resources, one
 from curate.schema import REASONS_BEFORE
 from curate.select.steps.registry import STEPS
@@ -43,22 +42,36 @@ class Source(Keys):
     paths: Places = Field(
         min_length=1, description="Files, folders or globs of lists; any fsspec path, also a signed URL."
     )
-    url: str | int = Field("url", description="The column that holds the URL; a number where files have no header.")
-    caption: str | int | None = Field(
+    url: Column | Number = Field(
+        "url", description="The column that holds the URL; a number where files have no header."
+    )
+    caption: Column | Number | None = Field(
         "caption",
         description="The column that holds the caption; a number where files have no header; null where the source "
         "has no captions.",
     )
-    uid: str | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
+    uid: Column | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
     header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")
     quoted: bool | None = Field(
         None,
         description="Whether cells of csv and tsv may be enclosed in double quotes (RFC 4180); null: yes in csv, no in "
         "tsv.",
     )
-    keep_columns: list[str] | None = Field(
+    keep_columns: Annotated[list[Column], Field(max_length=10_000)] | None = Field(
         None, description="Columns to pass through as `source_<name>`; by default all of them."
     )
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> "Source":
+        named: dict[str | int, str] = {}
+        for key in ("url", "caption", "uid"):
+            column = getattr(self, key)
+            if column is not None and column in named:
+                raise ValueError(f"{key} is {column!r}, the column of {named[column]}; write another column")
+            named[column] = key
+        if len(set(self.keep_columns or ())) < len(self.keep_columns or ()):
+            raise ValueError("keep_columns names a column twice")
+        return self
 
     @model_validator(mode="after")
     def _keys_of_samples(self) -> "Source":
@@ -86,7 +99,7 @@ class Fetch(Keys):
         }
     )
 
-    image_size: Positive = Field(512, description="The target of `resize`, in pixels.")
+    image_size: Annotated[int, Field(ge=1, le=16_383)] = Field(512, description="The target of `resize`, in pixels.")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         "keep_ratio_largest",
         description="What is scaled to `image_size`: with keep_ratio the shorter side, with keep_ratio_largest the "
@@ -98,23 +111,26 @@ class Fetch(Keys):
     timeout: Seconds = Field(
         10.0, description="Seconds for one image in total: name resolution, connection, redirects and body."
     )
-    max_bytes: Positive = Field(20_000_000, description="Largest body in bytes; a larger one fails as `too_large`.")
-    max_pixels: Positive = Field(
+    max_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
+        20_000_000, description="Largest body in bytes; a larger one fails as `too_large`."
+    )
+    max_pixels: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
         100_000_000,
         description="Largest width × height, read from the header; more fails as `too_large`. So does a JPEG of more "
         "than 100 scans, or of more scans × pixels than 16 times this.",
     )
-    max_redirects: Annotated[int, Field(ge=0)] = Field(5, description="Redirects followed for one image.")
-    agent: str = Field(
+    max_redirects: Annotated[int, Field(ge=0, le=100)] = Field(5, description="Redirects followed for one image.")
+    agent: Agent = Field(
         f"curate/{__version__} (image-text data curation)",
         description="The User-Agent header; name yourself and a contact.",
-        min_length=1,
     )
     agent_token: Name = Field(
         "curate", description="The crawler's name in per-agent opt-out headers and in robots.txt."
     )
-    allow: list[str] = Field(
-        [], description="`address:port` pairs that may be contacted although the address rules refuse them."
+    allow: list[Opened] = Field(
+        [],
+        description="`address:port` pairs that may be contacted although the address rules refuse them.",
+        max_length=10_000,
     )
     robots: bool = Field(False, description="Request robots.txt from each origin and obey its rules for `agent_token`.")
     blocklists: Places = Field(
@@ -122,7 +138,7 @@ class Fetch(Keys):
         description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "
         "are never stored.",
     )
-    threads: Positive = Field(
+    threads: Annotated[int, Field(ge=1, le=10_000)] = Field(
         32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."
     )
     host_connections: Positive = Field(
@@ -130,16 +146,16 @@ class Fetch(Keys):
         description="Concurrent requests to one host, of all workers together; with more workers than this, on "
         "average.",
     )
-    host_rate: Annotated[float, Field(gt=0)] | None = Field(
+    host_rate: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
         None, description="Requests per second to one host, of all workers together; null: no limit."
     )
     host_failures: Positive = Field(
         10, description="Consecutive refusals after which a host is skipped for the rest of a part (`host_busy`)."
     )
-    retries: Annotated[int, Field(ge=0)] = Field(
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="Further attempts, within `timeout`, after failures that may pass: broken connections, 429, 5xx."
     )
-    min_speed: Annotated[int, Field(ge=0)] = Field(
+    min_speed: Annotated[int, Field(ge=0, le=10**9)] = Field(
         1000, description="Slowest transfer in bytes per second, over any 5 seconds; a slower one fails as `timeout`."
     )
     part_timeout: Seconds = Field(
@@ -158,34 +174,28 @@ class Fetch(Keys):
         1000, description="Number of latest images over which `min_success` is checked, in whole parts."
     )
 
-    @field_validator("allow")
-    @classmethod
-    def _address_and_port(cls, value: list[str]) -> list[str]:
-        for entry in value:
-            if not re.fullmatch(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}", entry):
-                raise ValueError(f"{entry!r} is not address:port, such as 127.0.0.1:8123")
-        return value
-
 
 class Model(Keys):
     """A CLIP model that scores the pairs."""
 
     HOW = frozenset({"threads", "batch_size"})
 
-    name: str = Field(
+    name: ModelPlace = Field(
         description="An open_clip model, one on the hub (`hf-hub:owner/model`), or a path to an open_clip config json; "
         "`pocket` is built in."
     )
-    pretrained: str | None = Field(
+    pretrained: ModelPlace | None = Field(
         None,
         description="An open_clip tag, or a path to weights or a folder of them (local, s3://); `pocket` and models on "
         "the hub have their own.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of the forward pass.")
-    batch_size: Positive | None = Field(
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
         None, description="Images, or captions, in one forward pass; null: 64 on a CPU, by memory on a GPU."
     )
-    threads: Positive = Field(2, description="CPU threads of the forward pass and of decoding.")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        2, description="CPU threads of the forward pass and of decoding."
+    )
     compile: bool = Field(False, description="Compile the towers with torch.compile; needs a C++ compiler.")
     mirror: bool = Field(
         False, description="Also score the mirrored image: `clip_similarity_mirrored`, a second forward pass."
@@ -223,7 +233,7 @@ class Embed(Keys):
     HOW = frozenset({"device", "decoders"})
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a CUDA device where there is one.")
-    decoders: Positive | None = Field(
+    decoders: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="Decoding processes for each GPU; by default one for each CPU core, 16 at most."
     )
     decode: Literal["fast", "exact"] = Field(
@@ -234,7 +244,7 @@ class Embed(Keys):
 
 def _signals() -> type[Keys]:
     fields: dict[str, Any] = {
-        name: (dict[Name, kind.keys], Field({}, description=kind.about))  # type: ignore[name-defined]
+        name: (dict[Name, kind.keys], Field({}, description=kind.about, max_length=1000))  # type: ignore[name-defined]
         for name, kind in KINDS.items()
         if kind.keys is not None
     }
@@ -254,7 +264,7 @@ else:
 
 def _pixels() -> type[Keys]:
     fields: dict[str, Any] = {
-        name: (dict[Name, kind.keys], Field({}, description=kind.about))  # type: ignore[name-defined]
+        name: (dict[Name, kind.keys], Field({}, description=kind.about, max_length=1000))  # type: ignore[name-defined]
         for name, kind in PIXEL_KINDS.items()
     }
     about = "Columns that other packages compute from the images: a field for each kind that is installed."
@@ -334,9 +344,14 @@ else:
 class Pack(Keys):
     """The result."""
 
-    shard_size: Positive = Field(10_000, description="Samples in every shard but the last.")
+    shard_size: Annotated[int, Field(ge=1, le=10**7)] = Field(
+        10_000, description="Samples in every shard but the last."
+    )
     layouts: list[Name] = Field(
-        ["webdataset"], description="The layouts in which the kept pairs are written, side by side.", min_length=1
+        ["webdataset"],
+        description="The layouts in which the kept pairs are written, side by side.",
+        min_length=1,
+        max_length=100,
     )
 
     @field_validator("layouts")
@@ -367,16 +382,16 @@ class PassWorkers(Keys):
 
     HOW = frozenset({"count", "cpus", "gpus", "memory"})
 
-    count: Positive | None = Field(
+    count: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="Workers of the pass, on all machines together; null: by the CPUs and GPUs that there are."
     )
-    cpus: Annotated[float, Field(gt=0)] | None = Field(
+    cpus: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
         None, description="CPUs that each worker reserves (Ray); null: one."
     )
-    gpus: Annotated[float, Field(ge=0)] | None = Field(
+    gpus: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None, description="GPUs for each worker; null: for embed and dedup one where there are any, else none."
     )
-    memory: Annotated[float, Field(gt=0)] | None = Field(
+    memory: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
         None, description="Gigabytes of memory that each worker reserves (Ray); null: no reservation."
     )
 
@@ -384,10 +399,10 @@ class PassWorkers(Keys):
 class Storage(Keys):
     """The S3 server of s3:// paths, and faults of disks and stores."""
 
-    endpoint: str | None = Field(
+    endpoint: Endpoint | None = Field(
         None, description="An S3 server other than AWS; by default the environment's AWS_ENDPOINT_URL."
     )
-    patience: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    patience: Annotated[float, Field(ge=0, le=31_536_000)] = Field(
         600,
         description="Seconds for which a run waits for the end of a fault of a disk or a store (full, read-only, away) "
         "before it stops; the fault counts against no part.",
@@ -411,9 +426,11 @@ class Recipe(Keys):
 
     version: Literal[1] = Field(description="The recipe format.")
     source: Source = Field(description="Lists of URLs, or existing images.")
-    output: str = Field(description="The run's folder: a local path or s3://bucket/prefix.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="Seed of the hash that assigns images to parts.")
-    part_size: Positive = Field(
+    output: RunPlace = Field(description="The run's folder: a local path or s3://bucket/prefix.")
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        0, description="Seed of the hash that assigns images to parts."
+    )
+    part_size: Annotated[int, Field(ge=1, le=10**7)] = Field(
         10_000, description="Rows of one part, on average. A part is computed, retried and set aside as a whole."
     )
     fetch: Fetch = Field(Fetch(), description="How images are downloaded and stored.")
@@ -422,16 +439,19 @@ class Recipe(Keys):
         description="The CLIP models that score each pair; the first model's columns also exist without the suffix "
         "`_<name>`.",
         min_length=1,
+        max_length=16,
     )
     embed: Embed = Field(Embed(), description="How embedding workers run and decode.")
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
     pixels: Pixels = Field(Pixels(), description="Columns that scorers of other packages compute from the images.")
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
-    select: list[Step] = Field([], description="The funnel, step by step.")
+    select: list[Step] = Field([], description="The funnel, step by step.", max_length=1000)
     pack: Pack = Field(Pack(), description="The result.")
     keep: Keep = Field(Keep(), description="The parts of its own data that the run keeps.")
-    workers: dict[str, PassWorkers] = Field(
-        {}, description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine."
+    workers: dict[Name, PassWorkers] = Field(
+        {},
+        description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine.",
+        max_length=len(BOOKED),
     )
     storage: Storage = Field(Storage(), description="The S3 server of s3:// paths, and faults of disks and stores.")
     limits: Limits = Field(Limits(), description="Limits at which a run stops.")
@@ -518,15 +538,17 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong; one line that names it.
     """
+    named = shown(str(path))
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {_yaml_fault(error)}") from None
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(yaml_values.MOST_CHARACTERS + 1)
+        content = yaml_values.read(text)
+    except yaml_values.Fault as error:
+        raise RecipeError(f"recipe {named} is not YAML that can be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"recipe {named} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe {path} is not a mapping of keys")
+        raise RecipeError(f"recipe {named} is not a mapping of keys")
     return parse(content, overrides or [])
 
 
@@ -541,35 +563,30 @@ def parse(content: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        message = _first_error(error, content)
+        message = recipe_faults.first(error, content, Recipe, _MOVED)
     # Raised outside `except`: as its cause, the error would keep the frames of the step kinds' checks alive.
     raise RecipeError(redacted(message))
 
 
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    """Returns the fault and its place, without the line of the file that PyYAML quotes: it may hold a secret."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(redacted(str(error)).split())
-    mark, said = error.problem_mark, [part for part in (error.context, error.problem) if part]
-    return f"{redacted(', '.join(said))} (line {mark.line + 1}, column {mark.column + 1})"
-
-
 def _override(content: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
+    named = shortened(dotted)
     if not equals or not dotted:
-        raise RecipeError(f"--set {redacted(override)}: write key=value, such as --set pack.shard_size=1000")
+        raise RecipeError(f"--set {shortened(override)!r}: write key=value, such as --set pack.shard_size=1000")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {dotted}: the value is not YAML") from None
+        parsed = yaml_values.read(value)
+    except yaml_values.Fault as error:
+        raise RecipeError(f"--set {named}: the value is not YAML that can be read: {error}") from None
     *path, last = dotted.split(".")
+    if len(path) >= yaml_values.DEEPEST:
+        raise RecipeError(f"--set {named}: no key is that deep")
     at: Any = content
     for word in path:
-        at = at[_index(at, word, dotted)] if isinstance(at, list) else at.setdefault(word, {})
+        at = at[_index(at, word, named)] if isinstance(at, list) else at.setdefault(word, {})
         if not isinstance(at, dict | list):
-            raise RecipeError(f"--set {dotted}: {word} holds a value, not keys")
+            raise RecipeError(f"--set {named}: {shortened(word)} holds a value, not keys")
     if isinstance(at, list):
-        at[_index(at, last, dotted)] = parsed
+        at[_index(at, last, named)] = parsed
     else:
         at[last] = parsed
 
@@ -578,51 +595,7 @@ def _index(items: list[Any], word: str, dotted: str) -> int:
     for number, item in enumerate(items):
         if isinstance(item, dict) and item.get("drop") == word:
             return number
-    if word.isdecimal() and int(word) < len(items):
+    if word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < len(items):
         return int(word)
     names = [str(item["drop"]) for item in items if isinstance(item, dict) and "drop" in item]
-    raise RecipeError(f"--set {dotted}: no step {word!r}{nearest(word, names)}")
-
-
-def _first_error(error: ValidationError, content: Mapping[str, Any]) -> str:
-    """Returns one line for the first fault; for an unknown key, with the nearest known one."""
-    errors = error.errors(include_url=False)
-    # A misspelt key may also be reported as missing: the misspelling is the fault to name.
-    first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
-    step = _step_at(first["loc"], content)
-    place = f"select step {step!r}" if step else "the recipe"
-    where = ".".join(str(word) for word in first["loc"][2 if step else 0 :])
-    if first["type"] == "extra_forbidden":
-        if where in _MOVED:
-            return f"{where!r} in the recipe is now {_MOVED[where]!r}"
-        *path, word = first["loc"]
-        # The keys of these sections depend on the installed packages.
-        missing = "; is a package that brings it not installed?" if path in (["signals"], ["pixels"]) else ""
-        return f"unknown key {where!r} in {place}{nearest(str(word), _keys_at(path))}{missing}"
-    if first["type"] == "missing":
-        return f"{place} lacks {where!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    return ": ".join(("recipe", *([place] if step else []), *([where] if where else []), message))
-
-
-def _step_at(where: tuple[int | str, ...], content: Mapping[str, Any]) -> str | None:
-    """The name of the step that a location in the recipe belongs to; None where there is none."""
-    if where[:1] != ("select",) or len(where) < 2:
-        return None
-    step = content["select"][where[1]]
-    name = step.get("drop") if isinstance(step, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def _keys_at(path: list[int | str]) -> list[str]:
-    """The keys that are allowed at a location in the recipe."""
-    at: Any = Recipe
-    for word in path:
-        if isinstance(at, type) and issubclass(at, BaseModel) and word in at.model_fields:
-            at = at.model_fields[str(word)].annotation
-        while not (isinstance(at, type) and issubclass(at, BaseModel)):
-            inner = [a for a in getattr(at, "__args__", ()) if a is not type(None) and a is not str]
-            if not inner:
-                return []
-            at = inner[-1]
-    return list(at.model_fields)
+    raise RecipeError(f"--set {dotted}: no step {shortened(word)!r}{nearest(word[:100], names)}")

@@ -91,14 +91,14 @@ def test_every_key_is_documented_with_its_default():
             "recipe: workers.embed.gpus: embed.device is cpu, so no GPU would be used",
         ),
         ({"version": 1, "output": "x"}, "the recipe lacks 'source'"),
-        (with_(version=2), "recipe: version: Input should be 1"),
+        (with_(version=2), "recipe: version: 2 is not allowed; write 1"),
         (
             with_(select=[{"drop": "repeated", "where": "x"}]),
             "recipe: select step 'repeated': 'repeated' is a built-in reason",
         ),
         (
             with_(select=[{"drop": "fetch:dns", "where": "x"}]),
-            "recipe: select step 'fetch:dns': drop: String should match pattern",
+            "recipe: select step 'fetch:dns': drop: 'fetch:dns' is not allowed; write a name of at most 100",
         ),
         (with_(select=[{"drop": "a", "keep_top": {"of": "x"}}]), "select step 'a' lacks 'keep_top.fraction'"),
         (with_(select=[{"where": "x"}]), "the recipe lacks 'select.0.drop'"),
@@ -118,7 +118,7 @@ def test_every_key_is_documented_with_its_default():
         ),
         (
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),
-            "recipe: select step 'a': keep_top.fraction: Input should be less than or equal to 1",
+            "recipe: select step 'a': keep_top.fraction: 1.5 is not allowed; write a number from 0 to 1",
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "sha256"}}, {"drop": "b", "where": "width < 3"}]),
@@ -191,8 +191,8 @@ def test_every_key_is_documented_with_its_default():
             "recipe: source: url and caption are keys of the samples' json; numbers need kind: urls",
         ),
         (with_(models={"l14": {"name": "ViT-L-14"}}), "recipe: models.l14: pretrained is missing"),
-        (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow: 'localhost' is not address:port"),
-        (with_(models={}), "recipe: models: Dictionary should have at least 1 item"),
+        (with_(fetch={"allow": ["localhost"]}), "recipe: fetch.allow.0: 'localhost' is not address:port"),
+        (with_(models={}), "recipe: models: a mapping of 0 keys is not allowed; write a mapping of 1 to 16 keys"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(content, message):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
+from curate.commands.arguments import Parser, cluster, endpoint, file_path, run_place, share, whole_number, words
 from curate.commands.stopping import UNITS_END_WITHIN, Stopped, stops_on_signals, tell
 from curate.credentials import fault as wrong_url
 from curate.credentials import redacted
@@ -25,14 +26,15 @@ from curate.store import Store
 
 if TYPE_CHECKING:
     from curate.prepare import Prepared
+    from curate.recipe import Recipe
     from curate.runs.outcome import Outcome
     from curate.runs.work import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors become one line here, and only here."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         with stops_on_signals() as received:
             code: int = arguments.command(arguments)
     except CurateError as error:
@@ -66,8 +68,8 @@ def _complain(text: str, code: Exit) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="curate",
         description="Fetch, score, filter and deduplicate image-text pairs; every pair is accounted for.",
     )
@@ -75,10 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a recipe, or continue its run")
-    run.add_argument("recipe", type=Path, help="a YAML recipe")
+    run.add_argument("recipe", type=file_path, help="a YAML recipe")
     _add_engine(run)
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
-    run.add_argument("--sample", type=_share, metavar="SHARE", help="only this share of the rows, to its own result")
+    run.add_argument("--sample", type=share, metavar="SHARE", help="only this share of the rows, to its own result")
     run.add_argument("--until", choices=PASSES, default="report", help="stop after this pass")
     run.add_argument("--dry-run", action="store_true", help="list what would run and what is reused, run nothing")
     run.add_argument("--allow-missing", action="store_true", help="continue without parts that are set aside")
@@ -86,11 +88,17 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     demo = commands.add_parser("demo", help="curate generated pairs whose right decisions are known")
-    demo.add_argument("--pairs", type=int, default=2000, help="number of pairs (2,000)")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the generated pairs (0)")
-    demo.add_argument("--port", type=int, default=8123, help="port of the image server, on 127.0.0.x (8123)")
-    demo.add_argument("--output", default="demo-run", help="the run's folder or s3:// prefix (demo-run)")
-    demo.add_argument("--web", type=Path, default=Path("demo-web"), help="folder of the lists and the truth (demo-web)")
+    demo.add_argument("--pairs", type=whole_number(1, 10**7), default=2000, help="number of pairs (2,000)")
+    demo.add_argument(
+        "--seed", type=whole_number(-(2**63), 2**63 - 1), default=0, help="seed of the generated pairs (0)"
+    )
+    demo.add_argument(
+        "--port", type=whole_number(1, 65_535), default=8123, help="port of the image server, on 127.0.0.x (8123)"
+    )
+    demo.add_argument(
+        "--output", type=run_place, default="demo-run", help="the run's folder or s3:// prefix (demo-run)"
+    )
+    demo.add_argument("--web", type=file_path, default="demo-web", help="folder of the lists and the truth (demo-web)")
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     _add_engine(demo)
     demo.set_defaults(command=_demo)
@@ -100,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--class",
         dest="classes",
-        type=lambda text: text.split(","),
+        type=words,
         default=list(HEALING_CLASSES),
         metavar="CLASS,…",
         help=f"which error classes ({','.join(HEALING_CLASSES)})",
@@ -130,13 +138,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=("ray", "local"), default="ray", help="where parts are run (ray)")
-    parser.add_argument("--address", help="address of a Ray cluster; by default Ray is started on this machine")
+    parser.add_argument(
+        "--address", type=cluster, help="address of a Ray cluster; by default Ray is started on this machine"
+    )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run's folder or s3:// prefix")
-    parser.add_argument("--sample", type=_share, metavar="SHARE", help="the result of `run --sample SHARE`")
-    parser.add_argument("--endpoint", help="an S3 server other than AWS; by default AWS_ENDPOINT_URL")
+    parser.add_argument("run", type=run_place, help="a run's folder or s3:// prefix")
+    parser.add_argument("--sample", type=share, metavar="SHARE", help="the result of `run --sample SHARE`")
+    parser.add_argument("--endpoint", type=endpoint, help="an S3 server other than AWS; by default AWS_ENDPOINT_URL")
 
 
 def _store(arguments: argparse.Namespace) -> Store:
@@ -145,13 +155,6 @@ def _store(arguments: argparse.Namespace) -> Store:
         if wrong := wrong_url(value):
             raise UsageError(f"{name}: {wrong}")
     return Store(arguments.run, arguments.endpoint)
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share: write a number above 0, at most 1, such as 0.01")
-    return share
 
 
 def _engine(arguments: argparse.Namespace, tell: Callable[[str], None]) -> "Engine":
@@ -289,17 +292,25 @@ def _demo(arguments: argparse.Namespace) -> int:
     from curate.demo.server import serve
     from curate.prepare import prepare
 
-    if arguments.pairs < 1:
-        raise UsageError(f"--pairs {arguments.pairs}: a demo needs at least one pair")
-    corpus = Corpus(arguments.seed, arguments.pairs, arguments.port)
-    written = corpus.write(arguments.web)
-    overrides = [
-        f"source.paths={json.dumps([str(path) for path in written.urls])}",
-        f"output={json.dumps(arguments.output)}",
-        f"fetch.allow={json.dumps(corpus.addresses())}",
-        *arguments.set,
-    ]
-    loaded = recipe.load(Path(__file__).parents[1] / "demo" / "recipe.yaml", overrides)
+    corpus, web = Corpus(arguments.seed, arguments.pairs, arguments.port), Path(arguments.web)
+
+    def loaded_with(lists: Sequence[Path]) -> "Recipe":
+        overrides = [
+            f"source.paths={json.dumps([str(path) for path in lists])}",
+            f"output={json.dumps(arguments.output)}",
+            f"fetch.allow={json.dumps(corpus.addresses())}",
+            *arguments.set,
+        ]
+        return recipe.load(Path(__file__).parents[1] / "demo" / "recipe.yaml", overrides)
+
+    # Before the lists are written: a wrong `--set` or output leaves nothing behind.
+    checked = loaded_with([web])
+    output = Store(checked.output, checked.storage.endpoint)
+    with output.accessible():
+        output.entries()
+    with Store(str(web)).accessible("written"):
+        written = corpus.write(web)
+    loaded = loaded_with(written.urls)
     options = Options(truth=written.truth, engine=arguments.engine)
     with serve(corpus):
         outcome = _drive(prepare(loaded, tell=tell), arguments, options)

@@ -18,6 +18,9 @@ from curate.errors import nearest
 from curate.select.database import connect, one_line
 from curate.select.steps.contract import Step
 
+MOST_CHARACTERS = 20_000
+"""The length of a predicate."""
+
 EXPRESSIONS = frozenset(
     {
         "BETWEEN",

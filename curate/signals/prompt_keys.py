@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
+
+from curate.keys import Passage
 
 
 def one_line(text: str) -> str:
@@ -38,5 +40,5 @@ def _prompt(value: Any) -> Any:
     return value
 
 
-Prompt = Annotated[str | list[str], BeforeValidator(_prompt)]
+Prompt = Annotated[Passage | Annotated[list[Passage], Field(max_length=1000)], BeforeValidator(_prompt)]
 """A prompt, or an ensemble of prompts, whose embeddings are averaged."""

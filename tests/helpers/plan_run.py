@@ -14,7 +14,7 @@ from curate.store import WHOLE, Folder, Inputs, Outputs, Store
 
 def source(*paths: Path | str, **more: Any) -> dict[str, Any]:
     """A recipe's source, dumped."""
-    return Source(paths=[str(path) for path in paths]).model_dump() | more
+    return Source(paths=[str(path) for path in paths] or ["-"]).model_dump() | more
 
 
 def columns(of: dict[str, Any], endpoint: str | None = None) -> pa.Schema:

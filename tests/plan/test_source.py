@@ -64,7 +64,7 @@ def test_lists_lie_in_any_file_system(tmp_path: Path):
             "memory:///lists/a.csv",
             "memory:///lists/b.csv",
         ]
-        table = rows_of(run_plan(tmp_path / "run", source("memory://lists"))[0])
+        table = rows_of(run_plan(tmp_path / "run", source(paths=["memory://lists"]))[0])
         assert table["url"].to_pylist() == ["http://a", "http://b"]
     finally:
         memory.rm("/lists", recursive=True)

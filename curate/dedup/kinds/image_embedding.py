@@ -13,7 +13,7 @@ from pydantic import Field
 from curate.dedup.nodes import PartImages, collect
 from curate.duplicates import NearKind, Search
 from curate.errors import BrokenResult, counted, short
-from curate.keys import Keys, Positive
+from curate.keys import Keys
 from curate.store import Folder, Inputs, Json, Outputs
 
 
@@ -33,7 +33,9 @@ class CosineSearch(Keys):
         description="The search stores pairs with this cosine or more; `above` of a step may be changed down to this "
         "floor without another search.",
     )
-    tile: Positive = Field(4096, description="Images in one side of a tile of the search; bounds its memory.")
+    tile: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        4096, description="Images in one side of a tile of the search; bounds its memory."
+    )
 
 
 class ImageEmbedding(NearKind):

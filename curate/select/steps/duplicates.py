@@ -3,13 +3,13 @@
 # ruff: noqa: S608 - statements are put together from our own words
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, create_model, model_validator
 
 from curate.duplicates import KINDS, DuplicateKind, NearKind
-from curate.keys import Keys
+from curate.keys import Keys, Text
 from curate.select import greedy
 from curate.select.database import quoted
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
@@ -20,7 +20,7 @@ class _AnyDuplicates(Keys):
     """Keys that say which pairs are duplicates, and which one of them stays."""
 
     by: str
-    prefer: str = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
+    prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> Self:
@@ -58,7 +58,7 @@ def _keys() -> type[_AnyDuplicates]:
         shared = [KINDS[name].keys.model_fields[key] for name in kinds]
         kind: Any = None
         for field in shared:
-            kind |= field.annotation
+            kind |= Annotated[field.annotation, *field.metadata]
         fields[key] = (kind, Field(None, description=" ".join(str(field.description) for field in shared)))
     return create_model("Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, **fields)
 

@@ -17,7 +17,7 @@ class KeepRandomKeys(Keys):
     """Keys of a random draw."""
 
     fraction: Fraction = Field(description="The chance of each pair to stay.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
         0, description="Another seed is an independent draw; of one seed, a smaller fraction is part of a larger."
     )
 

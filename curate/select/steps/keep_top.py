@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curate.errors import short
-from curate.keys import Fraction, Keys
+from curate.keys import Fraction, Keys, Text
 from curate.select.database import quoted
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
 from curate.select.survivors import Survivors
@@ -19,7 +19,7 @@ from curate.select.survivors import Survivors
 class KeepTopKeys(Keys):
     """Keys of a best fraction."""
 
-    of: str = Field(description="A numeric column; the highest values stay.")
+    of: Text = Field(description="A numeric column; the highest values stay.")
     fraction: Fraction = Field(description="The share that stays, of the pairs that have a value.")
 
 

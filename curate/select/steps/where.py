@@ -1,13 +1,21 @@
 """`where`: drops the rows for which a SQL predicate is true."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field
 
+from curate.keys import Allowed
 from curate.select import predicate
 from curate.select.steps.contract import Facts, RowWise, Step, Words, code, without_value
 from curate.select.survivors import Survivors
+
+Predicate = Annotated[
+    str,
+    Field(max_length=predicate.MOST_CHARACTERS, pattern=r"^(?:[^\p{Cc}]|[\t\r\n])*$"),
+    Allowed(f"a SQL condition of at most {predicate.MOST_CHARACTERS:,} characters, without control characters"),
+]
 
 
 class Where(RowWise[str]):
@@ -15,7 +23,7 @@ class Where(RowWise[str]):
 
     name = "where"
     description = "A SQL predicate; pairs for which it is true are dropped."
-    keys = str
+    keys = Predicate
 
     def columns(self, step: Step[str], known: Sequence[str]) -> list[str]:
         """See `StepKind`: those that the predicate names, as they are spelt in `known`."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, model_validator
 
+from curate.keys import Passage
 from curate.signals.contract import Columns, Prompts, Signal, SignalKeys, Task
 from curate.signals.prompt_keys import are_texts, ensemble, is_text, one_line, repeated
 from curate.signals.vectors import Vectors, directions, per_pair, shares
@@ -33,13 +34,16 @@ def _labels(value: Any) -> Any:
 class OneOf(SignalKeys):
     """Zero-shot classes."""
 
-    labels: Annotated[list[str] | dict[str, list[str]], BeforeValidator(_labels)] = Field(
-        description="A list of labels, or a mapping from each label to its own prompts."
-    )
-    templates: list[str] = Field(
+    labels: Annotated[
+        Annotated[list[Passage], Field(max_length=100_000)]
+        | Annotated[dict[Passage, Annotated[list[Passage], Field(max_length=1000)]], Field(max_length=100_000)],
+        BeforeValidator(_labels),
+    ] = Field(description="A list of labels, or a mapping from each label to its own prompts.")
+    templates: list[Passage] = Field(
         ["a photo of a {}."],
         description="Prompt templates for labels without prompts of their own; `{}` stands for the label.",
         min_length=1,
+        max_length=1000,
     )
 
     @model_validator(mode="after")

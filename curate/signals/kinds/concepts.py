@@ -20,7 +20,8 @@ class Concept(SignalKeys):
 
     prompts: list[Prompt] = Field(
         description="Two or more prompts, the first of which is the concept; a list in place of a prompt is an "
-        "ensemble."
+        "ensemble.",
+        max_length=1000,
     )
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from curate.errors import RecipeError, counted
-from curate.keys import Place, chosen
+from curate.keys import Allowed, Place, chosen
 from curate.signals.contract import ModelShape, Signal, SignalKeys, Task
 from curate.signals.head_file import HeadFile, read
 from curate.signals.vectors import Vectors, per_pair
@@ -23,17 +23,22 @@ def _activation(value: Any) -> Any:
     return value
 
 
+Activation = Annotated[str, Field(max_length=10), Allowed("none, relu, gelu or tanh")]
+
+
 class Head(SignalKeys):
     """A small network on image embeddings."""
 
     path: Place = Field(
         description="A torch or safetensors file of a linear layer or of several; local or any fsspec path."
     )
-    activation: Annotated[str | list[str], BeforeValidator(_activation)] = Field(
+    activation: Annotated[
+        Activation | Annotated[list[Activation], Field(max_length=100)], BeforeValidator(_activation)
+    ] = Field(
         "none", description="Activation between its layers: none, relu, gelu or tanh; or a list, one for each place."
     )
     output: Literal["raw", "sigmoid", "softmax"] = Field("raw", description="Applied to the outputs of its last layer.")
-    index: Annotated[int, Field(ge=0)] | None = Field(
+    index: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         None, description="Which of its outputs, where it has several; from 0."
     )
 

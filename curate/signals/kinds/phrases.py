@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curate.errors import RecipeError
-from curate.keys import Keys, OptionalPlace
+from curate.keys import Keys, OptionalPlace, Passage
 from curate.signals.contract import Columns, ModelShape, Signal, Task
 from curate.store import Json, Store, access_errors
 
@@ -22,7 +22,9 @@ from curate.store import Json, Store, access_errors
 class Phrases(Keys):
     """Words and phrases to look for in captions."""
 
-    phrases: list[str] = Field([], description="Words or phrases; case and punctuation are ignored.")
+    phrases: list[Passage] = Field(
+        [], description="Words or phrases; case and punctuation are ignored.", max_length=100_000
+    )
     file: OptionalPlace = Field(None, description="A UTF-8 text file with more of them, one per line; any fsspec path.")
 
     @model_validator(mode="after")
