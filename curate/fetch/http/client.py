@@ -205,11 +205,10 @@ class Guard:
 
     @contextlib.contextmanager
     def _connected(self, target: Target, addresses: tuple[Address, ...], hop: "_Hop") -> Iterator[Wire]:
-        turn = hop.part.turns.turn(hop.deadline)
         try:
-            wire = Wire(target, addresses, hop.deadline, self._tls, turn, self._settings.min_speed)
+            wire = Wire(target, addresses, hop.deadline, self._tls, hop.turn, self._settings.min_speed)
         except FetchError:
-            turn.give()
+            hop.turn.give()
             raise
         hop.part.watchdog.watch(wire)
         try:
@@ -270,21 +269,19 @@ class Guard:
         if expected is not None and expected > self._settings.max_bytes:
             raise FetchError("too_large", f"{expected} bytes announced")
         lease = hop.part.memory.lease()
-        blocks, size = [], 0
+        body = bytearray()  # not a list of blocks: a block of one byte would cost forty
         try:
             with typed():
-                lease.grow(expected or 0, hop.deadline)
+                # Memory is leased as bytes arrive, not as they are announced: an announcement costs a server nothing.
                 while block := response.read1(BLOCK):
-                    blocks.append(block)
-                    size += len(block)
-                    if size > self._settings.max_bytes:
+                    body += block
+                    if len(body) > self._settings.max_bytes:
                         raise FetchError("too_large", f"more than {self._settings.max_bytes} bytes")
-                    if expected is None:
-                        lease.grow(len(block), hop.deadline)
-            if expected is not None and size < expected:
-                raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
+                    lease.grow(len(block), hop.deadline, hop.turn)
+            if expected is not None and len(body) < expected:
+                raise FetchError("connection", f"the body ended after {len(body)} of {expected} bytes")
             assert hop.request.host is not None
-            received = Received(b"".join(blocks), response.status, hop.request.host, lease)
+            received = Received(bytes(body), response.status, hop.request.host, lease)
             if self._blocklist.names(received.body, received.sha256):
                 raise FetchError("blocked_digest", "its digest is on a blocklist")
         except FetchError:
@@ -304,12 +301,13 @@ class _Part:
 
 
 class _Hop:
-    """A request in progress with its part and deadline; `waits`: its thread waits for slots, without `Later`."""
+    """A request in progress with its part, deadline and turn; `waits`: its thread waits for slots, without `Later`."""
 
     def __init__(self, request: Request, part: _Part, deadline: Deadline, *, waits: bool) -> None:
         self.request = request
         self.part = part
         self.deadline = deadline
+        self.turn = part.turns.turn(deadline)
         self.waits = waits
 
 
@@ -325,13 +323,12 @@ def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
     """Returns the first MAX_ROBOTS bytes of a robots.txt. Raises FetchError."""
     _refuse_status(response)
     _refuse_encoding(response)
-    blocks, size = [], 0
+    body = bytearray()
     with typed():
-        while size < MAX_ROBOTS and (block := response.read1(BLOCK)):
-            blocks.append(block)
-            size += len(block)
+        while len(body) < MAX_ROBOTS and (block := response.read1(BLOCK)):
+            body += block
     assert hop.request.host is not None
-    return Received(b"".join(blocks), response.status, hop.request.host)
+    return Received(bytes(body), response.status, hop.request.host)
 
 
 def _refuse_status(response: http.client.HTTPResponse) -> None:
