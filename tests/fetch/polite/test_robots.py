@@ -1,12 +1,10 @@
 """robots.txt: its wildcards, its failures, and that it is asked for once."""
 
-import resource
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from helpers.bounded import printed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,20 +45,6 @@ def test_rules(text, path, allowed):
     assert verdict(text, path) == allowed
 
 
-def bounded(program, seconds=20, memory=1 << 30):
-    """What a Python program prints; more CPU seconds or bytes of memory than this kill it."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-    result = subprocess.run(
-        [sys.executable, "-c", program], preexec_fn=limit, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.split()
-
-
 HEAD = """
 from curate.fetch.contract import FetchError
 from curate.fetch.http.deadline import Deadline
@@ -82,14 +66,14 @@ def test_a_pattern_made_to_be_slow_is_matched_in_bounded_time():
     """CVE-2026-55520: before Protego 0.6.2 each star doubled the time."""
     program = 'verdict("User-agent: *\\nDisallow: /" + "*1" * 40 + "*Z", "/" + "1" * 60)\n'
     program += 'verdict("User-agent: *\\nDisallow: /" + "*1" * 40 + "*", "/" + "1" * 60)\n'
-    assert bounded(HEAD + program) == ["allowed", "opt_out"]
+    assert printed(HEAD + program) == ["allowed", "opt_out"]
 
 
 def test_agents_times_rules_cost_neither_time_nor_memory():
     """14,000 agents above 30,000 rules: a copy of the rules for each would be 420 million."""
     program = 'agents = "".join(f"User-agent: a{n}\\n" for n in range(14_000))\n'
     program += 'verdict(agents + "User-agent: *\\n" + "Disallow:/a\\n" * 30_000, "/a.jpg")\n'
-    assert bounded(HEAD + program) == ["opt_out"]
+    assert printed(HEAD + program) == ["opt_out"]
 
 
 def test_thousands_of_rules_with_wildcards_have_a_bound_for_each_url():
