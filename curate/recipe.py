@@ -150,7 +150,8 @@ class Fetch(Keys):
         None, description="Requests per second to one host, of all workers together; null: no limit."
     )
     host_failures: Positive = Field(
-        10, description="Consecutive refusals after which a host is skipped for the rest of a part (`host_busy`)."
+        10,
+        description="Consecutive refusals after which a host's port is skipped for the rest of a part (`host_busy`).",
     )
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="Further attempts, within `timeout`, after failures that may pass: broken connections, 429, 5xx."

@@ -219,7 +219,7 @@ def _with_ledger(
             downloaded = attempt(request, body, *settings, **more)
             if body.later is None:
                 return downloaded
-            queue.put_back(request, body.later.host)
+            queue.put_back(request, body.later.service)
 
     def attempt(request: Request, body: _Body, *settings: Any, **more: Any) -> Downloaded:
         key, outcome = request.row, body.outcome

@@ -250,7 +250,7 @@ def refuse(request):
 
 
 def unlimited(urls):
-    return PartQueue(urls, Hosts(100, None, 10), lambda url: "a.example")
+    return PartQueue(urls, Hosts(100, None, 10), lambda url: ("a.example", 80))
 
 
 def refusing():

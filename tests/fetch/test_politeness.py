@@ -209,6 +209,34 @@ def test_a_server_that_keeps_a_request_waiting_holds_no_turn(server, monkeypatch
     assert the_guard.get(server.url("/ok")).body == BODY
 
 
+def test_announced_bytes_that_never_arrive_hold_no_memory(server):
+    """Fourteen bodies of `max_bytes` would fill `waiting_bytes`; none of them is sent."""
+    gate = threading.Event()
+
+    def announced(connection, over):
+        connection.sendall(head(200, "Content-Length: 20000000"))
+        gate.wait(60)
+
+    server.answers["/announced"] = announced
+    # The pause lets all of the heads arrive first.
+    server.answers["/ok"] = raw(b"", head(200, f"Content-Length: {len(BODY)}") + BODY, pause=0.4)
+    bounds = {"max_bytes": 20_000_000, "waiting_bytes": 256_000_000}
+    the_guard = guard(server, min_speed=0, timeout=600.0, part_timeout=20.0, **bounds)
+    with the_guard.part():
+        threads = [threading.Thread(target=lambda: failure(the_guard, server.url("/announced"))) for _ in range(14)]
+        for thread in threads:
+            thread.start()
+        while len(server.asked) < 14:
+            time.sleep(0.01)
+        received = the_guard.get(server.url("/ok"))
+        assert the_guard._part.memory.held == len(BODY)
+        received.lease.release()
+        gate.set()
+        for thread in threads:
+            thread.join()
+        assert the_guard._part.memory.held == 0
+
+
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
 def test_a_listed_body_is_refused(server, kind):
     server.answers["/bad"] = ok(BODY)

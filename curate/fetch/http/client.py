@@ -32,7 +32,7 @@ from curate.fetch.http.urls import Target, join, parse
 from curate.fetch.pictures.blocklist import Blocklist
 from curate.fetch.polite.hosts import Hosts, Later, Stay
 from curate.fetch.polite.opt_out import opted_out
-from curate.fetch.polite.part_queue import PartQueue
+from curate.fetch.polite.part_queue import PartQueue, Service
 from curate.fetch.polite.retry import pause, retry_after
 from curate.fetch.polite.robots import MAX_BYTES as MAX_ROBOTS
 from curate.fetch.polite.robots import Robots
@@ -88,7 +88,7 @@ class Guard:
 
     def queue(self, urls: Sequence[str]) -> PartQueue:
         """Returns the queue of the open part's images; call it once for a part."""
-        return PartQueue(urls, self._part.hosts, _host_of, self._part.watchdog.end)
+        return PartQueue(urls, self._part.hosts, _service_of, self._part.watchdog.end)
 
     def get(self, url: str) -> Received:
         """Fetches a URL, waiting for its hosts.
@@ -117,7 +117,8 @@ class Guard:
         try:
             if part.watchdog.over:
                 if request.passed_over:
-                    request.host = request.host or _host_of(request.url)
+                    service = _service_of(request.url)
+                    request.host = request.host or (service[0] if service else None)
                     raise FetchError("host_busy", "its host's limits left no time for it before the part's deadline")
                 raise FetchError("deadline", "the part's deadline passed before the request began")
             if request.first is None:
@@ -167,7 +168,7 @@ class Guard:
             if self._robots and obey_robots:
                 self._enter(hop)
                 self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
-            with self._enter(hop).request(), self._connected(target, addresses, hop) as wire:
+            with self._enter(hop).request(target.port), self._connected(target, addresses, hop) as wire:
                 response = wire.ask(self._head(target))
                 request.http_status = response.status
                 if response.status not in _REDIRECTS:
@@ -190,26 +191,27 @@ class Guard:
         """
         request, hosts = hop.request, hop.part.hosts
         assert request.host is not None
+        assert request.target is not None
+        port = request.target.port
         if request.borrowed and request.borrowed.name == request.host:
             return request.borrowed
-        if request.stay and request.stay.name == request.host and not request.stay.paused:
+        if request.stay and request.stay.name == request.host and not request.stay.paused(port):
             return request.stay
         request.leave()
         if hop.waits:
-            request.stay = hosts.wait(request.host, hop.deadline, rested=request.borrowed is None)
+            request.stay = hosts.wait(request.host, port, hop.deadline, rested=request.borrowed is None)
         else:
-            request.stay = hosts.take(request.host)
+            request.stay = hosts.take(request.host, port)
         if request.stay is None:
-            raise Later(request.host)
+            raise Later(request.host, port)
         return request.stay
 
     @contextlib.contextmanager
     def _connected(self, target: Target, addresses: tuple[Address, ...], hop: "_Hop") -> Iterator[Wire]:
-        turn = hop.part.turns.turn(hop.deadline)
         try:
-            wire = Wire(target, addresses, hop.deadline, self._tls, turn, self._settings.min_speed)
+            wire = Wire(target, addresses, hop.deadline, self._tls, hop.turn, self._settings.min_speed)
         except FetchError:
-            turn.give()
+            hop.turn.give()
             raise
         hop.part.watchdog.watch(wire)
         try:
@@ -270,21 +272,19 @@ class Guard:
         if expected is not None and expected > self._settings.max_bytes:
             raise FetchError("too_large", f"{expected} bytes announced")
         lease = hop.part.memory.lease()
-        blocks, size = [], 0
+        body = bytearray()  # not a list of blocks: a block of one byte would cost forty
         try:
             with typed():
-                lease.grow(expected or 0, hop.deadline)
+                # Memory is leased as bytes arrive, not as they are announced: an announcement costs a server nothing.
                 while block := response.read1(BLOCK):
-                    blocks.append(block)
-                    size += len(block)
-                    if size > self._settings.max_bytes:
+                    body += block
+                    if len(body) > self._settings.max_bytes:
                         raise FetchError("too_large", f"more than {self._settings.max_bytes} bytes")
-                    if expected is None:
-                        lease.grow(len(block), hop.deadline)
-            if expected is not None and size < expected:
-                raise FetchError("connection", f"the body ended after {size} of {expected} bytes")
+                    lease.grow(len(block), hop.deadline, hop.turn)
+            if expected is not None and len(body) < expected:
+                raise FetchError("connection", f"the body ended after {len(body)} of {expected} bytes")
             assert hop.request.host is not None
-            received = Received(b"".join(blocks), response.status, hop.request.host, lease)
+            received = Received(bytes(body), response.status, hop.request.host, lease)
             if self._blocklist.names(received.body, received.sha256):
                 raise FetchError("blocked_digest", "its digest is on a blocklist")
         except FetchError:
@@ -304,34 +304,35 @@ class _Part:
 
 
 class _Hop:
-    """A request in progress with its part and deadline; `waits`: its thread waits for slots, without `Later`."""
+    """A request in progress with its part, deadline and turn; `waits`: its thread waits for slots, without `Later`."""
 
     def __init__(self, request: Request, part: _Part, deadline: Deadline, *, waits: bool) -> None:
         self.request = request
         self.part = part
         self.deadline = deadline
+        self.turn = part.turns.turn(deadline)
         self.waits = waits
 
 
-def _host_of(url: str) -> str | None:
-    """Returns the host of a URL, None where it is not valid."""
+def _service_of(url: str) -> Service | None:
+    """Returns the host and the port of a URL, None where it is not valid."""
     try:
-        return parse(url).host
+        target = parse(url)
     except FetchError:
         return None
+    return target.host, target.port
 
 
 def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
     """Returns the first MAX_ROBOTS bytes of a robots.txt. Raises FetchError."""
     _refuse_status(response)
     _refuse_encoding(response)
-    blocks, size = [], 0
+    body = bytearray()
     with typed():
-        while size < MAX_ROBOTS and (block := response.read1(BLOCK)):
-            blocks.append(block)
-            size += len(block)
+        while len(body) < MAX_ROBOTS and (block := response.read1(BLOCK)):
+            body += block
     assert hop.request.host is not None
-    return Received(b"".join(blocks), response.status, hop.request.host)
+    return Received(bytes(body), response.status, hop.request.host)
 
 
 def _refuse_status(response: http.client.HTTPResponse) -> None:

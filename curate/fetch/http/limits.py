@@ -70,16 +70,26 @@ class Memory:
         """The bytes that all leases hold now."""
         return self._held
 
-    def take(self, lease: "Lease", more: int, deadline: Deadline) -> None:
+    def take(self, lease: "Lease", more: int, deadline: Deadline, turn: Turn) -> None:
         """Waits until so many more bytes fit; see `Lease.grow`."""
+        waited = False
         with self._changed:
             if not self._has_room(lease, more):
+                # Requests that hold memory may need the turn to come to their end.
+                turn.give()
+                waited = True
                 with deadline.paused():
                     if not self._changed.wait_for(lambda: self._has_room(lease, more), deadline.left_of_part()):
                         raise TimeoutError
             self._held += more
             if self._held > self._limit:
                 self._exempt = lease
+        if waited:
+            try:
+                turn.take()
+            except TimeoutError:
+                self.give(lease, more)
+                raise
 
     def give(self, lease: "Lease", count: int) -> None:
         """Returns bytes of a lease."""
@@ -104,9 +114,9 @@ class Lease:
         self._memory = memory
         self._count = 0
 
-    def grow(self, more: int, deadline: Deadline) -> None:
-        """Takes `more` bytes, waiting until they fit. Raises TimeoutError at the part's deadline."""
-        self._memory.take(self, more, deadline)
+    def grow(self, more: int, deadline: Deadline, turn: Turn) -> None:
+        """Takes `more` bytes, waiting until they fit; without the turn. Raises TimeoutError at the part's deadline."""
+        self._memory.take(self, more, deadline, turn)
         self._count += more
 
     def release(self) -> None:

@@ -5,6 +5,9 @@ The recipe's limits are for the whole run. Workers do not communicate, so each o
 after its requests for as long as makes up for them, so all workers together keep the limit on average. The first
 request to each host comes at a random time within such a cycle, because all workers of a run start at the same moment.
 
+Refusals and Retry-Afters count for the port of the host that sent them: URLs of a closed port, or of another's server
+on the same host, stop no request to the host's other ports.
+
 Nothing here waits but `Hosts.wait`: images whose host has no free slot stay in the part's queue (`part_queue.py`), and
 images of other hosts are requested meanwhile.
 """
@@ -38,11 +41,12 @@ class Later(Exception):
 
     Args:
         host: the next host.
+        port: the port of it that will be requested.
     """
 
-    def __init__(self, host: str) -> None:
-        super().__init__(host)
-        self.host = host
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.service = (host, port)
 
 
 class _Slot:
@@ -61,6 +65,15 @@ class _Slot:
         return self.free_from < other.free_from
 
 
+class _Port:
+    """The refusals of one port of a host; the lock of `Hosts` guards its fields."""
+
+    def __init__(self, not_before: float = -math.inf) -> None:
+        self.not_before = not_before
+        self.refusals = 0
+        self.left_alone = ""
+
+
 class _Host:
     """The state of one host; the lock of `Hosts` guards its fields."""
 
@@ -69,9 +82,11 @@ class _Host:
         heapq.heapify(self.free)
         self.next_start = next_start
         self.waiting = 0
-        self.not_before = -math.inf
-        self.refusals = 0
-        self.left_alone = ""
+        self.ports: dict[int, _Port] = {}
+
+    def port(self, number: int) -> _Port:
+        """Returns the state of a port, a new one before its first answer."""
+        return self.ports.setdefault(number, _Port())
 
 
 class Hosts:
@@ -80,7 +95,7 @@ class Hosts:
     Args:
         connections: this worker's share of concurrent requests to one host; may be less than one.
         rate: this worker's share of requests per second to one host; None for no limit.
-        failures: refusals in a row after which no further request is sent to a host.
+        failures: refusals in a row after which no further request is sent to a host's port.
         phase: where in its cycle this worker starts, in [0, 1); None for the only worker of a run, which need not
             share the limits and starts at once.
         clock: seconds on any clock; simulations bring their own.
@@ -120,48 +135,54 @@ class Hosts:
         now = self._clock()
         with self.lock:
             for name, host in self._hosts.items():
-                if max(host.next_start, host.not_before, *(slot.free_from for slot in host.free)) > now:
+                ports = {number: port.not_before for number, port in host.ports.items() if port.not_before > now}
+                if ports or max(host.next_start, *(slot.free_from for slot in host.free)) > now:
                     kept = following._hosts[name] = _Host(host.free, host.next_start)
-                    kept.not_before = host.not_before
+                    kept.ports = {number: _Port(not_before) for number, not_before in ports.items()}
         return following
 
-    def ready_at(self, name: str) -> float:
+    def ready_at(self, name: str, port: int) -> float:
         """Returns the time from which `take` succeeds if no other request comes first; infinite while no slot is free.
 
         Where a request would fail without being sent, that is at once.
         """
         with self.lock:
             host = self._host(name)
-            if self._refusal(host, MAX_RETRY_AFTER):
+            at_port = host.port(port)
+            if self._refusal(at_port, MAX_RETRY_AFTER):
                 return -math.inf
             # Each free slot that a thread in `wait` will use is not available here.
             if len(host.free) <= host.waiting:
                 return math.inf
-            return max(host.free[0].free_from, host.next_start, host.not_before)
+            return max(host.free[0].free_from, host.next_start, at_port.not_before)
 
-    def take(self, name: str) -> "Stay | None":
-        """Returns a stay at the host, or None if no slot is free now."""
+    def take(self, name: str, port: int) -> "Stay | None":
+        """Returns a stay at the host, or None if no slot is free now.
+
+        Where a request to the port would fail without being sent, the stay has no slot.
+        """
         with self.lock:
-            ready_at, host, now = self.ready_at(name), self._host(name), self._clock()
+            ready_at, host, now = self.ready_at(name, port), self._host(name), self._clock()
             if ready_at > now:
                 return None
-            if not host.free:
+            if ready_at == -math.inf:
                 return Stay(self, name, host, None)
             host.next_start = max(now, host.next_start) + self._interval
             return Stay(self, name, host, heapq.heappop(host.free))
 
-    def wait(self, name: str, deadline: Deadline, *, rested: bool = True) -> "Stay":
+    def wait(self, name: str, port: int, deadline: Deadline, *, rested: bool = True) -> "Stay":
         """Returns a stay at the host once a slot is free; threads that wait here come before the queue.
 
         Args:
             name: the host.
+            port: the port of the first request.
             deadline: extended by the wait; its `patience` bounds the wait.
             rested: False to use a slot before its rest and the host's interval are over. Both are then longer the
                 next time, so the limits are kept on average.
 
         Raises:
-            FetchError: class host_busy: no slot was free in time, the host's Retry-After is longer than that, or the
-                host has refused too often.
+            FetchError: class host_busy: no slot was free in time, the port's Retry-After is longer than that, or it
+                has refused too often.
         """
         with deadline.paused(patiently=True), self.lock:
             host = self._host(name)
@@ -170,11 +191,11 @@ class Hosts:
             try:
                 while True:
                     now = self._clock()
-                    refusal = self._refusal(host, max(0.0, end - now))
+                    refusal = self._refusal(host.port(port), max(0.0, end - now))
                     if refusal:
                         raise FetchError("host_busy", refusal)
                     paced = max(host.free[0].free_from, host.next_start) if host.free and rested else now
-                    start = max(paced, host.not_before) if host.free else math.inf
+                    start = max(paced, host.port(port).not_before) if host.free else math.inf
                     if start <= now:
                         break
                     if now >= end:
@@ -199,24 +220,24 @@ class Hosts:
             host = self._hosts[name] = _Host(slots, now + phase * self._interval)
         return host
 
-    def _refusal(self, host: _Host, bound: float) -> str:
-        """Returns why no request is sent to the host; empty where one may be sent within `bound` seconds."""
-        if host.left_alone:
-            return host.left_alone
-        wait = host.not_before - self._clock()
+    def _refusal(self, port: _Port, bound: float) -> str:
+        """Returns why no request is sent to the port; empty where one may be sent within `bound` seconds."""
+        if port.left_alone:
+            return port.left_alone
+        wait = port.not_before - self._clock()
         return f"its Retry-After asks for a wait of {counted(round(wait), 'second')}" if wait > bound else ""
 
-    def _note(self, host: _Host, error: FetchError) -> None:
+    def _note(self, port: _Port, error: FetchError) -> None:
         status = error.http_status
         refused = error.error_class in _REFUSING or (
             status is not None and (status in _REFUSING_STATUS or status >= 500)
         )
         with self.lock:
             if error.retry_after is not None and status in _OBEYED_STATUS:
-                host.not_before = max(host.not_before, self._clock() + error.retry_after)
-            host.refusals = host.refusals + 1 if refused else 0
-            if host.refusals >= self._failures:
-                host.left_alone = f"not requested after {counted(host.refusals, 'refusal')} in a row, the last: {error}"
+                port.not_before = max(port.not_before, self._clock() + error.retry_after)
+            port.refusals = port.refusals + 1 if refused else 0
+            if port.refusals >= self._failures:
+                port.left_alone = f"not requested after {counted(port.refusals, 'refusal')} in a row, the last: {error}"
 
 
 class Stay:
@@ -226,7 +247,7 @@ class Stay:
         hosts: where the slot is given back.
         name: the host's name.
         host: its state.
-        slot: the slot; None where the host is not requested at all, so that `request` raises.
+        slot: the slot; None where the port is not requested at all, so that `request` raises.
     """
 
     def __init__(self, hosts: Hosts, name: str, host: _Host, slot: _Slot | None) -> None:
@@ -237,23 +258,24 @@ class Stay:
         self._requests = 0
         self._seconds = 0.0
 
-    @property
-    def paused(self) -> bool:
-        """Whether the host has sent a Retry-After since the slot was taken, and the time is not over."""
+    def paused(self, port: int) -> bool:
+        """Whether a port has sent a Retry-After since the slot was taken, and the time is not over."""
         with self._hosts.lock:
-            wait = self._host.not_before - self._hosts._clock()
-            return 0 < wait <= MAX_RETRY_AFTER and not self._host.left_alone
+            at_port = self._host.port(port)
+            wait = at_port.not_before - self._hosts._clock()
+            return 0 < wait <= MAX_RETRY_AFTER and not at_port.left_alone
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Runs the block as a request to the host; FetchErrors of the block are counted and pass through.
+    def request(self, port: int) -> Iterator[None]:
+        """Runs the block as a request to a port of the host; FetchErrors of the block are counted and pass through.
 
         Raises:
-            FetchError: class host_busy: the host's Retry-After is too long, or it has refused too often.
+            FetchError: class host_busy: the port's Retry-After is too long, or it has refused too often.
         """
         hosts, host = self._hosts, self._host
         with hosts.lock:
-            refusal = hosts._refusal(host, MAX_RETRY_AFTER)
+            at_port = host.port(port)
+            refusal = hosts._refusal(at_port, MAX_RETRY_AFTER)
             if refusal or self._slot is None:
                 raise FetchError("host_busy", refusal or "no slot of the host was free")
             # The first request is paid for by `take` and `wait`.
@@ -263,10 +285,10 @@ class Stay:
         try:
             yield
         except FetchError as error:
-            hosts._note(host, error)
+            hosts._note(at_port, error)
             raise
         else:
-            host.refusals = 0
+            at_port.refusals = 0
         finally:
             self._seconds += hosts._clock() - started
 

@@ -12,8 +12,11 @@ from time import monotonic
 from curate.fetch.http.request import Request
 from curate.fetch.polite.hosts import Hosts
 
-HostOf = Callable[[str], str | None]
-"""Returns the host of a URL, None where it is not a URL that can be requested."""
+Service = tuple[str, int]
+"""A host with the port that is requested."""
+
+ServiceOf = Callable[[str], Service | None]
+"""Returns the host and the port of a URL, None where it is not a URL that can be requested."""
 
 
 class PartQueue:
@@ -22,7 +25,7 @@ class PartQueue:
     Args:
         urls: the URLs, in the order of their rows.
         hosts: the limits per host; the queue sets its `on_free`.
-        host_of: parses a URL.
+        service_of: parses a URL.
         end: the part's deadline on the clock; from then on requests are handed out at once, and only fail.
         clock: seconds on the clock of `hosts`.
     """
@@ -31,7 +34,7 @@ class PartQueue:
         self,
         urls: Sequence[str],
         hosts: Hosts,
-        host_of: HostOf,
+        service_of: ServiceOf,
         end: float = math.inf,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -40,10 +43,15 @@ class PartQueue:
         self._end = end
         self._clock = clock
         self._rows: dict[str, list[int]] = {}
+        self._ports: dict[int, int] = {}
         self._without_host: list[int] = []
         for row, url in enumerate(urls):
-            host = host_of(url)
-            (self._without_host if host is None else self._rows.setdefault(host, [])).append(row)
+            service = service_of(url)
+            if service is None:
+                self._without_host.append(row)
+            else:
+                host, self._ports[row] = service
+                self._rows.setdefault(host, []).append(row)
         self._resumed: dict[int, Request] = {}
         # Hosts with rows: by the time at which they will be ready, and by their first row once they are. A host is in
         # neither while all of its slots are in use. An entry counts if its time is the one in `_placed`; limits are
@@ -95,7 +103,7 @@ class PartQueue:
                 if self._placed.get(name) != at:
                     continue
                 del self._placed[name]
-                stay = self._hosts.take(name)
+                stay = self._hosts.take(name, self._ports[self._rows[name][0]])
                 if stay is None:
                     self._place(name)
                     continue
@@ -114,10 +122,12 @@ class PartQueue:
         with self._hosts.lock:
             return min(self._timed[0][0] if self._timed else math.inf, self._end)
 
-    def put_back(self, request: Request, host: str) -> None:
+    def put_back(self, request: Request, service: Service) -> None:
         """Puts back a request that has to wait for a slot of a host; it keeps the place of its row."""
+        host, port = service
         with self._changed:
             self._resumed[request.row] = request
+            self._ports[request.row] = port
             heapq.heappush(self._rows.setdefault(host, []), request.row)
             self._place(host)
 
@@ -139,7 +149,7 @@ class PartQueue:
         """Adds a host with rows to those that are ready or will be, unless it is there as early; wakes a thread."""
         if not self._rows.get(name):
             return
-        at = self._hosts.ready_at(name)
+        at = self._hosts.ready_at(name, self._ports[self._rows[name][0]])
         if at >= self._placed.get(name, math.inf):
             return
         self._placed[name] = at

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.bounded import printed
 from helpers.fetch_samples import decoded, difference, drawing, encoded, settings, with_scans
 from hypothesis import given
 from hypothesis import settings as effort
@@ -293,6 +294,24 @@ def test_scans_without_end_are_refused_undecoded(monkeypatch):
     assert error_class(with_scans(PLAIN, 34_583)) == "too_large"
     # Four times the usual scans of three of the four million pixels that are allowed.
     assert error_class(with_scans(large, 64)) == "too_large"
+
+
+def test_an_exif_of_repeated_headers_takes_no_time():
+    """CVE-2026-96643: before Pillow 13.0, two megabytes of them took minutes."""
+    program = """
+from helpers.fetch_samples import drawing, encoded, settings
+from curate.fetch.contract import FetchError
+from curate.fetch.pictures.normalise import Normaliser
+
+plain = encoded(drawing())
+exif = b"Exif\\0\\0" * 10_900
+segment = b"\\xff\\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+try:
+    print(Normaliser(settings())(plain[:2] + segment * 30 + plain[2:]).width)
+except FetchError as error:
+    print(error.error_class)
+"""
+    assert printed(program) in (["96"], ["too_large"])
 
 
 def test_what_resizing_would_blow_up_is_refused():

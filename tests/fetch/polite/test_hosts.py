@@ -15,9 +15,9 @@ from curate.fetch.polite.hosts import Hosts
 @contextlib.contextmanager
 def visit(hosts, host, deadline):
     """One request in a stay of its own, as `Guard.get` makes it."""
-    stay = hosts.wait(host, deadline)
+    stay = hosts.wait(host, 80, deadline)
     try:
-        with stay.request():
+        with stay.request(80):
             yield
     finally:
         stay.leave()
@@ -162,18 +162,18 @@ class Clock:
 
 
 def one_request(hosts, clock, seconds, requests=1):
-    stay = hosts.take("a.example")
+    stay = hosts.take("a.example", 80)
     assert stay is not None
     for _ in range(requests):
-        with stay.request():
+        with stay.request(80):
             clock.now += seconds
     stay.leave()
 
 
-def one_failure(hosts, error):
-    stay = hosts.take("a.example")
+def one_failure(hosts, error, port=80):
+    stay = hosts.take("a.example", port)
     try:
-        with pytest.raises(FetchError), stay.request():
+        with pytest.raises(FetchError), stay.request(port):
             raise error
     finally:
         stay.leave()
@@ -183,7 +183,7 @@ def test_a_share_is_kept_by_rests():
     clock = Clock()
     hosts = Hosts(0.25, None, 10, clock=clock)
     for start in (0.0, 8.0, 16.0):
-        clock.now = hosts.ready_at("a.example") if start else 0.0
+        clock.now = hosts.ready_at("a.example", 80) if start else 0.0
         assert clock.now == start
         one_request(hosts, clock, 2.0)
 
@@ -192,11 +192,11 @@ def test_requests_of_one_stay_are_rested_for_together():
     clock = Clock()
     hosts = Hosts(0.25, 0.5, 10, clock=clock)
     one_request(hosts, clock, 1.0, requests=3)
-    assert hosts.ready_at("a.example") == 12.0
+    assert hosts.ready_at("a.example", 80) == 12.0
     # Three starts at one every two seconds: the rate alone would allow the next at six.
     hosts = Hosts(1.0, 0.5, 10, clock=(clock := Clock()))
     one_request(hosts, clock, 0.1, requests=3)
-    assert hosts.ready_at("a.example") == 6.0
+    assert hosts.ready_at("a.example", 80) == 6.0
 
 
 def test_rests_and_retry_after_stay_for_the_next_part_and_refusals_do_not():
@@ -204,52 +204,79 @@ def test_rests_and_retry_after_stay_for_the_next_part_and_refusals_do_not():
     hosts = Hosts(0.5, None, 1, clock=clock)
     one_request(hosts, clock, 5.0)
     after = hosts.next_part(None)
-    assert after.ready_at("a.example") == 10.0
+    assert after.ready_at("a.example", 80) == 10.0
     clock.now = 10.0
     assert after.next_part(None)._hosts == {}
     one_failure(after, FetchError("http_5xx", "503", http_status=503, retry_after=60.0))
-    assert after.ready_at("a.example") == -math.inf
-    assert after.next_part(None).ready_at("a.example") == 70.0
+    assert after.ready_at("a.example", 80) == -math.inf
+    assert after.next_part(None).ready_at("a.example", 80) == 70.0
 
 
 def test_the_first_requests_of_all_workers_are_spread():
     clock = Clock()
-    starts = [Hosts(0.5, 0.1, 10, phase=n / 100, clock=clock).ready_at("a.example") for n in range(100)]
+    starts = [Hosts(0.5, 0.1, 10, phase=n / 100, clock=clock).ready_at("a.example", 80) for n in range(100)]
     assert max(starts) < 10.0
     assert all(sum(second <= start < second + 1 for start in starts) == 10 for second in range(10))
     hosts = Hosts(1.0, None, 10, phase=0.5, clock=clock)
-    assert hosts.ready_at("a.example") == 0.0
+    assert hosts.ready_at("a.example", 80) == 0.0
     hosts = Hosts(0.1, None, 10, phase=0.5, clock=clock)
-    assert len({hosts.ready_at(f"{n}.example") for n in range(10)}) == 10
+    assert len({hosts.ready_at(f"{n}.example", 80) for n in range(10)}) == 10
 
 
 def test_a_wait_without_rest_makes_the_next_rest_longer():
     clock = Clock()
     hosts = Hosts(0.5, None, 10, clock=clock)
     one_request(hosts, clock, 10.0)
-    stay = hosts.wait("a.example", Deadline(1), rested=False)
-    with stay.request():
+    stay = hosts.wait("a.example", 80, Deadline(1), rested=False)
+    with stay.request(80):
         clock.now += 1.0
     stay.leave()
-    assert hosts.ready_at("a.example") == 21.0
+    assert hosts.ready_at("a.example", 80) == 21.0
 
 
 def test_the_first_stay_at_a_host_is_there_at_once():
-    assert Hosts(1, 1.0, 10).take("a.example") is not None
+    assert Hosts(1, 1.0, 10).take("a.example", 80) is not None
 
 
 def test_who_waits_comes_before_the_queue():
     hosts = Hosts(1, None, 10)
-    stay = hosts.take("a.example")
+    stay = hosts.take("a.example", 80)
     got = []
-    waiting = threading.Thread(target=lambda: got.append(hosts.wait("a.example", Deadline(60))))
+    waiting = threading.Thread(target=lambda: got.append(hosts.wait("a.example", 80, Deadline(60))))
     waiting.start()
     while waiting.is_alive() and not hosts._hosts["a.example"].waiting:
         time.sleep(0.001)
     with hosts.lock:
         stay.leave()
-        assert hosts.take("a.example") is None
+        assert hosts.take("a.example", 80) is None
     waiting.join(60)
     assert len(got) == 1
     got[0].leave()
-    assert hosts.take("a.example") is not None
+    assert hosts.take("a.example", 80) is not None
+
+
+def test_refusals_and_a_retry_after_count_for_their_port_alone():
+    clock = Clock()
+    hosts = Hosts(2.0, None, 3, clock=clock)
+    for _ in range(3):
+        one_failure(hosts, FetchError("refused", "connection refused"), 81)
+    assert hosts.ready_at("a.example", 81) == -math.inf
+    stay = hosts.take("a.example", 80)
+    one_failure(hosts, FetchError("http_4xx", "429", http_status=429, retry_after=60.0), 8080)
+    assert stay.paused(8080)
+    assert not stay.paused(80)
+    stay.leave()
+    assert hosts.ready_at("a.example", 8080) == clock.now + 60
+    for following in (hosts, hosts.next_part(None)):
+        assert following.ready_at("a.example", 80) == clock.now
+        stay = following.take("a.example", 80)
+        with stay.request(80):
+            pass
+        stay.leave()
+        assert following.ready_at("a.example", 8080) == clock.now + 60
+    # A port that is left alone takes no slot of the host.
+    alone, slot = hosts.take("a.example", 81), hosts.take("a.example", 80)
+    with pytest.raises(FetchError, match="not requested after 3 refusals in a row"), alone.request(81):
+        pass
+    with slot.request(80):
+        pass

@@ -26,12 +26,18 @@ def clock():
     return Clock()
 
 
-def host_of(url):
-    return url.partition("/")[0] or None
+def service_of(url):
+    """Of `host/row` or `host:port/row`."""
+    host, _, port = url.partition("/")[0].partition(":")
+    return (host, int(port or 80)) if host else None
+
+
+def service_port(request):
+    return service_of(request.url)[1]
 
 
 def queue(clock, urls, connections=1.0, rate=None, failures=10, end=math.inf):
-    return PartQueue(urls, Hosts(connections, rate, failures, clock=clock), host_of, end, clock)
+    return PartQueue(urls, Hosts(connections, rate, failures, clock=clock), service_of, end, clock)
 
 
 def begun(the_queue):
@@ -47,7 +53,7 @@ def rows(requests):
 
 
 def end_of(request, clock, seconds=0.0, error=None):
-    with contextlib.suppress(FetchError), request.stay.request():
+    with contextlib.suppress(FetchError), request.stay.request(service_port(request)):
         clock.now += seconds
         if error:
             raise error
@@ -110,12 +116,29 @@ def test_a_rate_spaces_the_starts_and_delays_no_other_host(clock):
     assert rows(begun(the_queue)) == [2]
 
 
+def test_a_closed_port_delays_no_image_of_the_host(clock):
+    """Images of the port fail at once, those of another port are requested, although the host's rate is low."""
+    the_queue = queue(clock, ["a:81/0", "a:81/1", "a:81/2", "a/3", "a:81/4"], rate=0.01, failures=2)
+    for start in (100.0, 200.0):
+        clock.now = start
+        (request,) = begun(the_queue)
+        end_of(request, clock, error=FetchError("refused", "connection refused"))
+    (left,) = begun(the_queue)
+    with pytest.raises(FetchError, match="not requested after 2 refusals"), left.stay.request(81):
+        pass
+    clock.now = 300.0
+    open_port, closed = begun(the_queue)
+    assert rows([left, open_port, closed]) == [2, 3, 4]
+    with open_port.stay.request(80):
+        pass
+
+
 def test_a_request_that_is_put_back_goes_on_before_later_rows(clock):
     the_queue = queue(clock, ["a/0", "b/1", "b/2", "b/3"])
     moved, busy = begun(the_queue)
     moved.leave()
     moved.tries = 2
-    the_queue.put_back(moved, "b")
+    the_queue.put_back(moved, ("b", 80))
     assert begun(the_queue) == []
     end_of(busy, clock)
     again = the_queue.next()
@@ -135,7 +158,7 @@ def test_images_of_a_host_that_is_left_alone_come_at_once_and_fail(clock):
 def failure(request):
     """The class of the error with which the request fails before it is sent; None where it is sent."""
     try:
-        with request.stay.request():
+        with request.stay.request(80):
             return None
     except FetchError as error:
         return error.error_class
@@ -147,11 +170,11 @@ def failure(request):
 def test_a_retry_after_is_waited_for_up_to_a_bound(clock, seconds, waits):
     the_queue = queue(clock, ["a/0", "a/1", "b/2"], connections=2)
     first, second, _ = begun(the_queue)
-    assert not second.stay.paused
+    assert not second.stay.paused(80)
     end_of(first, clock, 0.0, FetchError("http_4xx", "429", http_status=429, retry_after=seconds))
-    assert second.stay.paused == waits
+    assert second.stay.paused(80) == waits
     second.leave()
-    the_queue.put_back(second, "a")
+    the_queue.put_back(second, ("a", 80))
     if waits:
         assert (begun(the_queue), the_queue.due()) == ([], 200.0)
         clock.now = 200.0
@@ -187,7 +210,7 @@ def test_every_image_comes_once_whatever_the_limits(clock, seed):
             request = running.pop(rng.randrange(len(running)))
             end_of(request, clock, rng.random())
             if rng.random() < 0.2:
-                the_queue.put_back(request, rng.choice("abc"))
+                the_queue.put_back(request, (rng.choice("abc"), 80))
             else:
                 finished.append(request.row)
         elif not running:
@@ -202,23 +225,23 @@ def test_threads_get_every_image_once(connections, rate):
     rng = random.Random(int(connections * 10))
     urls = [f"{min(rng.randrange(20), rng.randrange(20))}/{n}" for n in range(300)]
     hosts = Hosts(connections, rate, 10)
-    the_queue = PartQueue(urls, hosts, host_of)
+    the_queue = PartQueue(urls, hosts, service_of)
     finished, lock, calls = [], threading.Lock(), iter(range(300))
 
     def work():
         while next(calls, None) is not None:
             while True:
                 request = the_queue.take()
-                with request.stay.request():
+                with request.stay.request(80):
                     pass
                 request.leave()
                 if request.row % 30 == 7:
                     with contextlib.suppress(FetchError):
-                        hosts.wait("1", Deadline(0.05), rested=False).leave()
+                        hosts.wait("1", 80, Deadline(0.05), rested=False).leave()
                 if request.row % 10 or request.tries == 2:
                     break
                 request.tries = 2
-                the_queue.put_back(request, "2")
+                the_queue.put_back(request, ("2", 80))
             with lock:
                 finished.append(request.row)
 
@@ -231,7 +254,7 @@ def test_threads_get_every_image_once(connections, rate):
 
 
 def test_threads_that_wait_are_released_at_the_end():
-    the_queue = PartQueue(["a/0", "a/1", "a/2"], hosts := Hosts(1, 0.001, 10), host_of, hosts._clock() + 0.2)
+    the_queue = PartQueue(["a/0", "a/1", "a/2"], hosts := Hosts(1, 0.001, 10), service_of, hosts._clock() + 0.2)
     the_queue.take()
     taken = []
     threads = [threading.Thread(target=lambda: taken.append(the_queue.take()), daemon=True) for _ in range(2)]

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from helpers.bounded import printed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from curate.fetch.contract import FetchError
 from curate.fetch.http.deadline import Deadline
 from curate.fetch.http.urls import parse
 from curate.fetch.polite import robots as module
-from curate.fetch.polite.robots import Robots
+from curate.fetch.polite.robots import Robots, group
 
 
 def verdict(text, path, token="curate"):
@@ -44,11 +45,64 @@ def test_rules(text, path, allowed):
     assert verdict(text, path) == allowed
 
 
-def test_a_pattern_made_to_be_slow_is_not_read():
-    started = time.monotonic()
-    evil = "User-agent: *\nDisallow: /" + "*a" * 500 + "*b$\nDisallow: /" + "x" * 5000
-    assert verdict(evil, "/" + "a" * 3000)
-    assert time.monotonic() - started < 5
+HEAD = """
+from curate.fetch.contract import FetchError
+from curate.fetch.http.deadline import Deadline
+from curate.fetch.http.urls import parse
+from curate.fetch.polite.robots import Robots
+
+def verdict(text, path):
+    try:
+        Robots("curate").check(parse("http://a.example" + path), lambda origin: text, Deadline(1e9))
+    except FetchError as error:
+        print(error.error_class)
+    else:
+        print("allowed")
+
+"""
+
+
+def test_a_pattern_made_to_be_slow_is_matched_in_bounded_time():
+    """CVE-2026-55520: before Protego 0.6.2 each star doubled the time."""
+    program = 'verdict("User-agent: *\\nDisallow: /" + "*1" * 40 + "*Z", "/" + "1" * 60)\n'
+    program += 'verdict("User-agent: *\\nDisallow: /" + "*1" * 40 + "*", "/" + "1" * 60)\n'
+    assert printed(HEAD + program) == ["allowed", "opt_out"]
+
+
+def test_agents_times_rules_cost_neither_time_nor_memory():
+    """14,000 agents above 30,000 rules: a copy of the rules for each would be 420 million."""
+    program = 'agents = "".join(f"User-agent: a{n}\\n" for n in range(14_000))\n'
+    program += 'verdict(agents + "User-agent: *\\n" + "Disallow:/a\\n" * 30_000, "/a.jpg")\n'
+    assert printed(HEAD + program) == ["opt_out"]
+
+
+def test_thousands_of_rules_with_wildcards_have_a_bound_for_each_url():
+    """Each such rule would be compared at every character of a long URL: a second for each URL."""
+    text = "User-agent: *\n" + f"Disallow: /*{'a' * 49}b{'a' * 48}\n" * 4500
+    assert verdict(text, f"/{'a' * 100}.jpg")
+    with pytest.raises(FetchError, match=r"robots\.txt: too many rules with wildcards to match with a URL of 80"):
+        Robots("curate").check(parse(f"http://a.example/{'a' * 8000}"), lambda origin: text, Deadline(1))
+    # Rules of other agents, and rules without a wildcard, cost nothing.
+    assert verdict(text.replace("*", "other", 1), "/" + "a" * 8000)
+    assert not verdict("User-agent: *\n" + "Disallow: /b\n" * 30_000 + "Disallow: /a", "/" + "a" * 8000)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("User-agent: *\nDisallow: /a", ["Disallow: /a"]),
+        ("User-agent: a\nUser-agent: Curate/1.0 # us\nDisallow: /a\nUser-agent: b\nDisallow: /b", ["Disallow: /a"]),
+        ("user agent curate\nDisallow: /a\nSitemap: x\nDisallow: /b", ["Disallow: /a", "Disallow: /b"]),
+        ("User-agent: *\nSitemap: x\nUser-agent: curate\nDisallow: /a", ["Disallow: /a"]),
+        ("User-agent: curate\n\nUser-agent: *\nDisallow: /a", ["Disallow: /a"]),
+        ("User-agent: curate\nAllow: /\nUser-agent: *\nDisallow: /", ["Allow: /"]),
+        ("User-agent: curate\nAllow: /\nUser-agent: CURATE\nDisallow: /x", ["Allow: /", "Disallow: /x"]),
+        ("User-agent: cur\nDisallow: /\nUser-agent: curates\nDisallow: /", []),
+        ("Disallow: /", []),
+    ],
+)
+def test_the_group_that_applies(text, lines):
+    assert group(text, "curate") == lines
 
 
 @given(st.text(max_size=300))
