@@ -25,7 +25,7 @@ from curate.select.steps.registry import STEPS
 from curate.signals.registry import KINDS, scorers
 from curate.store import absolute
 
-BOOKED = ("fetch", "embed", "signals", "dedup", "pack")
+BOOKED = ("plan", "fetch", "embed", "signals", "dedup", "pack")
 """The passes whose workers a recipe may set, in `workers`."""
 
 _MOVED = {"fetch.processes": "workers.fetch.count", "embed.processes": "workers.embed.count"}
@@ -419,7 +419,7 @@ class Recipe(Keys):
     select: list[Step] = Field([], description="The funnel, step by step.")
     pack: Pack = Field(Pack(), description="The result.")
     workers: dict[str, PassWorkers] = Field(
-        {}, description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine."
+        {}, description="The workers of plan, fetch, embed, signals, dedup and pack; by default chosen by the machine."
     )
     storage: Storage = Field(Storage(), description="The S3 server of s3:// paths, and faults of disks and stores.")
     limits: Limits = Field(Limits(), description="Limits at which a run stops.")
