@@ -87,7 +87,8 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
         watcher.tell(f"{store.url} was started by an earlier release of curate: its passes are computed again, once")
     # The plan runs before the folder is claimed: it finds faults inside a source, and the corrected source has another
     # identity, which the same folder has to accept.
-    go(plan.work(prepared, lay_out(prepared, 1)))
+    for work in plan.works(prepared, lay_out(prepared, 1)):
+        go(work)
     claim(store, prepared.identity, as_now)
     latest.begin(store, options.sample)
     sweep_root(store)

@@ -24,7 +24,7 @@ from curate.select.steps.registry import STEPS
 from curate.signals.registry import KINDS, scorers
 from curate.store import absolute
 
-BOOKED = ("fetch", "embed", "signals", "dedup", "pack")
+BOOKED = ("plan", "fetch", "embed", "signals", "dedup", "pack")
 """The passes whose workers a recipe may set, in `workers`."""
 
 _MOVED = {"fetch.processes": "workers.fetch.count", "embed.processes": "workers.embed.count"}
@@ -451,7 +451,7 @@ class Recipe(Keys):
     keep: Keep = Field(Keep(), description="The parts of its own data that the run keeps.")
     workers: dict[Name, PassWorkers] = Field(
         {},
-        description="The workers of fetch, embed, signals, dedup and pack; by default chosen by the machine.",
+        description="The workers of plan, fetch, embed, signals, dedup and pack; by default chosen by the machine.",
         max_length=len(BOOKED),
     )
     storage: Storage = Field(Storage(), description="The S3 server of s3:// paths, and faults of disks and stores.")

@@ -223,6 +223,14 @@ class Store:
             else:
                 self.fs.rm_file(self.path(name))
 
+    def delete_folder(self, folder: str) -> None:
+        """Removes a folder with everything in it; a missing one is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            if root := self.local_root:
+                shutil.rmtree(root / folder)
+            else:
+                self.fs.rm(self.path(folder), recursive=True)
+
     def names(self, folder: str) -> list[str]:
         """The names of the files directly in a folder, sorted; a missing folder has none."""
         try:

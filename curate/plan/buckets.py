@@ -1,17 +1,48 @@
 """Sorts rows by part through files on the local disk, so that a list of any length needs little memory."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from curate.store import Store
 
 BUCKET_ROWS = 200_000
 """Rows of one bucket, which is read back as a whole; a bucket holds at least one part."""
 
 BUFFER_BYTES = 64 << 20
 """Bytes of rows, over all buckets, that wait in memory before they are written."""
+
+
+def of_bucket(number: int, n_parts: int, part_size: int) -> range:
+    """The parts of a bucket; an empty range where there are not so many buckets."""
+    each = parts_each(part_size)
+    return range(number * each, min((number + 1) * each, n_parts))
+
+
+def parts_each(part_size: int) -> int:
+    """The number of parts in a bucket."""
+    return max(1, BUCKET_ROWS // part_size)
+
+
+def read_bucket(store: Store, name: str, number: int, schema: pa.Schema) -> pa.Table:
+    """The rows of one bucket of a file that `Buckets.write` wrote, in the order in which they were added."""
+    start, end = np.frombuffer(store.read_range(name, 8 * number, 8 * number + 16), "<u8").tolist()
+    if start == end:
+        return schema.empty_table()
+    return _streams(pa.BufferReader(store.read_range(name, start, end)), schema)
+
+
+def _streams(file: Any, schema: pa.Schema) -> pa.Table:
+    """The rows of successive Arrow streams."""
+    tables = [schema.empty_table()]
+    while file.tell() < file.size():
+        tables.append(pa.ipc.open_stream(file).read_all())
+    return pa.concat_tables(tables)
 
 
 class Buckets:
@@ -30,7 +61,7 @@ class Buckets:
         self._folder = folder
         self._schema = schema
         self._n_parts = n_parts
-        self._parts_each = max(1, BUCKET_ROWS // part_size)
+        self._parts_each = parts_each(part_size)
         self._waiting: list[pa.Table] = []
         self._buckets: list[npt.NDArray[np.int64]] = []
 
@@ -52,13 +83,32 @@ class Buckets:
         for number, first in enumerate(range(0, self._n_parts, self._parts_each)):
             parts = range(first, min(first + self._parts_each, self._n_parts))
             path = self._folder / str(number)
-            tables = [self._schema.empty_table()]
+            table = self._schema.empty_table()
             if path.exists():
                 with pa.OSFile(str(path), "rb") as file:
-                    while file.tell() < file.size():
-                        tables.append(pa.ipc.open_stream(file).read_all())
+                    table = _streams(file, self._schema)
                 path.unlink()
-            yield parts, pa.concat_tables(tables)
+            yield parts, table
+
+    def write(self, path: Path) -> None:
+        """Writes all buckets to one local file, of which `read_bucket` reads one; their own files are deleted.
+
+        The file begins with the offset of each bucket and of its own end, 8 bytes each (little-endian).
+        """
+        self._write()
+        n_buckets = -(-self._n_parts // self._parts_each)
+        offsets = [8 * (n_buckets + 1)]
+        with path.open("wb") as joined:
+            joined.seek(offsets[0])
+            for number in range(n_buckets):
+                bucket = self._folder / str(number)
+                if bucket.exists():
+                    with bucket.open("rb") as file:
+                        shutil.copyfileobj(file, joined, 1 << 20)
+                    bucket.unlink()
+                offsets.append(joined.tell())
+            joined.seek(0)
+            joined.write(np.array(offsets, "<u8").tobytes())
 
     def _write(self) -> None:
         """Appends the waiting rows to the buckets' files, as one Arrow stream each; no file stays open."""

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from curate.plan.buckets import Buckets
-from curate.store import Folder, Outputs
+from curate.store import Folder, Outputs, parquet_bytes
 
 ROWS = 1_000_000
 """Rows of one table, on average: 12 MB in memory."""
 
-_SCHEMA = pa.schema([("table", pa.int64()), ("id", pa.uint64()), ("part", pa.int32())])
+SCHEMA = pa.schema([("table", pa.int64()), ("id", pa.uint64()), ("part", pa.int32())])
 
 
 class IdIndex:
@@ -31,24 +32,39 @@ class IdIndex:
     """
 
     def __init__(self, folder: Path, total: int) -> None:
-        self._n = math.ceil(total / ROWS)
-        self._buckets = Buckets(folder, _SCHEMA, self._n, ROWS)
+        self._n = n_tables(total)
+        self.buckets = Buckets(folder, SCHEMA, self._n, ROWS)
 
     def add(self, pair_ids: pa.ChunkedArray, parts: npt.NDArray[np.int64]) -> None:
         """Takes rows: 16-byte ids, and the part of each."""
         ids = _numbers(pair_ids.combine_chunks().to_pylist())
         tables = _table_of(ids, self._n)
         columns = [pa.array(tables), pa.array(ids), pa.array(parts.astype(np.int32))]
-        self._buckets.add(pa.Table.from_arrays(columns, schema=_SCHEMA), tables)
+        self.buckets.add(pa.Table.from_arrays(columns, schema=SCHEMA), tables)
 
     def write(self, out: Outputs) -> None:
         """Writes `ids-000000.parquet`, …: columns id and part, sorted by both, each combination once."""
-        for numbers, rows in self._buckets.read():
+        for numbers, rows in self.buckets.read():
             for number in numbers:
-                of_table = rows.filter(pc.equal(rows["table"], number)).select(["id", "part"])
-                distinct = of_table.group_by(["id", "part"]).aggregate([])
-                distinct = distinct.sort_by([("id", "ascending"), ("part", "ascending")])
-                out.put_table(_role(number), distinct, name=f"ids/table-{number:06d}.{out.attempt}.parquet")
+                put_index_table(out, number, parquet_bytes(index_table(rows, number)))
+
+
+def n_tables(total: int) -> int:
+    """The number of tables for a plan of so many rows."""
+    return math.ceil(total / ROWS)
+
+
+def index_table(rows: pa.Table, number: int) -> pa.Table:
+    """One table of the index, from all rows of its bucket: columns id and part, sorted, each combination once."""
+    of_table = rows.filter(pc.equal(rows["table"], number)).select(["id", "part"])
+    distinct = of_table.group_by(["id", "part"]).aggregate([])
+    return distinct.sort_by([("id", "ascending"), ("part", "ascending")])
+
+
+def put_index_table(out: Outputs, number: int, parquet: bytes) -> None:
+    """Writes one table of the index to the outputs of the plan."""
+    rows = pq.read_metadata(pa.BufferReader(parquet)).num_rows
+    out.put(_role(number), parquet, name=f"ids/table-{number:06d}.{out.attempt}.parquet", rows=rows)
 
 
 def parts_of(plan: Folder, prefix: str) -> list[int] | None:

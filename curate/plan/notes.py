@@ -1,7 +1,8 @@
 """Counts the unusual rows of a source, by what is unusual and by file, and prints them as lines."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from curate.errors import counted
 
@@ -27,6 +28,19 @@ class Notes:
         """Adds all counts of other notes."""
         for what, places in other._times.items():
             self._times.setdefault(what, Counter()).update(places)
+
+    def to_json(self) -> dict[str, list[list[Any]]]:
+        """The counts as JSON holds them; the order of places, which `lines` depends on, is kept."""
+        return {what: [[path, times] for path, times in places.items()] for what, places in self._times.items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Sequence[Sequence[Any]]]) -> "Notes":
+        """The notes from their stored form."""
+        notes = cls()
+        for what, places in stored.items():
+            for path, times in places:
+                notes.add({what: times}, path)
+        return notes
 
     def lines(self) -> list[str]:
         """A line for each sentence: `<first counted path> and <number> others: <sentence> (<count>)`."""

@@ -1,6 +1,7 @@
 """Reads a list's rows as the plan stores them: identified, numbered, with their columns passed through."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.errors import SourceError
 from curate.plan.cells import Captions
-from curate.plan.formats.contract import ListFile
+from curate.plan.formats.contract import ListFile, Piece
 from curate.plan.notes import Notes
 from curate.plan.source import Layout
 
@@ -16,20 +17,44 @@ NO_CAPTION = "rows without a caption are dropped as no_caption; for a source wit
 UID = r"^[0-9a-fA-F]{32}$"
 
 
-def count(layout: Layout) -> int:
-    """The number of rows that the plan will have: one for each caption of a row, and one for a row without captions.
+@dataclass(frozen=True)
+class Located:
+    """A piece of a list in its source.
+
+    Args:
+        file: the number of the list.
+        in_file: the rows of the list before the piece.
+        in_source: the rows of the source before the piece.
+        piece: the piece.
+    """
+
+    file: int
+    in_file: int
+    in_source: int
+    piece: Piece
+
+
+def cut(layout: Layout, number: int) -> list[Piece]:
+    """Cuts one list of a source into pieces, and counts their rows.
 
     Raises:
-        SourceError: a file cannot be read.
+        SourceError: the file cannot be read.
     """
-    total = 0
-    for file in layout.files:
-        if layout.caption is not None and file.path in layout.several:
-            chunks = file.format.chunks(file, layout.dialect, [layout.caption])
-            total += sum(len(file.format.values.captions(chunk.columns[layout.caption]).texts) for chunk in chunks)
-        else:
-            total += file.format.count(file, layout.dialect)
-    return total
+    file = layout.files[number]
+    return list(file.format.cut(file, layout.dialect, layout.caption if file.path in layout.several else None))
+
+
+def located(pieces: Iterable[Sequence[Piece]]) -> list[Located]:
+    """The pieces of a source in order, from those of each list."""
+    found: list[Located] = []
+    in_source = 0
+    for number, of_file in enumerate(pieces):
+        in_file = 0
+        for piece in of_file:
+            found.append(Located(number, in_file, in_source, piece))
+            in_file += piece.rows
+            in_source += piece.rows
+    return found
 
 
 def count_without(captions: pa.Array) -> int:
@@ -37,24 +62,25 @@ def count_without(captions: pa.Array) -> int:
     return int(pc.sum(pc.invert(schema.has_caption(captions)), min_count=0).as_py())
 
 
-def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
-    """The rows of all files in order, a row for each caption, in tables that cover `CHUNK_ROWS` rows of a list.
+def rows(layout: Layout, pieces: Iterable[Located], notes: Notes) -> Iterator[pa.Table]:
+    """The rows of some pieces in order, a row for each caption, in tables that cover `CHUNK_ROWS` rows of a list.
 
     Args:
         layout: the files and columns.
+        pieces: of the files.
         notes: receives the counts of cells and lines that were changed or left out.
 
     Yields:
         Tables with the columns of `layout.plan` but `repeated`. Rows of several captions share their `source_row`.
 
     Raises:
-        SourceError: a file cannot be read, a uid is not 32 hex digits, or one row has a uid and several captions.
+        SourceError: a file cannot be read or has changed since it was cut, a uid is not 32 hex digits, or one row has a
+            uid and several captions.
     """
-    start = 0
-    for file in layout.files:
-        in_file = 0
-        for chunk_rows, read in _read(file, layout, notes):
-            numbers = pc.add(read["row"], in_file)
+    for at in pieces:
+        file, taken, pairs_taken = layout.files[at.file], 0, 0
+        for chunk_rows, read in _read(file, at.piece, layout, notes):
+            numbers = pc.add(read["row"], at.in_file + taken)
             urls, captions = read["url"].to_pylist(), read["caption"].to_pylist()
             if layout.uid is not None and "uid" in read.column_names:
                 pairs = _from_uids(read["uid"], numbers, file, layout)
@@ -66,24 +92,27 @@ def rows(layout: Layout, notes: Notes) -> Iterator[pa.Table]:
                     pa.array([schema.image_id(url) for url in urls], schema.ID),
                     read["url"],
                     read["caption"],
-                    pc.add(numbers, start),
+                    pc.add(read["row"], at.in_source + taken),
                     *(read[column.to] for column in layout.kept),
                 ],
                 names=[name for name in layout.plan.names if name != "repeated"],
             )
-            in_file += chunk_rows
-        start += in_file
+            taken += chunk_rows
+            pairs_taken += len(pairs)
+        if (taken, pairs_taken) != (at.piece.rows, at.piece.pairs):
+            raise SourceError(f"{file.path} changed while it was read: {at.piece.rows} rows, then {taken}")
 
 
-def _read(file: ListFile, layout: Layout, notes: Notes) -> Iterator[tuple[int, pa.Table]]:
-    """Yields for each chunk of a list its number of rows, and a table with a row for each caption.
+def _read(file: ListFile, piece: Piece, layout: Layout, notes: Notes) -> Iterator[tuple[int, pa.Table]]:
+    """Yields for each chunk of a piece its number of rows, and a table with a row for each caption.
 
     The table's columns: `row` (in the chunk), `url`, `caption`, `uid` where the list has one, and those passed through.
     """
     values, only_urls = file.format.values, file.format.only_urls
     url = "url" if only_urls else layout.url
     wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
-    for chunk in file.format.chunks(file, layout.dialect, [name for name in dict.fromkeys(wanted) if name is not None]):
+    names = [name for name in dict.fromkeys(wanted) if name is not None]
+    for chunk in file.format.read(file, layout.dialect, names, piece):
         notes.add(chunk.unusual, file.path)
         # The one column of such a list is the URL, whatever name the recipe gives for the other lists.
         cells = {"url": chunk.columns[url]} if only_urls else chunk.columns

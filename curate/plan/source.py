@@ -1,5 +1,6 @@
 """Finds the files that a recipe's source names, and their columns, before anything is written."""
 
+import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,39 @@ class Layout:
     def plan(self) -> pa.Schema:
         """The plan table's schema."""
         return pa.schema([*schema.PLAN, *(pa.field(column.to, column.type) for column in self.kept)])
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout as JSON holds it, without paths."""
+        return {
+            "files": len(self.files),
+            "url": self.url,
+            "caption": self.caption,
+            "several": [number for number, file in enumerate(self.files) if file.path in self.several],
+            "kept": [[column.name, column.to] for column in self.kept],
+            "plan": base64.b64encode(self.plan.serialize().to_pybytes()).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], source: Mapping[str, Any], endpoint: str | None) -> "Layout":
+        """The layout of the same source from its stored form; finds the files again, and reads none.
+
+        Raises:
+            SourceError: there are more or fewer files than before.
+        """
+        asked = Source.of(source)
+        files = find(asked.paths, endpoint)
+        if len(files) != stored["files"]:
+            raise SourceError(f"the lists changed while they were read: {stored['files']} files, then {len(files)}")
+        plan = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(stored["plan"])))
+        return cls(
+            tuple(files),
+            stored["url"],
+            stored["caption"],
+            asked.uid,
+            Dialect(asked.header, asked.quoted),
+            frozenset(files[number].path for number in stored["several"]),
+            tuple(Passed(name, to, plan.field(to).type) for name, to in stored["kept"]),
+        )
 
 
 def listing(

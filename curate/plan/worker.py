@@ -5,8 +5,7 @@ through buckets on the local disk (`curate.plan.buckets`). Each part is sorted b
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from curate.plan import samples
 from curate.plan.buckets import Buckets
 from curate.plan.id_index import IdIndex
 from curate.plan.notes import Notes
-from curate.plan.rows import count, rows
+from curate.plan.rows import cut, located, rows
 from curate.plan.samples import Scan
 from curate.plan.source import look
 from curate.scratch import scratch
@@ -47,7 +46,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 plan(scan.layout.plan, scan.rows, scan.tables(), *how)
         else:
             layout = look(source, endpoint)
-            plan(layout.plan, count(layout), rows(layout, notes), *how)
+            pieces = located(cut(layout, number) for number in range(len(layout.files)))
+            plan(layout.plan, sum(at.piece.pairs for at in pieces), rows(layout, pieces, notes), *how)
         out.notes.extend(notes.lines())
 
     return work
@@ -67,43 +67,74 @@ def plan(shape: pa.Schema, total: int, tables: Iterable[pa.Table], seed: int, pa
     Raises:
         SourceError: there are no rows, or not as many as were counted.
     """
-    if not total:
-        raise SourceError("the source is empty: no rows in any of its files")
-    n_parts = math.ceil(total / part_size)
-    counts: Counter[str] = Counter(parts=n_parts)
-    rows = np.zeros(n_parts, np.int64)
+    n_parts = count_parts(total, part_size)
+    counts: list[Mapping[str, int]] = []
     with scratch("plan") as folder, scratch("ids") as ids_folder:
         index = IdIndex(ids_folder, total)
-        stored = pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
-        buckets = Buckets(folder, stored, n_parts, part_size)
-        taken = 0
-        for table in tables:
-            images = table["image_id"].to_pylist()
-            parts = np.array([schema.part_of(image, seed, n_parts) for image in images], np.int64)
-            buckets.add(table.add_column(0, "part", pa.array(parts)).cast(stored), parts)
-            index.add(table["pair_id"], parts)
-            taken += table.num_rows
+        buckets = Buckets(folder, spilled(shape), n_parts, part_size)
+        taken = assign(tables, shape, seed, n_parts, buckets, index)
         if taken != total:
             raise SourceError(f"the lists changed while they were read: {total} rows, then {taken}")
         for parts_here, table in buckets.read():
-            table = mark_repeated(table.sort_by(_ORDER))
-            bounds = np.searchsorted(table["part"].to_numpy(), [*parts_here, parts_here.stop])
-            for part, start, end in zip(parts_here, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                pairs = table.slice(start, end - start).select(shape.names).cast(shape)
-                unit = out.part(part)
-                unit.put_table("pairs.parquet", pairs)
-                unit.counts.update(
-                    rows=pairs.num_rows,
-                    images=len(pc.unique(pairs["image_id"])),
-                    repeated=pc.sum(pairs["repeated"], min_count=0).as_py(),
-                )
-                unit.commit()
-                counts.update(unit.counts)
-                rows[part] = pairs.num_rows
+            counts += write_parts(table, parts_here, shape, out.part)
         index.write(out)
+    summarise(counts, out)
+
+
+def count_parts(total: int, part_size: int) -> int:
+    """The number of parts for so many rows. Raises SourceError where there are none."""
+    if not total:
+        raise SourceError("the source is empty: no rows in any of its files")
+    return math.ceil(total / part_size)
+
+
+def spilled(shape: pa.Schema) -> pa.Schema:
+    """The schema of rows in buckets: the columns of the plan but `repeated`, after the row's part."""
+    return pa.schema([("part", pa.int64()), *(field for field in shape if field.name != "repeated")])
+
+
+def assign(
+    tables: Iterable[pa.Table], shape: pa.Schema, seed: int, n_parts: int, buckets: Buckets, index: IdIndex
+) -> int:
+    """Adds every row with its part to the buckets, and its id to the index; returns the number of rows."""
+    taken = 0
+    for table in tables:
+        images = table["image_id"].to_pylist()
+        parts = np.array([schema.part_of(image, seed, n_parts) for image in images], np.int64)
+        buckets.add(table.add_column(0, "part", pa.array(parts)).cast(spilled(shape)), parts)
+        index.add(table["pair_id"], parts)
+        taken += table.num_rows
+    return taken
+
+
+def write_parts(
+    table: pa.Table, parts: range, shape: pa.Schema, outputs: Callable[[int], Outputs]
+) -> Iterator[Mapping[str, int]]:
+    """Sorts the rows of successive parts, then writes and commits each part; yields its counts."""
+    table = mark_repeated(table.sort_by(_ORDER))
+    bounds = np.searchsorted(table["part"].to_numpy(), [*parts, parts.stop])
+    for part, start, end in zip(parts, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        pairs = table.slice(start, end - start).select(shape.names).cast(shape)
+        unit = outputs(part)
+        unit.put_table("pairs.parquet", pairs)
+        unit.counts.update(
+            rows=pairs.num_rows,
+            images=len(pc.unique(pairs["image_id"])),
+            repeated=pc.sum(pairs["repeated"], min_count=0).as_py(),
+        )
+        unit.commit()
+        yield unit.counts
+
+
+def summarise(parts: Sequence[Mapping[str, int]], out: Outputs) -> None:
+    """Writes the rows of each part, and the counts of the whole, from the counts of all parts in order."""
+    rows = pa.array([part["rows"] for part in parts], pa.int64())
+    out.put_table("parts.parquet", pa.table({"part": pa.array(range(len(parts)), pa.int32()), "rows": rows}))
+    counts = {"parts": len(parts)} | {
+        name: sum(part[name] for part in parts) for name in ("rows", "images", "repeated")
+    }
     out.counts.update(counts)
-    out.put_table("parts.parquet", pa.table({"part": pa.array(range(n_parts), pa.int32()), "rows": rows}))
-    out.put_json("summary.json", {name: counts[name] for name in ("parts", "rows", "images", "repeated")})
+    out.put_json("summary.json", counts)
 
 
 def mark_repeated(table: pa.Table) -> pa.Table:

@@ -17,6 +17,9 @@ from curate.store import Store, access_errors
 CHUNK_ROWS = 16_384
 """Rows of a list that are held in memory at a time."""
 
+PIECE_ROWS = 1_000_000
+"""Rows of a piece of a list, about."""
+
 
 @dataclass(frozen=True)
 class ListFile:
@@ -88,6 +91,23 @@ class Chunk:
     unusual: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Successive rows of a list that can be read without those before them.
+
+    Args:
+        start: where it begins, in the format's own unit: a byte of the file, or the number of a row group.
+        stop: where the next piece begins; None: it reaches to the end of the list.
+        rows: the number of rows of the list.
+        pairs: the number of rows of the plan, one for each caption of a row.
+    """
+
+    start: int
+    stop: int | None
+    rows: int
+    pairs: int
+
+
 class Format(ABC):
     """A list format: the suffixes of its files, and their reader.
 
@@ -137,6 +157,34 @@ class Format(ABC):
     def count(self, file: ListFile, dialect: Dialect) -> int:
         """The number of rows; by default the list is read through. Raises SourceError."""
         return sum(chunk.rows for chunk in self.chunks(file, dialect, ()))
+
+    def cut(self, file: ListFile, dialect: Dialect, captions: str | None) -> Iterator[Piece]:
+        """Cuts a list into pieces of about `PIECE_ROWS` rows, in order; by default the list is one piece.
+
+        Args:
+            file: of this format.
+            dialect: the recipe's.
+            captions: the column of captions where a cell may hold several; None: every row is one pair.
+
+        Raises:
+            SourceError: the file cannot be read.
+        """
+        if captions is None:
+            rows = pairs = self.count(file, dialect)
+        else:
+            rows = pairs = 0
+            for chunk in self.chunks(file, dialect, [captions]):
+                rows += chunk.rows
+                pairs += len(self.values.captions(chunk.columns[captions]).texts)
+        if rows:
+            yield Piece(0, None, rows, pairs)
+
+    def read(
+        self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None, piece: Piece
+    ) -> Generator[Chunk, None, None]:
+        """Reads a piece that `cut` gave, in chunks, as `chunks` does; a format that overrides one overrides both."""
+        assert (piece.start, piece.stop) == (0, None), "this format's lists are one piece"
+        yield from self.chunks(file, dialect, wanted)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ The two dialects, and the rows that are counted because they may have been meant
         counted: rows with fewer columns, rows with more
 """
 
+import contextlib
 import csv
 import itertools
 from collections import Counter
@@ -21,8 +22,8 @@ from typing import Any, ClassVar
 
 from curate.errors import SourceError
 from curate.plan.cells import TextValues
-from curate.plan.formats.contract import Chunk, Dialect, Format, ListFile
-from curate.plan.formats.text import batched, text
+from curate.plan.formats.contract import Chunk, Dialect, Format, ListFile, Piece
+from curate.plan.formats.text import Lines, batched, pieces, text
 
 _HINT = "; where quotes are plain characters, say source.quoted: false"
 FEWER = "rows with fewer columns than the first were filled up with nulls"
@@ -42,20 +43,35 @@ class _Delimited(Format):
 
     def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
         """See `Format`. Also raises SourceError where two columns have the same name."""
-        quoted = self.quoted if dialect.quoted is None else dialect.quoted
-        # Line ends inside quoted cells are content and must not be translated.
-        with text(file, newline="" if quoted else "\n") as lines:
-            unusual: Counter[str] = Counter()
-            rows = (_quoted if quoted else _unquoted)(lines, self.separator, unusual)
-            names: list[str] | None = None
+        yield from self.read(file, dialect, wanted, Piece(0, None, 0, 0))
+
+    def cut(self, file: ListFile, dialect: Dialect, captions: str | None) -> Iterator[Piece]:
+        """See `Format`; quoted lists are parsed, as only the parser knows which line ends end a row."""
+        del captions
+        with self._lines(file, dialect) as lines:
+            rows = self._rows(lines, dialect, Counter())
             if dialect.header:
-                names = [name or "" for name in next((row for row in rows if row), [])]
-                twice = sorted({name for name in names if names.count(name) > 1})
-                if twice:
-                    raise SourceError(f"{file.path}: two columns are named {twice[0]!r}")
-            for batch in batched(rows):
+                next((row for row in rows if row), None)
+            yield from pieces(file, lines, rows)
+
+    def read(
+        self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None, piece: Piece
+    ) -> Generator[Chunk, None, None]:
+        """See `Format`. Also raises SourceError where two columns have the same name."""
+        names: list[str] | None = None
+        if piece.start:
+            # The first row gives the names, or at least their number; its peculiarities are counted with its own piece.
+            with self._lines(file, dialect) as lines:
+                first = next((row for row in self._rows(lines, dialect, Counter()) if row), [])
+            names = _names(first, file) if dialect.header else _numbers(first)
+        with self._lines(file, dialect, piece) as lines:
+            unusual: Counter[str] = Counter()
+            rows = self._rows(lines, dialect, unusual)
+            if names is None and dialect.header:
+                names = _names(next((row for row in rows if row), []), file)
+            for batch in batched(rows, _weight):
                 if names is None:
-                    names = [str(number) for number in range(len(batch[0]))]
+                    names = _numbers(batch[0])
                 width = len(names)
                 widths = Counter(map(len, batch))
                 if len(widths) > 1 or width not in widths:
@@ -66,8 +82,21 @@ class _Delimited(Format):
                 blank = (None,) * len(batch)
                 named = columns if wanted is None else {name: columns.get(name, blank) for name in wanted}
                 # A copy, as the counts of the next chunk start from 0.
-                yield Chunk(len(batch), named, dict(unusual))
+                yield Chunk(len(batch), named, {**unusual, **lines.take_cut()})
                 unusual.clear()
+
+    def _is_quoted(self, dialect: Dialect) -> bool:
+        return self.quoted if dialect.quoted is None else dialect.quoted
+
+    def _lines(
+        self, file: ListFile, dialect: Dialect, piece: Piece | None = None
+    ) -> contextlib.AbstractContextManager[Lines]:
+        # Line ends inside quoted cells are content and must not be translated.
+        newline = "" if self._is_quoted(dialect) else "\n"
+        return text(file, newline, piece.start, piece.stop) if piece else text(file, newline)
+
+    def _rows(self, lines: Lines, dialect: Dialect, unusual: Counter[str]) -> Iterator[list[Any]]:
+        return (_quoted if self._is_quoted(dialect) else _unquoted)(lines, self.separator, unusual)
 
 
 class Csv(_Delimited):
@@ -86,6 +115,23 @@ class Tsv(_Delimited):
     suffixes = ("tsv",)
     separator = "\t"
     quoted = False
+
+
+def _names(first: Sequence[str | None], file: ListFile) -> list[str]:
+    names = [name or "" for name in first]
+    if len(set(names)) < len(names):
+        twice = min(name for name, times in Counter(names).items() if times > 1)
+        raise SourceError(f"{file.path}: two columns are named {twice!r}")
+    return names
+
+
+def _numbers(first: Sequence[str | None]) -> list[str]:
+    return [str(number) for number in range(len(first))]
+
+
+def _weight(row: Sequence[str | None]) -> int:
+    """The bytes of a row in memory, about: Python's text has a head of some 50 bytes, and a pointer in the row."""
+    return 64 * len(row) + sum(map(len, filter(None, row)))
 
 
 def _unquoted(lines: Iterable[str], separator: str, unusual: Counter[str]) -> Iterator[list[Any]]:

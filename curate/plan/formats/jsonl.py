@@ -1,13 +1,13 @@
 """JSON Lines: one object per line, whose keys are the columns."""
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from curate.errors import SourceError
 from curate.plan.cells import JsonValues
-from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile
-from curate.plan.formats.text import batched, text
+from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, Piece
+from curate.plan.formats.text import batched, pieces, text
 
 
 class JsonLines(Format):
@@ -19,14 +19,32 @@ class JsonLines(Format):
 
     def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
         """See `Format`."""
+        yield from self.read(file, dialect, wanted, Piece(0, None, 0, 0))
+
+    def cut(self, file: ListFile, dialect: Dialect, captions: str | None) -> Iterator[Piece]:
+        """See `Format`; only lines that may hold a list are parsed."""
         del dialect
+
+        def pairs(line: str) -> int:
+            if captions is None or "[" not in line:
+                return 1
+            return len(self.values.captions([(_object(line) or {}).get(captions)]).texts)
+
         with text(file) as lines:
+            yield from pieces(file, lines, (line.strip() for line in lines), pairs)
+
+    def read(
+        self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None, piece: Piece
+    ) -> Generator[Chunk, None, None]:
+        """See `Format`."""
+        del dialect
+        with text(file, start=piece.start, stop=piece.stop) as lines:
             for batch in batched(line.strip() for line in lines):
                 rows = [_object(line) for line in batch]
                 read = [row or {} for row in rows]
                 names = dict.fromkeys(key for row in read for key in row) if wanted is None else wanted
                 columns = {name: [row.get(name) for row in read] for name in names}
-                yield Chunk(len(rows), columns, {_NO_OBJECT: rows.count(None)})
+                yield Chunk(len(rows), columns, {_NO_OBJECT: rows.count(None), **lines.take_cut()})
 
     def head(self, file: ListFile, dialect: Dialect) -> Head:
         """See `Format`."""
