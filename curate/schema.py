@@ -56,7 +56,7 @@ ERROR_CLASSES: Mapping[str, str] = {
     "host_busy": "not requested: a limit per host, the host's Retry-After, or too many refusals in a row",
     "blocked_digest": "the file's digest is on one of the recipe's blocklists",
     "encoding": "the body has a content or transfer encoding that is not decoded",
-    "too_large": "more bytes, pixels or JPEG scans than the recipe allows",
+    "too_large": "more bytes, pixels, JPEG scans or metadata than is allowed",
     "not_an_image": "something other than an image",
     "undecodable": "a broken image file",
     "no_image": "the sample has no image",

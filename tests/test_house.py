@@ -20,6 +20,7 @@ ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report
 COMMON = {
     "columns",
     "credentials",
+    "decoding",
     "device",
     "duplicates",
     "errors",

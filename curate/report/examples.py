@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from curate import jpeg
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
+from curate.decoding import metadata
 from curate.report.survey import Place
 from curate.side_by_side import side_by_side
 from curate.store import Folder, Inputs
@@ -102,6 +103,8 @@ def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnai
 
 def thumb(data: bytes) -> Thumbnail | None:
     """Returns a re-encoded JPEG of at most THUMBNAIL pixels a side; None for an undecodable or many-scan image."""
+    if metadata.excess(data):
+        return None
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             if opened.format == "JPEG" and jpeg.count_scans(data) > jpeg.allowed_scans(opened.width * opened.height):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from curate import jpeg
+from curate.decoding import metadata
 from curate.errors import BrokenResult
 from curate.schema import FETCHED
 from curate.store import Folder
@@ -28,7 +29,7 @@ REDUCED = 448
 
 
 def decode(data: bytes, shorter_side: int | None = None) -> Image.Image | None:
-    """Returns the decoded picture, or None where the bytes cannot be decoded to the end or have too many scans.
+    """Returns the decoded picture, or None where it is broken, or has too many scans or too much metadata.
 
     Args:
         data: a stored image.
@@ -43,6 +44,8 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
     """Returns `decode`'s picture for each of some `shorter_side`s, decoding once for each distinct size."""
     by_scale: dict[int, Image.Image] = {}
     pictures = []
+    if metadata.excess(data):
+        return None
     try:
         image = Image.open(io.BytesIO(data))
         shorter, is_jpeg = min(image.size), image.format in _JPEG

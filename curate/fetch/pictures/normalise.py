@@ -2,10 +2,10 @@
 
     picture = Normaliser(settings)(received)
 
-File type, size and a JPEG's number of scans are checked before anything is decoded. Then one frame is decoded, its
-colour profile converted to sRGB, alpha composited on white, 16 bits scaled to 8, and the orientation applied. The
-result is resized and encoded without metadata. A plain JPEG that none of this would change keeps its bytes, once a
-decode has read all of them. So every later reader sees the same picture.
+File type, size, amount of metadata and a JPEG's number of scans are checked before anything is decoded. Then one frame
+is decoded, its colour profile converted to sRGB, alpha composited on white, 16 bits scaled to 8, and the orientation
+applied. The result is resized and encoded without metadata. A plain JPEG that none of this would change keeps its
+bytes, once a decode has read all of them. So every later reader sees the same picture.
 
 The result depends on the bytes and the settings alone.
 """
@@ -29,6 +29,7 @@ from PIL import (
 )
 
 from curate import jpeg
+from curate.decoding import metadata
 from curate.fetch.contract import FetchError, Picture
 from curate.fetch.pictures import sniff
 from curate.fetch.pictures.resize import Geometry, Size, geometry
@@ -105,6 +106,8 @@ class Normaliser:
         if kind is None or kind not in _DECODERS:
             raise FetchError("not_an_image", sniff.what_else(data) if kind is None else f"{kind} is not supported")
         self._bounded(sniff.declared_size(data, kind))
+        if too_much := metadata.excess(data):
+            raise FetchError("too_large", too_much)
         try:
             return self._normalised(data, kind)
         except Image.DecompressionBombError as error:
