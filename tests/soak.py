@@ -1,25 +1,31 @@
 """Kills, faults of a store, a full disk: a demo of 300 pairs in 5 parts ends in the same bytes whatever happens to it.
 
-    PYTHONPATH=tests python tests/soak.py [--kills 100] [--engines local,ray] [--seed 0]
+    PYTHONPATH=tests python tests/soak.py [--kills 100] [--cases local,ray,faults,away,full] [--seed 0]
 
-`make soak` runs it after the soak tests. In turn:
+`make soak` runs it after the soak tests. The cases, in turn:
 
-- kills: the driver is killed (SIGKILL) at a random moment, and the same command started again, until `--kills` kills
-  hit a run that was not finished; for each engine;
+- local, ray: a run with this engine is killed (SIGKILL) at random moments, and the same command started again, until
+  `--kills` kills hit a run that was not finished. So that the last passes, which are short, are hit as often as the
+  first ones, most runs begin with the first passes of a finished run;
 - faults: the output is on an S3 server behind a proxy at which 5 % of the requests fail (500, 503, resets before and
-  after the request took effect, answers that break off, silence), with further kills;
-- away: the same server does not answer for a minute;
+  after the request took effect, answers that break off, silence), first without and then with kills. A request that is
+  not answered costs the client its whole read timeout, so only the first `STALLS` of a run are;
+- away: the same server answers nothing for a minute;
 - full: the output is on a small file system (tmpfs, where it may be mounted) that is full for a while.
 
-Every finished run is compared with one that nothing happened to: each file of its result by its digest. The last line
-is JSON: `kills`, `faults` (injected), `identical` (of how many finished runs all files are the same) and `runs`.
+A kill hits the driver alone or, as the end of a machine does, all processes of its group; afterwards no process of the
+run may be left. Every finished run has to end with exit code 0, to pass `curate verify --deep`, to contain no file that
+no marker names, and to have the result of a run that nothing happened to, byte for byte. The last line is JSON:
+`kills`, `faults` (injected), `identical` (of how many finished runs all of that is true) and `runs`.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -36,13 +42,33 @@ from helpers.faulty_s3 import FaultyS3, faulty
 
 from curate.demo.corpus import Corpus
 from curate.demo.server import serve
-from curate.store import Json, Store
+from curate.store import Folder, Store
 
+CASES = ("local", "ray", "faults", "away", "full")
 PAIRS, PART_SIZE, PORT = 300, 60, 8199
-FAULTS = ("500", "503", "reset_before", "reset_after", "truncate", "stall")
 SHARE = 0.05
+"""The share of requests that fail."""
+STALLS = 3
+"""Requests of one run that are not answered at all, each for longer than a client waits."""
+FAULTY_RUNS = 3
 AWAY = 60.0
 TMPFS_MB = 48
+
+KILLS_OF_A_RUN = 12
+"""Kills after which a run is left to end."""
+INTERRUPTED_STARTS = 6
+"""Starts of one unit after which a run is left to end; after nine that were interrupted, a part is set aside."""
+HANGS_AFTER = 900.0
+ENDS_WITHIN = 30.0
+"""Seconds within which all processes of a run end after its driver was killed."""
+
+STAGES = (("plan",), ("fetch",), ("prompts", "pixels", "embed", "signals"), ("dedup",), ("select",), ("pack", "report"))
+"""The passes of a run, by the first word of their folders' names, in the order in which they end."""
+OFTEN = (1, 1, 1, 3, 3, 3)
+"""How often runs begin with each of them: with the later ones more often, as these take less time."""
+
+MARK = "CURATE_SOAK"
+"""An environment variable by which the processes of a run are found."""
 
 
 @dataclass
@@ -56,7 +82,8 @@ class Soak:
     runs: int = 0
     identical: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    reference: Json = field(default_factory=dict)
+    killed_in: Counter[str] = field(default_factory=Counter)
+    reference: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -70,57 +97,172 @@ class Soak:
             "fetch.allow": corpus.addresses(),
             "part_size": PART_SIZE,
             "pack.shard_size": 40,
-            "fetch.timeout": 10,
             "storage.patience": 180,
         }
         recipe = Path(__file__).parents[1] / "curate" / "demo" / "recipe.yaml"
         options = [word for name, value in sets.items() for word in ("--set", f"{name}={json.dumps(value)}")]
         return [sys.executable, "-m", "curate.commands.main", "run", str(recipe), "--engine", engine, *options]
 
-    def finish(self, output: str, engine: str, *, kill: bool, endpoint: str | None = None) -> None:
-        """Runs to the end, with kills at random moments if asked to; then compares the result."""
-        command = self.command(output, engine)
-        span = 30.0
+    def finish(self, output: str, engine: str, *, span: float = 0.0, endpoint: str | None = None) -> tuple[float, int]:
+        """Runs to the end and compares the result.
+
+        Args:
+            output: the run's output, a path or URL.
+            engine: `local` or `ray`.
+            span: seconds that the run takes, about; 0: the run is not killed. Three of four kills come in the first
+                quarter of this time, the others at any moment of it.
+            endpoint: of the S3 server.
+
+        Returns:
+            the seconds of the last start, and the number of kills.
+        """
+        kills, said = 0, self.folder / "said"
         while True:
-            begun = time.monotonic()
-            process = subprocess.Popen(
-                command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-            )
+            moment = self.random.uniform(0.3, max(2.0, self.random.choice((span, span / 4, span / 4, span / 4))))
+            is_killed = bool(span) and kills < KILLS_OF_A_RUN and _most_starts(output, endpoint) < INTERRUPTED_STARTS
+            mark, begun = secrets.token_hex(8), time.monotonic()
+            with said.open("wb") as file:
+                process = subprocess.Popen(
+                    self.command(output, engine),
+                    start_new_session=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=file,
+                    env={**os.environ, MARK: mark},
+                )
             try:
-                _, said = process.communicate(timeout=self.random.uniform(0.5, span) if kill else None)
+                process.wait(timeout=moment if is_killed else HANGS_AFTER)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                self.kills += 1
-                continue
-            # So that about half of the kills hit the rest of a run.
-            span = max(2.0, 1.5 * (time.monotonic() - begun))
-            if process.returncode:
-                raise SystemExit(f"{engine}: exit {process.returncode}: {said}")
+                self._kill(process, mark)
+                if is_killed:
+                    kills += 1
+                    self.kills += 1
+                    self.killed_in[_newest_pass(output)] += 1
+                    continue
+                print(f"{engine}: {output}: still runs after {HANGS_AFTER:.0f} s: {_tail(said)}", flush=True)
+            except BaseException:
+                self._kill(process, mark)
+                raise
             break
+        seconds = time.monotonic() - begun
         self.runs += 1
-        result = {info["name"]: info["sha256"] for info in Store(output, endpoint).read_json("manifest.json")["result"]}
-        self.reference = self.reference or result
-        if result == self.reference:
+        if process.returncode:
+            print(f"{engine}: {output}: exit {process.returncode}: {_tail(said)}", flush=True)
+        elif self._is_as_the_reference(output, engine, endpoint):
             self.identical += 1
+        return seconds, kills
+
+    def _kill(self, process: "subprocess.Popen[bytes]", mark: str) -> None:
+        if self.random.random() < 0.5:
+            process.kill()
         else:
-            differing = sorted(
-                name for name in {*result, *self.reference} if result.get(name) != self.reference.get(name)
-            )
-            print(f"{engine}: {output} differs from the reference in {differing}", flush=True)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + ENDS_WITHIN
+        while left := _marked(mark):
+            if time.monotonic() > deadline:
+                for pid, command in left.items():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                    print(f"left behind: {command}", flush=True)
+                raise SystemExit(f"{len(left)} processes were left {ENDS_WITHIN:.0f} s after the driver was killed")
+            time.sleep(0.1)
+
+    def _is_as_the_reference(self, output: str, engine: str, endpoint: str | None) -> bool:
+        store = Store(output, endpoint)
+        manifest = store.read_json("manifest.json")
+        names = [info["name"] for info in manifest["result"]]
+        result = {name: hashlib.sha256(store.read(f"{manifest['pack']}/{name}")).hexdigest() for name in names}
+        self.reference = self.reference or result
+        named = {*result, *self.reference}
+        problems = [f"{name} differs" for name in sorted(named) if result.get(name) != self.reference.get(name)]
+        problems += [f"{name} was left" for name in _litter(store)]
+        verify = [sys.executable, "-m", "curate.commands.main", "verify", output, "--deep"]
+        verified = subprocess.run(verify, capture_output=True, text=True, check=False)
+        if verified.returncode:
+            problems.append(f"verify: {verified.stdout} {verified.stderr}")
+        for problem in problems:
+            print(f"{engine}: {output}: {problem}", flush=True)
+        return not problems
 
     def say(self, what: str) -> None:
         """Prints what is done."""
-        print(f"{what}: {self.kills} kills, {sum(self.faults.values())} faults, {self.runs} runs", flush=True)
+        figures = f"{self.kills} kills, {sum(self.faults.values())} faults, {self.identical} of {self.runs} identical"
+        print(f"{time.strftime('%H:%M:%S')} {what}: {figures}", flush=True)
+
+
+def _most_starts(output: str, endpoint: str | None) -> int:
+    """The largest number of recorded starts of a unit that is not done."""
+    names = [name for name in Store(output, endpoint).ages("") if "/attempts/" in name]
+    return max(Counter(name.rsplit(".", 2)[0] for name in names).values(), default=0)
+
+
+def _tail(said: Path) -> str:
+    return said.read_text()[-3000:]
+
+
+def _marked(mark: str) -> dict[int, str]:
+    """The processes, by number, whose environment has the mark; without those that wait to be reaped."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if place.name.isdigit() and f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+    return found
+
+
+def _newest_pass(output: str) -> str:
+    """The pass of a local run that has most recently written something."""
+    if "://" in output:
+        return "s3"
+    changed = {}
+    for place in Path(output).glob("*-*"):
+        with contextlib.suppress(OSError):
+            changed[max(path.stat().st_mtime for path in [place, *place.rglob("*")])] = place.name.partition("-")[0]
+    return changed[max(changed)] if changed else "start"
+
+
+def _litter(store: Store) -> list[str]:
+    """The files of a finished run that are records of starts, or that carry an attempt and are in no marker."""
+    names = list(store.ages(""))
+    found = [name for name in names if "/attempts/" in name or "/failed/" in name]
+    for folder in Folder.all_in(store):
+        if folder.is_result:
+            continue
+        named = {f"{folder.path}/{info.name}" for unit in folder.units() for info in folder.marker(unit).files.values()}
+        of_units = (name for name in names if name.startswith(f"{folder.path}/") and name.count(".") > 1)
+        found += [name for name in of_units if name not in named]
+    return found
 
 
 def killed(soak: Soak, engine: str, kills: int) -> None:
-    """Kills drivers of runs into fresh local outputs."""
+    """Kills drivers of runs in local outputs."""
+    finished = soak.folder / f"{engine}-finished"
+    span, _ = soak.finish(str(finished), engine)
+    spans = [span] * len(STAGES)
     goal = soak.kills + kills
     while soak.kills < goal:
-        output = soak.folder / f"{engine}-{soak.runs}"
-        soak.finish(str(output), engine, kill=True)
+        output, stage = soak.folder / f"{engine}-{soak.runs}", soak.random.choices(range(len(STAGES)), OFTEN)[0]
+        if stage:
+            _begun(finished, output, stage)
+        seconds, hits = soak.finish(str(output), engine, span=spans[stage])
+        # The last start of a run that was never hit took as long as this stage and those after it do.
+        spans[stage] = spans[stage] if hits else seconds
         shutil.rmtree(output)
+        soak.say(f"{engine} from {STAGES[stage][0]}")
+    print(f"killed while the newest pass was: {dict(soak.killed_in)}", flush=True)
+    soak.killed_in.clear()
+
+
+def _begun(finished: Path, output: Path, stage: int) -> None:
+    """Copies a finished run as far as it was before a stage."""
+    later = {name for names in STAGES[stage:] for name in names}
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        if Path(folder) != finished:
+            return []
+        return [name for name in names if name in ("manifest.json", "decided.json") or name.partition("-")[0] in later]
+
+    shutil.copytree(finished, output, ignore=left_out)
 
 
 @contextlib.contextmanager
@@ -147,27 +289,28 @@ def s3(folder: Path) -> Iterator[FaultyS3]:
             server.terminate()
 
 
-def faults(soak: Soak, proxy: FaultyS3) -> None:
-    """Lets 5 % of all requests fail, with kills."""
-    ended = threading.Event()
-
-    def inject() -> None:
-        # The queue of the next requests' faults is kept long enough for what arrives meanwhile.
-        while not ended.wait(0.01):
-            while len(proxy.faults) < 100:
-                proxy.faults.append(soak.random.choice(FAULTS) if soak.random.random() < SHARE else None)
-
-    thread = threading.Thread(target=inject)
-    thread.start()
+@contextlib.contextmanager
+def injected(proxy: FaultyS3) -> Iterator[None]:
+    """Inside the block, a share of the requests fails."""
+    proxy.rate, proxy.stalls = SHARE, STALLS
     try:
-        for number in range(3):
-            soak.finish(f"s3://bucket/faults-{number}", "local", kill=number > 0, endpoint=proxy.url)
+        yield
     finally:
-        ended.set()
-        thread.join()
-        proxy.faults.clear()
-    soak.faults.update({str(fault): times for fault, times in proxy.seen.items() if fault})
-    proxy.seen.clear()
+        proxy.rate = 0.0
+
+
+def faults(soak: Soak, proxy: FaultyS3) -> None:
+    """Lets 5 % of all requests fail, first alone, then with kills."""
+    span = 0.0
+    for number in range(FAULTY_RUNS):
+        before, requests = Counter(proxy.seen), len(proxy.requests)
+        with injected(proxy):
+            seconds, _ = soak.finish(f"s3://bucket/faults-{number}", "local", span=span, endpoint=proxy.url)
+        span = span or seconds
+        seen = {fault: times - before[fault] for fault, times in proxy.seen.items() if fault}
+        soak.faults.update(seen)
+        print(f"{seconds:.0f} s, {len(proxy.requests) - requests} requests, faults: {seen}", flush=True)
+        soak.say("faults")
 
 
 def away(soak: Soak, proxy: FaultyS3) -> None:
@@ -181,7 +324,7 @@ def away(soak: Soak, proxy: FaultyS3) -> None:
 
     thread = threading.Thread(target=leave)
     thread.start()
-    soak.finish("s3://bucket/away", "local", kill=False, endpoint=proxy.url)
+    soak.finish("s3://bucket/away", "local", endpoint=proxy.url)
     thread.join()
     soak.faults["away"] += 1
 
@@ -207,7 +350,7 @@ def full(soak: Soak) -> None:
 
         thread = threading.Thread(target=fill)
         thread.start()
-        soak.finish(str(place / "run"), "local", kill=False)
+        soak.finish(str(place / "run"), "local")
         thread.join()
         soak.faults["full"] += 1
     finally:
@@ -215,29 +358,37 @@ def full(soak: Soak) -> None:
 
 
 def main() -> int:
-    """Runs everything; returns 0 where every result is the same."""
+    """Runs the cases; returns 0 where every run ended as it has to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="kills for each engine (100)")
-    parser.add_argument("--engines", type=lambda text: text.split(","), default=["local", "ray"])
+    parser.add_argument("--cases", type=lambda text: text.split(","), default=CASES, help=",".join(CASES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if unknown := set(arguments.cases) - set(CASES):
+        parser.error(f"--cases: {', '.join(sorted(unknown))}: the cases are {', '.join(CASES)}")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="curate-soak-") as place:
         folder = Path(place)
+        # Ray leaves a folder of each session it had; these are removed with the others.
+        os.environ["RAY_TMPDIR"] = place
         corpus = Corpus(0, PAIRS, PORT)
         soak = Soak(folder, [str(path) for path in corpus.write(folder / "web").urls], arguments.seed)
         with serve(corpus):
-            soak.finish(str(folder / "reference"), "local", kill=False)
-            for engine in arguments.engines:
-                killed(soak, engine, arguments.kills)
-                soak.say(engine)
-            with s3(folder / "s3") as proxy:
-                faults(soak, proxy)
-                soak.say("faults")
-                away(soak, proxy)
-                soak.say("away")
-            full(soak)
-            soak.say("full")
+            soak.finish(str(folder / "reference"), "local")
+            soak.say("reference")
+            for engine in ("local", "ray"):
+                if engine in arguments.cases:
+                    killed(soak, engine, arguments.kills)
+            if {"faults", "away"} & set(arguments.cases):
+                with s3(folder / "s3") as proxy:
+                    if "faults" in arguments.cases:
+                        faults(soak, proxy)
+                    if "away" in arguments.cases:
+                        away(soak, proxy)
+                        soak.say("away")
+            if "full" in arguments.cases:
+                full(soak)
+                soak.say("full")
     figures = {"kills": soak.kills, "faults": sum(soak.faults.values()), "identical": soak.identical, "runs": soak.runs}
     print(json.dumps(figures))
     return int(soak.identical != soak.runs)

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -141,10 +142,18 @@ def test_5_a_marker_that_is_damaged(place, capsys):
     assert "all.json is not JSON" in last_line(capsys)
 
 
-def test_130_ctrl_c(place, capsys, monkeypatch):
-    def interrupted(*_arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("curate.flow.run", interrupted)
-    assert run(place) == 130
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_130_and_143_a_signal(place, capsys, monkeypatch, number, code):
+    monkeypatch.setattr("curate.flow.run", lambda *_arguments: signal.raise_signal(number))
+    # As in a terminal. A shell starts what runs in its background with SIGINT ignored.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        assert run(place) == code
+    finally:
+        signal.signal(number, before)
     assert last_line(capsys).endswith("finished or given up; the same command continues from here")
+
+
+def test_every_code_is_reached_in_this_module():
+    reached = (re.match(r"test_(\d+)(?:_and_(\d+))?_", name) for name in globals())
+    assert {int(code) for found in reached if found for code in found.groups() if code} == {*Exit}

@@ -4,18 +4,11 @@ Ray's provider of fake nodes and its `ray stop` act on every Ray of the machine,
 network namespaces of its own.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
+from helpers.namespaces import in_namespaces
 
 pytestmark = pytest.mark.soak
-
-NAMESPACES = ["unshare", "--pid", "--fork", "--mount", "--net", "--mount-proc", "--kill-child"]
 
 LISTS = (
     "cluster_synced_files",
@@ -57,33 +50,6 @@ def config(node_types):
         "file_mounts_sync_continuously": False,
         **{name: [] for name in LISTS},
     }
-
-
-def in_namespaces(folder, script, *arguments, **environment):
-    """Runs a Python script in namespaces of its own; returns the JSON of its last line."""
-    probe = subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("namespaces need root")
-    (folder / "script.py").write_text(script)
-    paths = os.pathsep.join(str(Path(__file__).parents[up]) for up in (2, 1))
-    commands = 'ip link set lo up; exec "$@"'
-    done = subprocess.run(
-        [*NAMESPACES, "sh", "-c", commands, "sh", sys.executable, str(folder / "script.py"), str(folder), *arguments],
-        env={
-            **os.environ,
-            "PYTHONPATH": paths,
-            "HOME": str(folder),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 GROWING = """
@@ -170,6 +136,7 @@ def test_embed_computes_on_cpus_where_no_gpu_node_comes(tmp_path):
 KILLED = """
 import dataclasses
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -196,7 +163,9 @@ def kill():
     while not (log.exists() and "began 1" in log.read_text()):
         time.sleep(0.1)
     cluster.remove_node(node, allow_graceful=False)
-    cluster.add_node(num_cpus=1, resources={"curate_slow": 1})
+    # By a process of its own, as `add_node` sets handlers of signals, which only the main thread can.
+    another = ["ray", "start", f"--address={cluster.address}", "--num-cpus=1", '--resources={"curate_slow": 1}']
+    subprocess.run(another, check=True, stdout=subprocess.DEVNULL)
 
 
 engine = RayEngine(cluster.address)
@@ -215,8 +184,9 @@ def test_a_killed_node_does_not_count_against_its_part(tmp_path):
     assert report["aside"] == {"slow": {}}
     assert report["done"] == [0, 1, 2]
     lost = [result for result in report["results"] if result[1] != "done"]
-    assert [result[:2] for result in lost] == [[1, "lost"]], report["results"]
-    assert "\n" not in lost[0][2]
+    # Ray may place the next actor on the dead node, too, before it notices.
+    assert {(unit, status) for unit, status, _ in lost} == {(1, "lost")}, report["results"]
+    assert not any("\n" in error for _, _, error in lost)
 
 
 MEMORY = """

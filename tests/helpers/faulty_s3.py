@@ -27,6 +27,7 @@ class FaultyS3:
         always: the fault of every request once `faults` is empty; None: they work.
         methods: only requests of these methods can fail.
         only: only requests whose path contains this can fail.
+        stalls: how many further requests may `stall` by chance; None: any number.
         seen: how often each fault was injected.
         requests: (method, path) of every request that arrived.
         conditional: obey If-None-Match, which rclone ignores.
@@ -38,6 +39,7 @@ class FaultyS3:
         self.faults = deque()
         self.always = None
         self.rate = 0.0
+        self.stalls = None
         self.chance = random.Random(0)
         self.methods = ("GET", "HEAD", "PUT", "POST", "DELETE")
         self.only = ""
@@ -56,7 +58,9 @@ class FaultyS3:
                 return None
             fault = self.faults.popleft() if self.faults else self.always
             if not fault and self.chance.random() < self.rate:
-                fault = self.chance.choice(RANDOM)
+                fault = self.chance.choice([name for name in RANDOM if name != "stall" or self.stalls != 0])
+                if fault == "stall" and self.stalls is not None:
+                    self.stalls -= 1
             self.seen[fault] += 1
             return fault
 
