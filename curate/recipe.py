@@ -51,6 +51,12 @@ class Source(Keys):
         "has no captions.",
     )
     uid: Column | None = Field(None, description="A column of 32 hex digits that names each pair (DataComp's `uid`).")
+    sha256: Column | None = Field(
+        None,
+        description="A column with the sha256 that each image's bytes are expected to have, in hex or base64; what "
+        "becomes of others: `fetch.changed`.",
+    )
+    md5: Column | None = Field(None, description="As `sha256`, a column of md5 digests.")
     header: bool = Field(True, description="Whether csv and tsv files begin with a line of column names.")
     quoted: bool | None = Field(
         None,
@@ -77,6 +83,8 @@ class Source(Keys):
     def _keys_of_samples(self) -> "Source":
         if self.kind == "samples" and (isinstance(self.url, int) or isinstance(self.caption, int)):
             raise ValueError("url and caption are keys of the samples' json; numbers need kind: urls")
+        if self.kind == "samples" and (self.sha256 or self.md5):
+            raise ValueError("sha256 and md5 are columns of lists; they need kind: urls")
         return self
 
 
@@ -137,6 +145,11 @@ class Fetch(Keys):
         [],
         description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "
         "are never stored.",
+    )
+    changed: Literal["drop", "keep"] = Field(
+        "drop",
+        description="What becomes of images whose bytes are not those that `source.sha256` or `source.md5` expects: "
+        "`drop` fails them as `changed`, `keep` stores and counts them.",
     )
     threads: Annotated[int, Field(ge=1, le=10_000)] = Field(
         32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."

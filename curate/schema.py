@@ -55,6 +55,7 @@ ERROR_CLASSES: Mapping[str, str] = {
     "opt_out": "the server forbids use for training",
     "host_busy": "not requested: a limit per host, the host's Retry-After, or too many refusals in a row",
     "blocked_digest": "the file's digest is on one of the recipe's blocklists",
+    "changed": "its bytes are not those that the list expects by its digests",
     "encoding": "the body has a content or transfer encoding that is not decoded",
     "too_large": "more bytes, pixels, JPEG scans or metadata than is allowed",
     "not_an_image": "something other than an image",
@@ -108,6 +109,10 @@ PLAN = pa.schema(
 )
 """The columns of plan, without those passed through from the list, which follow as `source_<name>` with the list's
 types."""
+
+EXPECTED = ("expected_sha256", "expected_md5")
+"""Columns of plan after those passed through, text, where the recipe names `source.sha256` or `source.md5`: the digest
+that the list expects of the image's bytes, in lower-case hex digits; null where it expects none."""
 
 SAMPLE = pa.schema(
     [

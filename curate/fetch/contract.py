@@ -121,6 +121,9 @@ class Outcome:
         return self
 
 
+Check = Callable[[int, bytes, Outcome], None]
+"""Checks the body of the URL at a position; raises FetchError where it is not stored, and may change the outcome."""
+
 Normalise = Callable[[bytes], Picture]
 """Bytes to the stored picture; raises FetchError of class too_large, not_an_image or undecodable."""
 
@@ -128,13 +131,14 @@ Normalise = Callable[[bytes], Picture]
 class FetchPart(Protocol):
     """Fetches a part."""
 
-    def __call__(self, urls: Sequence[str], spool: Spool, scratch: Path) -> list[Outcome]:
+    def __call__(self, urls: Sequence[str], spool: Spool, scratch: Path, check: "Check | None" = None) -> list[Outcome]:
         """Fetches every URL once.
 
         Args:
             urls: what to fetch.
             spool: receives each stored picture under the position of its URL.
             scratch: a local folder for its own files.
+            check: called with each body before it is decoded.
 
         Returns:
             One finished outcome for each URL, in the order of `urls`.

@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import UsageError
-from curate.fetch.contract import FetchError, Normalise, Outcome, Received
+from curate.fetch.contract import Check, FetchError, Normalise, Outcome, Received
 from curate.fetch.http.limits import Lease
 from curate.fetch.http.request import Request
 from curate.fetch.http.urls import parse
@@ -76,7 +76,7 @@ class Img2dataset:
         self._module = _imported()
         self._check_guarded()
 
-    def __call__(self, urls: Sequence[str], spool: Spool, scratch: Path) -> list[Outcome]:
+    def __call__(self, urls: Sequence[str], spool: Spool, scratch: Path, check: Check | None = None) -> list[Outcome]:
         """Fetches every URL once; see `contract.FetchPart`."""
         outcomes = [Outcome() for _ in urls]
         if not urls:
@@ -104,7 +104,7 @@ class Img2dataset:
         table = pa.table({"url": pa.array(urls, pa.string()), "row": pa.array(range(len(urls)), pa.int32())})
         with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, table.schema) as stream:
             stream.write_table(table)
-        with self._attached(outcomes, self._queue(urls)):
+        with self._attached(outcomes, self._queue(urls), check):
             # Not by calling the object: `__call__` prints a part's failure and goes on.
             downloader.download_shard((0, str(shard)))
         if writer.error is not None:
@@ -125,11 +125,11 @@ class Img2dataset:
         return picture.data, *size, None
 
     @contextlib.contextmanager
-    def _attached(self, outcomes: Sequence[Outcome], queue: PartQueue) -> Iterator[None]:
+    def _attached(self, outcomes: Sequence[Outcome], queue: PartQueue, check: Check | None = None) -> Iterator[None]:
         """Inside the block, img2dataset requests this queue's images through the guard, recorded in these outcomes."""
         original, opener_before = self._module.download_image, getattr(urllib.request, "_opener", None)
         opener = _GuardedOpener(self._get)
-        self._module.download_image = _with_ledger(original, opener, outcomes, queue)
+        self._module.download_image = _with_ledger(original, opener, outcomes, queue, check)
         urllib.request.install_opener(opener)
         try:
             yield
@@ -205,7 +205,11 @@ class _GuardedOpener(urllib.request.OpenerDirector):
 
 
 def _with_ledger(
-    download_image: Callable[..., Downloaded], opener: _GuardedOpener, outcomes: Sequence[Outcome], queue: PartQueue
+    download_image: Callable[..., Downloaded],
+    opener: _GuardedOpener,
+    outcomes: Sequence[Outcome],
+    queue: PartQueue,
+    check: Check | None,
 ) -> Callable[..., Downloaded]:
     """Wraps img2dataset's `download_image` such that it takes images from a queue and records their outcomes.
 
@@ -238,6 +242,12 @@ def _with_ledger(
             if stream is not None and outcome.sha256 is None:
                 stream = None
                 outcome.failed(FetchError("internal", "img2dataset returned bytes that did not pass the guard"))
+        if stream is not None and check is not None:
+            try:
+                check(key, stream.getvalue(), outcome)
+            except FetchError as error:
+                stream = None
+                outcome.failed(error)
         outcome.milliseconds = (outcome.milliseconds or 0) + round(1000 * (monotonic() - started))
         request.leave()
         if stream is None:

@@ -69,16 +69,22 @@ def write(out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions:
     lost = out.counts.get("error:internal", 0)
     if lost:
         out.notes.append(f"{counted(lost, 'image')} failed as internal: a fault of Curate, not of their servers")
+    changed = out.counts.get("changed", 0)
+    if changed:
+        out.notes.append(f"{counted(changed, 'image')} differ from the list's digests and were kept (fetch.changed)")
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
     """Returns a part's counts for the report."""
     stored = int(pc.count(table["file"]).as_py())
+    # A stored image has a message only where its bytes are not those that the list expects.
+    changed = int(pc.count(table["error"].filter(pc.is_valid(table["file"]))).as_py())
     return {
         "images": table.num_rows,
         "success": stored,
         "failed": table.num_rows - stored,
         "bytes": pc.sum(table["bytes"]).as_py() or 0,
+        **({"changed": changed} if changed else {}),
         **{
             f"error:{name}": count
             for name, count in sorted(Counter(table["error_class"].drop_null().to_pylist()).items())

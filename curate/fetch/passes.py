@@ -74,6 +74,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         "processes": count,
         "blocked": prepared.blocked,
         "endpoint": recipe.storage.endpoint,
+        "expects": [f"expected_{kind}" for kind in ("sha256", "md5") if getattr(recipe.source, kind) is not None],
     }
     rounds = list(layout.of("fetch").values())
     for number, pass_ in enumerate(rounds):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import BrokenResult
-from curate.fetch.part import distinct_images, write
+from curate.fetch.part import write
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.worker import FetchWorker
 from curate.fetch.worker import open_worker as open_fetch
@@ -51,13 +51,13 @@ class RoundWorker:
             OSError: the pictures cannot be written to the local disk or the store.
         """
         out, before = outputs["fetch"], inputs["before"]
-        images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
+        images, expected = self._fetch.images(inputs["plan"], unit)
         table = before.table("images.parquet", unit)
         if not table["image_id"].equals(images["image_id"]):
             raise BrokenResult(f"{before.path}: images.parquet does not have the images of the plan")
         again = pc.indices_nonzero(pc.is_in(table["error_class"], self._classes))
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
-            fresh = self._fetch.fetch(images.take(again), spool, folder)
+            fresh = self._fetch.fetch(images.take(again), [expected[row] for row in again.to_pylist()], spool, folder)
             # In the spool, pictures that are fetched now have the first positions, those of the round before follow.
             _take_over(before, unit, table, spool, first=len(fresh))
             order = _replaced(len(table), again)

@@ -25,6 +25,7 @@ class Settings:
     agent_token: str
     allow: tuple[str, ...]
     robots: bool
+    changed: str
     processes: int
     threads: int
     host_connections: int

@@ -1,24 +1,25 @@
 """The fetch worker: downloads the images of a part's plan, writes `images.tar` and `images.parquet`."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from curate.errors import RecipeError
-from curate.fetch.contract import FetchPart
+from curate.fetch.contract import FetchError, FetchPart, Outcome
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist
+from curate.fetch.pictures.expected import Expected, of_images
 from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
-from curate.store import Inputs, Outputs
+from curate.store import Folder, Inputs, Outputs
 
 THREADS_PER_TURN = 4
 MAX_THREADS = 256
@@ -31,7 +32,8 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
 
     Args:
         settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked`, the fingerprint of
-            the blocklists when the run was laid out (`Blocklist.fingerprint`).
+            the blocklists when the run was laid out (`Blocklist.fingerprint`); `expects`, the columns of the plan with
+            expected digests.
 
     Raises:
         UsageError: a setting is not valid, a blocklist cannot be read or has changed, or the installed img2dataset does
@@ -49,7 +51,7 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     fetch_part = Img2dataset(
         guard.queue, guard.fetch, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout
     )
-    return FetchWorker(guard, fetch_part, read.format)
+    return FetchWorker(guard, fetch_part, read, settings["expects"])
 
 
 class FetchWorker:
@@ -58,13 +60,15 @@ class FetchWorker:
     Args:
         guard: the guard whose `part` is open while a part is fetched.
         fetch_part: downloads, through the guard, and normalises.
-        extension: file extension of stored pictures.
+        settings: the format of stored pictures, and what becomes of changed ones.
+        expects: columns of the plan with expected digests.
     """
 
-    def __init__(self, guard: Guard, fetch_part: FetchPart, extension: str) -> None:
+    def __init__(self, guard: Guard, fetch_part: FetchPart, settings: Settings, expects: Sequence[str] = ()) -> None:
         self._guard = guard
         self._fetch_part = fetch_part
-        self._extension = extension
+        self._settings = settings
+        self._columns = ["image_id", "url", *expects]
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Fetches one part into `outputs["fetch"]`.
@@ -74,16 +78,26 @@ class FetchWorker:
             OSError: the pictures cannot be written to the local disk or the store.
         """
         out = outputs["fetch"]
-        images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
+        images, expected = self.images(inputs["plan"], unit)
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
-            table = self.fetch(images, spool, folder)
+            table = self.fetch(images, expected, spool, folder)
             write(out, table, spool, folder, range(len(table)))
 
-    def fetch(self, images: pa.Table, spool: Spool, folder: Path) -> pa.Table:
+    def images(self, plan: Folder, unit: int) -> tuple[pa.Table, list[Expected]]:
+        """Returns image_id and url of a part's distinct images, and what is expected of each.
+
+        Raises:
+            BrokenResult: the plan is not sorted.
+        """
+        pairs = plan.table("pairs.parquet", unit, self._columns)
+        return distinct_images(pairs).select(["image_id", "url"]), of_images(pairs)
+
+    def fetch(self, images: pa.Table, expected: Sequence[Expected], spool: Spool, folder: Path) -> pa.Table:
         """Fetches images as one part.
 
         Args:
             images: a table with image_id and url.
+            expected: what is expected of each of them.
             spool: receives each stored picture under its row's number.
             folder: a local scratch folder.
 
@@ -93,6 +107,16 @@ class FetchWorker:
         Raises:
             OSError: the pictures cannot be written to the local disk.
         """
+
+        def check(position: int, body: bytes, outcome: Outcome) -> None:
+            assert outcome.sha256 is not None
+            try:
+                expected[position].check(body, outcome.sha256)
+            except FetchError as error:
+                if self._settings.changed == "drop":
+                    raise
+                outcome.error = str(error)
+
         with self._guard.part():
-            outcomes = self._fetch_part(images["url"].to_pylist(), spool, folder)
-        return table_of(images["image_id"], outcomes, self._extension)
+            outcomes = self._fetch_part(images["url"].to_pylist(), spool, folder, check)
+        return table_of(images["image_id"], outcomes, self._settings.format)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from curate import schema
 from curate.errors import SourceError
 from curate.plan.cells import Captions
+from curate.plan.digests import in_hex
 from curate.plan.formats.contract import ListFile, Piece
 from curate.plan.notes import Notes
 from curate.plan.source import Layout
@@ -94,6 +95,7 @@ def rows(layout: Layout, pieces: Iterable[Located], notes: Notes) -> Iterator[pa
                     read["caption"],
                     pc.add(read["row"], at.in_source + taken),
                     *(read[column.to] for column in layout.kept),
+                    *(read[f"expected_{kind}"] for kind in layout.digests),
                 ],
                 names=[name for name in layout.plan.names if name != "repeated"],
             )
@@ -110,7 +112,7 @@ def _read(file: ListFile, piece: Piece, layout: Layout, notes: Notes) -> Iterato
     """
     values, only_urls = file.format.values, file.format.only_urls
     url = "url" if only_urls else layout.url
-    wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept)]
+    wanted = [url, layout.caption, layout.uid, *(column.name for column in layout.kept), *layout.digests.values()]
     names = [name for name in dict.fromkeys(wanted) if name is not None]
     for chunk in file.format.read(file, layout.dialect, names, piece):
         notes.add(chunk.unusual, file.path)
@@ -127,6 +129,10 @@ def _read(file: ListFile, piece: Piece, layout: Layout, notes: Notes) -> Iterato
             else:
                 passed = pa.nulls(chunk.rows, column.type)
             columns[column.to] = passed
+        for kind, name in layout.digests.items():
+            texts = values.text(cells[name]) if name in cells else pa.nulls(chunk.rows, pa.string())
+            columns[f"expected_{kind}"], unfit = in_hex(texts, kind)
+            notes.add({f"source.{kind}: cells that are not a {kind} in hex or base64 expect nothing": unfit})
         table = pa.table(columns)
         captions = Captions(pa.array([""] * chunk.rows, pa.string()))
         if layout.caption is not None:

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +41,7 @@ class Source:
     header: bool
     quoted: bool | None
     keep_columns: tuple[str, ...] | None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Mapping[str, Any]) -> "Source":
@@ -54,6 +55,7 @@ class Source:
             source["header"],
             source["quoted"],
             None if keep is None else tuple(keep),
+            {kind: source[kind] for kind in ("sha256", "md5") if source[kind] is not None},
         )
 
 
@@ -84,6 +86,7 @@ class Layout:
         dialect: the dialect of the lists.
         several: paths of lists whose rows may have several captions.
         kept: the columns passed through.
+        digests: the names of the columns of expected digests, by kind.
     """
 
     files: tuple[ListFile, ...]
@@ -93,11 +96,13 @@ class Layout:
     dialect: Dialect
     several: frozenset[str] = frozenset()
     kept: tuple["Passed", ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> pa.Schema:
         """The plan table's schema."""
-        return pa.schema([*schema.PLAN, *(pa.field(column.to, column.type) for column in self.kept)])
+        passed = [pa.field(column.to, column.type) for column in self.kept]
+        return pa.schema([*schema.PLAN, *passed, *(pa.field(f"expected_{kind}", pa.string()) for kind in self.digests)])
 
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON holds it, without paths."""
@@ -205,7 +210,7 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
                 several.add(file.path)
     kept = passed_through(asked, with_columns)
     caption = None if asked.caption is None else str(asked.caption)
-    return Layout(tuple(files), str(asked.url), caption, asked.uid, dialect, frozenset(several), kept)
+    return Layout(tuple(files), str(asked.url), caption, asked.uid, dialect, frozenset(several), kept, asked.digests)
 
 
 @dataclass(frozen=True)
@@ -301,12 +306,12 @@ def _caption_of(asked: Source, files: Sequence[ListFile]) -> str | int | None:
 
 def _check_named(asked: Source, file: ListFile, types: Mapping[str, pa.DataType]) -> None:
     headerless = not asked.header and file.format.has_header
-    for role, name in (("url", asked.url), ("caption", asked.caption), ("uid", asked.uid)):
+    for role, name in (("url", asked.url), ("caption", asked.caption), ("uid", asked.uid), *asked.digests.items()):
         if name is None:
             continue
         if isinstance(name, int) and not headerless:
             raise SourceError(f"source.{role}: {file.path} has named columns; numbers need header: false")
-        if headerless and not isinstance(name, int) and role != "uid":
+        if headerless and not isinstance(name, int) and role in ("url", "caption"):
             raise SourceError(f"source.{role}: without a header columns are numbers from 0, not {name!r}")
         if str(name) not in types:
             there = ", ".join(_shortened(column) for column in [*types][:20]) + (", …" if len(types) > 20 else "")
@@ -346,7 +351,7 @@ def _shortened(name: str) -> str:
 def passed_through(asked: Source, heads: Sequence[Columns]) -> tuple[Passed, ...]:
     """The columns that are passed through: the union over all files, with one type for each."""
     there = {name for head in heads for name in head.types}
-    named = {str(asked.url), None if asked.caption is None else str(asked.caption), asked.uid}
+    named = {str(asked.url), None if asked.caption is None else str(asked.caption), asked.uid, *asked.digests.values()}
     if asked.keep_columns is None:
         keep = dict.fromkeys(name for head in heads for name in head.types if name not in named)
     else:

@@ -32,6 +32,8 @@ def section(**changes: Any) -> dict[str, Any]:
         "robots": False,
         "blocklists": [],
         "blocked": "",
+        "changed": "drop",
+        "expects": [],
         "endpoint": None,
         "host_connections": 64,
         "host_rate": None,
