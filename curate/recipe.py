@@ -70,7 +70,7 @@ class Source(Keys):
     @model_validator(mode="after")
     def _columns_differ(self) -> "Source":
         named: dict[str | int, str] = {}
-        for key in ("url", "caption", "uid"):
+        for key in ("url", "caption", "uid", "sha256", "md5"):
             column = getattr(self, key)
             if column is not None and column in named:
                 raise ValueError(f"{key} is {column!r}, the column of {named[column]}; write another column")

@@ -135,6 +135,7 @@ class Layout:
             Dialect(asked.header, asked.quoted),
             frozenset(files[number].path for number in stored["several"]),
             tuple(Passed(name, to, plan.field(to).type) for name, to in stored["kept"]),
+            asked.digests,
         )
 
 

@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from helpers.plan_run import rows_of, run_plan, source
+from helpers.plan_run import plan_by_units, rows_of, run_plan, source
 
 from curate.errors import SourceError
 from curate.plan.digests import in_hex
@@ -55,6 +55,8 @@ def test_the_plan_holds_what_is_expected_and_names_what_is_no_digest(tmp_path):
     assert "source_hash" not in rows.column_names
     (note,) = [note for note in out.notes if "source.sha256" in note]
     assert "not a sha256 in hex or base64 expect nothing" in note
+    many = plan_by_units(tmp_path / "many", source(tmp_path / "a.csv", tmp_path / "b.jsonl", sha256="hash"), 1000, 0)
+    assert rows_of(many)["expected_sha256"].equals(rows["expected_sha256"])
     plain, _ = run_plan(tmp_path / "plain", source(tmp_path / "a.csv"))
     assert [name for name in rows_of(plain).column_names if name.startswith("expected")] == []
 
