@@ -77,7 +77,9 @@ def lay_out(
 
     def add(*declared: Declaration) -> None:
         for one in declared:
-            passes[one.name] = Pass.of(prepared.store, one, [passes[name].folder for name in one.reads])
+            passes[one.name] = Pass.of(
+                prepared.store, one, [passes[name].folder for name in one.reads], prepared.healed
+            )
 
     covered = n_parts if sample is None else sample.parts
     scope = {"parts": covered, "missing": list(missing)}

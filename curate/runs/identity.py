@@ -1,8 +1,8 @@
 """The identity of a run: claims an output folder for one source, and describes how two identities differ."""
 
-import json
 from collections.abc import Callable, Sequence
 
+from curate.checksums import json_bytes
 from curate.errors import IdentityError, counted
 from curate.store import Json, Store
 
@@ -33,7 +33,7 @@ def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda 
     Raises:
         IdentityError: the folder holds a run with another identity; the message names what differs.
     """
-    stored = (json.dumps(identity, sort_keys=True, indent=1) + "\n").encode()
+    stored = json_bytes(identity, indent=1)
     check_identity(store, identity, as_now)
     if not store.exists("run.json") and not store.create("run.json", stored):
         check_identity(store, identity, as_now)

@@ -4,8 +4,6 @@
 last run with a result. A sample has a file of its own, created empty when the sample starts.
 """
 
-import json
-
 from curate.errors import UsageError
 from curate.runs.options import manifest_name
 from curate.store import Json, Store
@@ -21,7 +19,7 @@ def begin(store: Store, sample: float | None) -> None:
 
 def record(store: Store, sample: float | None, folders: Json) -> None:
     """Stores the pass folders of the newest decisions."""
-    store.put(_name(sample), (json.dumps(folders, sort_keys=True, indent=1) + "\n").encode())
+    store.put_json(_name(sample), folders)
 
 
 def newest(store: Store, sample: float | None) -> Json:
