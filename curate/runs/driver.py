@@ -244,12 +244,15 @@ def _chain(states: Mapping[str, Progress]) -> None:
 
 
 def _check_lost(earlier: Progress, later: Progress) -> None:
-    """Raises Damaged where units are done, but not the same units of the work before: their markers were lost."""
+    """Raises Damaged where units are done, but not the units that they read: the markers of these were lost."""
     if WHOLE in earlier.done or WHOLE in earlier.work.units:
         return
     lost = sorted(later.done.intersection(earlier.work.units) - earlier.done - {WHOLE})
+    read = {folder.path for pass_ in later.work.outputs.values() for folder in pass_.reads}
     for pass_ in earlier.work.outputs.values() if lost else ():
         folder = pass_.folder
+        if folder.path not in read:
+            continue
         units = [unit for unit in lost if not folder.is_done(unit) and not is_set_aside(folder, unit)]
         if units:
             others = f", and {counted(len(units) - 1, 'other')}" if units[1:] else ""
