@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import tarfile
@@ -12,7 +13,7 @@ from helpers.rewritten import put_counts, put_table
 
 from curate.commands.verify import verify
 from curate.errors import BrokenResult, StoreError
-from curate.store import Folder, Store
+from curate.store import FileInfo, Folder, Store
 
 PACK = "pack-ffffffff"
 
@@ -37,7 +38,15 @@ def agree(root: Path, *names: str) -> None:
         if info["name"] in names:
             data = (root / PACK / info["name"]).read_bytes()
             info |= vars(folder.put("x", data, name=info["name"], rows=info["rows"]))
+            agree_marker(folder.folder, FileInfo(**info))
     (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def agree_marker(folder: Folder, info: FileInfo) -> None:
+    for unit in folder.units():
+        marker = folder.marker(unit)
+        files = {role: info if file.name == info.name else file for role, file in marker.files.items()}
+        folder.store.put(folder.marker_name(unit), dataclasses.replace(marker, files=files).to_json())
 
 
 def rewrite_tar(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
@@ -133,7 +142,8 @@ def test_a_lost_shard_is_a_gap_even_where_the_manifest_forgot_it_too(copy: Path)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     faults = verify(Store(str(copy)))
     assert f"{PACK}/shards/00000001.tar: is not listed in the manifest" in faults
-    assert len(faults) == 4
+    assert f"{PACK}/done/000001.json: differs from the manifest" in faults
+    assert len(faults) == 5
 
 
 def test_wrong_sizes_and_stats_are_found(copy: Path) -> None:
