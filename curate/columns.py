@@ -152,7 +152,7 @@ def describe(
     """
     found = [
         *_named(_types(plan, *(() if captions else ("caption",))), *_PLAN),
-        *_named(_types(schema.IMAGES, IMAGE), "fetch", "images.parquet", IMAGE),
+        *_named(_types(schema.IMAGES, IMAGE, schema.CHECKSUM), "fetch", "images.parquet", IMAGE),
         *_named(_types(schema.PIXELS, IMAGE), "pixels", "pixels.parquet", IMAGE),
     ]
     for scorer, types in (pixels or {}).items():

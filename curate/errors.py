@@ -12,6 +12,7 @@
     ├── InUse                 another driver works on the output: exit 4
     ├── StorageFault          a disk or a store failed for longer than `storage.patience`: exit 4
     ├── BrokenResult          a file in a run folder does not match its marker: exit 5
+    │   └── Damaged           a committed file that the next `curate run` writes again
     └── DeviceLost            a GPU that this process cannot use any more
 
 A bad *row* is never an exception: it is a status in the row's own table. Exceptions are caught at two
@@ -99,6 +100,20 @@ class BrokenResult(CurateError):
     """A committed file is missing or differs from its marker."""
 
     exit_code = Exit.AT_FAULT
+
+
+class Damaged(BrokenResult):
+    """A committed file is missing, or its bytes changed after they were written.
+
+    Attributes:
+        folder: the path of the pass's folder in the run.
+        units: the units whose files they are.
+        derived: the name, in the run, of a file that is only made of others and may be deleted; else empty.
+    """
+
+    def __init__(self, text: str, folder: str, units: Iterable[int], derived: str = "") -> None:
+        super().__init__(text)
+        self.folder, self.units, self.derived = folder, tuple(units), derived
 
 
 class DeviceLost(CurateError):

@@ -7,21 +7,21 @@ The command line, the tests and `pipelines/` all call `run`. Each room's `passes
 read and do.
 """
 
-import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 
 from curate.dedup import passes as dedup
 from curate.demo import truth
 from curate.embed import passes as embed
-from curate.errors import RunIncomplete
+from curate.errors import Damaged, RunIncomplete
 from curate.fetch import passes as fetch
 from curate.layout import folders, is_of_an_earlier_release, lay_out, planned
 from curate.pack import passes as pack
 from curate.plan import passes as plan
 from curate.prepare import Prepared, as_now
 from curate.report import passes as report
-from curate.runs import latest, retention
+from curate.runs import healing, latest, retention
 from curate.runs.driver import drive
 from curate.runs.identity import claim
 from curate.runs.one_driver import OneDriver
@@ -43,10 +43,25 @@ def run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options) 
     Raises:
         UsageError: a pass found a fault in an input or the recipe.
         RunIncomplete: parts are set aside, or too few images could be fetched.
+        BrokenResult: a file that this command wrote again is damaged again, or one that no pass can write again.
         StorageFault: a disk or a store failed for longer than `storage.patience`.
     """
-    with OneDriver(prepared.store, watcher.tell) as driver:
-        return _run(prepared, engine, watcher, options, driver)
+    store, repaired = prepared.store, set[tuple[str, tuple[int, ...], str]]()
+    with OneDriver(store, watcher.tell) as driver:
+        while True:
+            try:
+                return _run(prepared, engine, watcher, options, driver)
+            except Damaged as damaged:
+                place = (damaged.folder, damaged.units, damaged.derived)
+                if place in repaired:
+                    # It was written by this command: the disk or the store at fault would damage it again.
+                    raise
+                repaired.add(place)
+                engine.close()
+                healing.set_aside(store, damaged, watcher.tell)
+            except healing.Renewed:
+                pass
+            prepared = replace(prepared, healed=healing.rounds(store))
 
 
 def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options, driver: OneDriver) -> Outcome:
@@ -72,6 +87,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             forget_failures=forget,
             check=check,
         )
+        healing.settle(store, watcher.tell)
         for work in works:
             for unit, error in aside[work.name].items():
                 if not by_part or unit == WHOLE:
@@ -81,6 +97,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
                     )
                 outcome.missing = sorted({*outcome.missing, unit})
 
+    healing.settle(store, watcher.tell)
     if prepared.caution:
         watcher.tell(prepared.caution)
     if is_of_an_earlier_release(prepared):
@@ -93,7 +110,8 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     latest.begin(store, options.sample)
     sweep_root(store)
     prepared.remembered.save(store)
-    store.put(RECIPE, (prepared.recipe.as_stored().model_dump_json(indent=1) + "\n").encode())
+    # Unsorted: the order of its models has a meaning.
+    store.put_json(RECIPE, prepared.recipe.as_stored().model_dump(mode="json"), sort_keys=False)
     layout = planned(prepared, options)
     assert layout is not None
     retention.check(layout, options)
@@ -141,12 +159,12 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             if options.truth:
                 outcome.evaluation = truth.evaluate(select.decisions(layout), pq.read_table(options.truth)).to_json()
             go(report.work(prepared, layout, outcome.evaluation, options.engine))
+            healing.check_sizes(layout.passes["report"].folder, [WHOLE])
             outcome.report = store.path(layout.passes["report"].folder.file("index.html"))
             if outcome.funnel["kept"]:
                 made = pack.manifest(prepared, layout, int(outcome.funnel["kept"]))
                 outcome.manifest = {**folders(layout, options), **made}
-                content = json.dumps(outcome.manifest, sort_keys=True, indent=1) + "\n"
-                store.put(manifest_name(options.sample), content.encode())
+                store.put_json(manifest_name(options.sample), outcome.manifest)
                 if retention.is_pending(prepared.recipe.keep.images, layout):
                     watcher.tell(retention.release(layout))
     return outcome

@@ -14,6 +14,7 @@ from curate.pack import passes as pack
 from curate.plan import passes as plan
 from curate.prepare import Prepared, as_now
 from curate.report import passes as report
+from curate.runs.identity import stored
 from curate.runs.options import Options
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.sample import Sample
@@ -31,8 +32,8 @@ def is_of_an_earlier_release(prepared: Prepared) -> bool:
     """Whether a release with other fingerprints started the run and it has not been continued since."""
     if not prepared.store.exists("run.json"):
         return False
-    stored = prepared.store.read_json("run.json")
-    return stored != as_now(stored) and not plan_folder(prepared).is_done()
+    present = stored(prepared.store)
+    return present != as_now(present) and not plan_folder(prepared).is_done()
 
 
 def planned(prepared: Prepared, options: Options, missing: Sequence[int] = ()) -> Layout | None:
@@ -77,7 +78,9 @@ def lay_out(
 
     def add(*declared: Declaration) -> None:
         for one in declared:
-            passes[one.name] = Pass.of(prepared.store, one, [passes[name].folder for name in one.reads])
+            passes[one.name] = Pass.of(
+                prepared.store, one, [passes[name].folder for name in one.reads], prepared.healed
+            )
 
     covered = n_parts if sample is None else sample.parts
     scope = {"parts": covered, "missing": list(missing)}

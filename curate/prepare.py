@@ -26,7 +26,8 @@ from curate.plan import source as lists
 from curate.plan.paths import last_word
 from curate.recipe import Model, Recipe, Source
 from curate.remembered import NAME, Remembered
-from curate.runs.identity import check_identity
+from curate.runs import healing
+from curate.runs.identity import check_identity, placeless
 from curate.runs.one_driver import FOLDER as DRIVERS
 from curate.runs.retry_rounds import Round, recorded
 from curate.select.steps.contract import Step
@@ -35,7 +36,7 @@ from curate.select.steps.registry import read as read_steps
 from curate.select.steps.registry import versions
 from curate.signals.contract import Images, ModelShape, Prompts, Scorer
 from curate.signals.registry import scorers
-from curate.store import Json, Store
+from curate.store import Folder, Json, Store
 
 __all__ = ["HUB", "Prepared", "prepare"]
 
@@ -71,6 +72,8 @@ class Prepared:
     """What the checks found out about files outside the run, for its next command."""
     has_captions: bool = True
     """Whether the source has captions; if not, images are curated alone."""
+    healed: Mapping[str, int] = field(default_factory=dict)
+    """How often units of a folder came out different when they were done again (`curate.runs.healing.rounds`)."""
 
     @property
     def models(self) -> list[str]:
@@ -108,8 +111,8 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
     }
     with store.accessible():
         check_identity(store, identity, as_now)
-        _check_free(store)
-        rounds = recorded(store)
+        _check_free(store, identity)
+        rounds, healed = recorded(store), healing.rounds(store)
     requested = list(_scorers(recipe, has_captions=has_captions))
     prompts, targets = _directions(requested, remembered)
     pixels = [
@@ -143,6 +146,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
         caution,
         remembered,
         has_captions,
+        healed,
     )
 
 
@@ -216,8 +220,16 @@ def as_now(identity: Json) -> Json:
     return {**identity, "source": files, "columns": chosen(source, without={"paths"})}
 
 
-def _check_free(store: Store) -> None:
+def _is_plan_of(folder: Folder, identity: Json) -> bool:
+    """Whether a folder holds the finished plan of a source."""
+    return folder.name == "plan" and folder.is_done() and folder.described()["params"] == placeless(identity)
+
+
+def _check_free(store: Store, identity: Json) -> None:
     """Raises RecipeError where the folder is neither empty nor that of a run.
+
+    Where run.json was lost, a finished plan of the same source shows that the folder is this run's; the run writes the
+    file again.
 
     A run that died while it planned left only `plan-…` folders, which are accepted, as are `remembered.json` and
     `drivers`. Hidden names, such as files of a desktop or our own probe file, are ignored.
@@ -232,7 +244,7 @@ def _check_free(store: Store) -> None:
         and name not in (NAME, DRIVERS)
         and not (kind == "directory" and ours.fullmatch(name))
     ]
-    if foreign:
+    if foreign and not any(_is_plan_of(folder, identity) for folder in Folder.all_in(store)):
         named = ", ".join(repr(name) for name in foreign[:3]) + (", …" if foreign[3:] else "")
         raise RecipeError(
             f"output: {store.url} is not empty and is not a Curate run (found: {named}); name a new or an empty folder"

@@ -73,7 +73,7 @@ class Remembered:
         """Stores what this command asked for, where that differs from what is stored."""
         if self._used != self.before:
             content = {"curate": __version__, "findings": self._used}
-            store.put(NAME, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+            store.put_json(NAME, content)
 
     def _stamp(self, path: str) -> str:
         """Returns text that changes with a file, or with a folder's names; empty where a next change might not show."""

@@ -9,7 +9,7 @@ with one caption: a source row with several captions is planned as several, whic
                                            (of samples also sample_*)
     images      an image      fetch        image_id status error_class error http_status host bytes
                                            milliseconds width height original_width original_height
-                                           sha256 file
+                                           sha256 crc32 file
     pixels      an image      embed        image_id decoded phash brightness contrast colorfulness sharpness
     image_…     an image      embed        image_id image_embedding
     text_…      a pair        embed        pair_id text_embedding clip_similarity [clip_similarity_mirrored]
@@ -128,6 +128,8 @@ SAMPLE = pa.schema(
 folder, percent-encoded; `sample_offset` counts from the tar's first byte. Where the image of a sample cannot be
 determined, `sample_fault` holds an error class, a colon and a message, and the three columns before it are null."""
 
+CHECKSUM = "crc32"
+
 IMAGES = pa.schema(
     [
         pa.field("image_id", ID, nullable=False),
@@ -143,11 +145,13 @@ IMAGES = pa.schema(
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),
         ("sha256", pa.string()),
+        (CHECKSUM, pa.uint32()),
         ("file", pa.string()),
     ]
 )
 """`bytes` and `sha256` (hex) describe the received body, `width` and `height` the stored picture, which is the tar
-member `file`: `<image_id hex>.<jpg|png|webp>`."""
+member `file`: `<image_id hex>.<jpg|png|webp>`. `crc32` is the CRC-32 of that member's bytes, which every reader of the
+tar compares; predicates and the result do not have it."""
 
 PIXELS = pa.schema(
     [

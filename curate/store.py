@@ -30,7 +30,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.errors import BrokenResult, StoreError
+from curate.checksums import Changed, check_entries, checked_footer, footer_crc32, json_bytes, json_of
+from curate.errors import BrokenResult, Damaged, StoreError
 from curate.scratch import scratch
 
 WHOLE = -1
@@ -185,14 +186,20 @@ class Store:
         return bytes(_whole(lambda: self.fs.cat_file(self.path(name))))
 
     def read_json(self, name: str) -> Json:
-        """The content of a JSON file, an object. Raises FileNotFoundError, BrokenResult."""
+        """The content of a JSON file, an object, without its checksum (`json_bytes`).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            BrokenResult: the file is not a JSON object, or differs from its checksum.
+        """
         try:
-            loaded = json.loads(self.read(name))
+            return json_of(self.read(name))
         except ValueError as error:
-            raise BrokenResult(f"{self.path(name)} is not JSON: {error}") from error
-        if not isinstance(loaded, dict):
-            raise BrokenResult(f"{self.path(name)} is not a JSON object")
-        return loaded
+            raise BrokenResult(f"{self.path(name)}: {error}") from error
+
+    def put_json(self, name: str, content: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+        """Writes a JSON object with its checksum, as a whole."""
+        self.put(name, json_bytes(content, indent=1, sort_keys=sort_keys))
 
     def exists(self, name: str) -> bool:
         """Whether a file of this name exists. An error other than "not found" is raised, never taken for an absence."""
@@ -269,6 +276,21 @@ class Store:
             found[name.removeprefix(own)] = now - changed.timestamp() if changed else 0.0
         return found
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The size of every file in a folder and in its folders, in bytes; a missing folder has no files."""
+        found: dict[str, int] = {}
+        if root := self.local_root:
+            for path, _, names in os.walk(root / folder):
+                for name in names:
+                    file = Path(path, name)
+                    # Another command may move or delete it meanwhile.
+                    with contextlib.suppress(FileNotFoundError):
+                        found[file.relative_to(root).as_posix()] = file.stat().st_size
+            return found
+        own = self.fs._strip_protocol(self.path()).rstrip("/") + "/"
+        listed = self.fs.find(self.path(folder), detail=True)
+        return {name.removeprefix(own): int(info["size"]) for name, info in listed.items()}
+
     def folders(self) -> list[str]:
         """The names of the folders directly under the root, sorted."""
         return [name for name, kind in self.entries().items() if kind == "directory"]
@@ -325,12 +347,23 @@ class Store:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A marker's entry for one file: its name in the pass folder, its size, digest and rows."""
+    """A marker's entry for one file.
+
+    Attributes:
+        name: its name in the pass folder.
+        bytes: its size.
+        sha256: the digest of its bytes, in hex.
+        rows: the number of its rows.
+        footer: of a table, the CRC-32 of its Parquet footer, which no checksum of a page covers.
+        content: the digest of what has to be the same when the unit is done again, where that is not every byte.
+    """
 
     name: str
     bytes: int
     sha256: str
     rows: int | None = None
+    footer: int | None = None
+    content: str | None = None
 
 
 @dataclass(frozen=True)
@@ -347,13 +380,16 @@ class Marker:
 
     def to_json(self) -> bytes:
         """The marker as it is stored."""
-        return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
+        return json_bytes(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, stored: Json) -> "Marker":
-        """The marker from its stored form."""
-        files = {role: FileInfo(**info) for role, info in stored["files"].items()}
-        return cls(**{**stored, "files": files, "notes": tuple(stored["notes"])})
+        """The marker from its stored form. Raises ValueError where it is none."""
+        try:
+            files = {role: FileInfo(**info) for role, info in stored["files"].items()}
+            return cls(**{**stored, "files": files, "notes": tuple(stored["notes"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is not a marker: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -416,53 +452,110 @@ class Folder:
 
         Raises:
             FileNotFoundError: the unit is not done.
+            Damaged: the marker cannot be read.
         """
-        return Marker.from_json(self.store.read_json(self.marker_name(unit)))
+        name = self.marker_name(unit)
+        try:
+            return Marker.from_json(json_of(self.store.read(name)))
+        except ValueError as error:
+            raise Damaged(f"{self.store.path(name)}: {error}", self.path, [unit]) from error
+
+    def info(self, role: str, unit: int = WHOLE) -> FileInfo:
+        """The entry of a unit's file of that role in its marker.
+
+        Raises:
+            Damaged: the unit has no marker, although it was done, or one that cannot be read.
+            BrokenResult: the unit has no file of that role.
+        """
+        try:
+            files = self.marker(unit).files
+        except FileNotFoundError as error:
+            raise Damaged(f"{self.store.path(self.marker_name(unit))}: is missing", self.path, [unit]) from error
+        if role not in files:
+            raise BrokenResult(f"{self.path}: unit {key(unit)} has no file {role!r}, only {sorted(files)}")
+        return files[role]
 
     def file(self, role: str, unit: int = WHOLE) -> str:
         """The name, in the store, of a unit's file of that role."""
-        files = self.marker(unit).files
-        if role not in files:
-            raise BrokenResult(f"{self.path}: unit {key(unit)} has no file {role!r}, only {sorted(files)}")
-        return f"{self.path}/{files[role].name}"
+        return f"{self.path}/{self.info(role, unit).name}"
+
+    def damaged(self, role: str, unit: int, what: str) -> Damaged:
+        """Returns the error of a committed file at fault; `what` says how, after the file's path."""
+        return Damaged(f"{self.store.path(self.file(role, unit))}: {what}", self.path, [unit])
+
+    @contextlib.contextmanager
+    def opened(self, role: str, unit: int = WHOLE) -> Iterator[IO[bytes]]:
+        """Opens a unit's file for reading, seekable. Raises Damaged where it is missing."""
+        with self._found(role, unit), self.store.open(self.file(role, unit)) as opened:
+            yield opened
+
+    @contextlib.contextmanager
+    def as_local(self, role: str, unit: int = WHOLE) -> Iterator[Path]:
+        """Gives a unit's file as a local path (`Store.as_local`). Raises Damaged where it is missing."""
+        with self._found(role, unit), self.store.as_local(self.file(role, unit)) as path:
+            if not path.is_file():
+                raise FileNotFoundError(path)
+            yield path
+
+    @contextlib.contextmanager
+    def _found(self, role: str, unit: int) -> Iterator[None]:
+        """Raises Damaged where the unit is done and its file is missing."""
+        name = self.file(role, unit)
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self.store.exists(name):
+                raise
+            raise self.damaged(role, unit, "is missing") from error
 
     def table(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> pa.Table:
         """A unit's Parquet file as a table.
 
         Raises:
-            FileNotFoundError: the unit is not done, or its file is gone.
-            BrokenResult: the file's bytes changed after they were written.
+            Damaged: the file or the marker is missing, or their bytes changed after they were written.
         """
-        with self._parquet(self.file(role, unit)) as table:
-            return table.read(columns=columns)
+        with self._parquet(role, unit) as file:
+            table = file.read(columns=columns)
+            check_entries(table, file.metadata, range(file.num_row_groups))
+            return table
 
     def tables(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The row groups of a unit's Parquet file, each read when it is asked for. Raises as `table`."""
-        with self._parquet(self.file(role, unit)) as table:
-            for group in range(table.num_row_groups):
-                yield table.read_row_group(group, columns=columns)
+        with self._parquet(role, unit) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=columns)
+                check_entries(table, file.metadata, [group])
+                yield table
 
     @contextlib.contextmanager
-    def _parquet(self, name: str) -> Iterator[pq.ParquetFile]:
-        """Opens a Parquet file whose pages are compared with their checksums as they are read."""
+    def _parquet(self, role: str, unit: int) -> Iterator[pq.ParquetFile]:
+        """Opens a Parquet file after its footer was compared with the marker; pages are compared as they are read."""
         # Not `read_table`, which imports pyarrow.dataset and pandas: a command may need no more than one small table.
+        info = self.info(role, unit)
         try:
             with (
-                self.store.open(name) as opened,
-                pq.ParquetFile(opened, page_checksum_verification=True) as table,
+                self._found(role, unit),
+                self.store.open(f"{self.path}/{info.name}") as opened,
+                pq.ParquetFile(
+                    opened, metadata=checked_footer(opened, info.bytes, info.footer), page_checksum_verification=True
+                ) as table,
             ):
                 yield table
-        except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None) is not None or not _is_of_arrow(error):
+        except (pa.ArrowException, UnicodeDecodeError, OSError, Changed) as error:
+            if getattr(error, "errno", None) is not None or not _is_of_content(error):
                 raise
             reason = " ".join(str(error).split())
-            raise BrokenResult(
-                f"{self.store.path(name)}: its bytes changed after they were written: {reason}"
-            ) from error
+            raise self.damaged(role, unit, f"its bytes changed after they were written: {reason}") from error
 
     def json(self, role: str, unit: int = WHOLE) -> Json:
-        """A unit's JSON file."""
-        return self.store.read_json(self.file(role, unit))
+        """A unit's JSON file. Raises Damaged where it is missing or its bytes changed after they were written."""
+        info = self.info(role, unit)
+        with self._found(role, unit):
+            data = self.store.read(f"{self.path}/{info.name}")
+        if hashlib.sha256(data).hexdigest() != info.sha256:
+            raise self.damaged(role, unit, "its bytes changed after they were written (sha256 differs)")
+        loaded: Json = json.loads(data)
+        return loaded
 
     def outputs(self, unit: int = WHOLE, attempt: str | None = None) -> "Outputs":
         """The outputs of one attempt at a unit."""
@@ -511,9 +604,24 @@ class Outputs:
         self.files[role] = info
         return info
 
-    def put_table(self, role: str, table: pa.Table, *, name: str | None = None) -> FileInfo:
-        """Writes a table as Parquet (zstd, row groups of some tens of MB)."""
-        return self.put(role, parquet_bytes(table), name=name, rows=table.num_rows)
+    def put_table(
+        self, role: str, table: pa.Table, *, name: str | None = None, incidental: Sequence[str] = ()
+    ) -> FileInfo:
+        """Writes a table as Parquet (zstd, row groups of some tens of MB).
+
+        Args:
+            role: as in `put`.
+            table: its rows.
+            name: as in `put`.
+            incidental: columns that may differ when the unit is done again, such as times.
+        """
+        data = parquet_bytes(table)
+        info = self.put(role, data, name=name, rows=table.num_rows)
+        same = parquet_bytes(table.drop_columns(list(incidental))) if incidental else None
+        content = None if same is None else hashlib.sha256(same).hexdigest()
+        footer = footer_crc32(data)
+        self.files[role] = dataclasses.replace(info, footer=footer, content=content)
+        return self.files[role]
 
     def put_json(self, role: str, content: Any, *, name: str | None = None) -> FileInfo:
         """Writes JSON with sorted keys."""
@@ -584,9 +692,9 @@ def key(unit: int) -> str:
     return "all" if unit == WHOLE else f"{unit:06d}"
 
 
-def _is_of_arrow(error: Exception) -> bool:
-    """Whether pyarrow raised an error over a file's content; it raises plain OSErrors, too, for pages that changed."""
-    return isinstance(error, pa.ArrowException) or type(error) is OSError
+def _is_of_content(error: Exception) -> bool:
+    """Whether an error is about a file's content; pyarrow raises plain OSErrors, too, for pages that changed."""
+    return not isinstance(error, OSError) or isinstance(error, pa.ArrowException) or type(error) is OSError
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -6,11 +6,13 @@ pass, and lists or reads single markers only for units of other blocks. To delet
 block, too (`name`); `curate verify` names both.
 """
 
-import json
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from curate.checksums import json_bytes
+from curate.errors import BrokenResult, Damaged
 from curate.store import WHOLE, Folder, Json, Marker
 
 BLOCK = 1000
@@ -38,6 +40,7 @@ def markers(folder: Folder, units: Iterable[int]) -> Iterator[tuple[int, Marker]
 
     Raises:
         FileNotFoundError: a unit is not done.
+        Damaged: a marker or a summary cannot be read.
     """
     blocks = _written(folder)
     asked: dict[int, list[int]] = {}
@@ -46,10 +49,22 @@ def markers(folder: Folder, units: Iterable[int]) -> Iterator[tuple[int, Marker]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for block, of_block in sorted(asked.items()):
             if block in blocks:
-                stored = folder.store.read_json(name(folder, block * BLOCK))["markers"]
-                yield from ((unit, Marker.from_json(stored[str(unit)])) for unit in of_block)
+                yield from _stored(folder, block, of_block)
             else:
                 yield from zip(of_block, pool.map(folder.marker, of_block), strict=True)
+
+
+def _stored(folder: Folder, block: int, units: Iterable[int]) -> Iterator[tuple[int, Marker]]:
+    """Yields the markers of some units of a block from its summary. Raises Damaged where it cannot be read."""
+    summary = name(folder, block * BLOCK)
+    try:
+        stored = folder.store.read_json(summary)["markers"]
+        of_units = [(unit, Marker.from_json(stored[str(unit)])) for unit in units]
+    except (BrokenResult, KeyError, ValueError) as error:
+        where = folder.store.path(summary)
+        text = str(error) if where in str(error) else f"{where}: it is not a summary of markers: {error}"
+        raise Damaged(text, folder.path, units, derived=summary) from error
+    yield from of_units
 
 
 def _written(folder: Folder) -> set[int]:
@@ -112,8 +127,8 @@ class Summaries:
         unknown = [unit for unit in units if unit not in known]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             read = dict(zip(unknown, pool.map(self._read, unknown), strict=True))
-        content = {"markers": {unit: known.get(unit) or read[unit] for unit in units}}
-        self.folder.store.put(name(self.folder, first), (json.dumps(content, separators=(",", ":")) + "\n").encode())
+        content = {"markers": {str(unit): known.get(unit) or read[unit] for unit in units}}
+        self.folder.store.put(name(self.folder, first), json_bytes(content))
 
     def _read(self, unit: int) -> Json:
-        return self.folder.store.read_json(self.folder.marker_name(unit))
+        return dataclasses.asdict(self.folder.marker(unit))

@@ -59,6 +59,7 @@ OF_TYPE: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.float16(): FLOATS,
     pa.int32(): st.sampled_from([None, 0, 7]),
     pa.int64(): st.sampled_from([None, 1 << 40]),
+    pa.uint32(): st.sampled_from([None, 1 << 31]),
     pa.bool_(): st.sampled_from([None, True, False]),
     pa.string(): st.sampled_from([None, "", "ünï"]),
     pa.list_(pa.string()): st.sampled_from([None, [], ["a", None]]),

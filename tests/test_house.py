@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
 COMMON = {
+    "checksums",
     "columns",
     "credentials",
     "decoding",
@@ -32,6 +33,7 @@ COMMON = {
     "scratch",
     "side_by_side",
     "store",
+    "stored_images",
     "summaries",
 }
 DECLARING = {"prepare", "runs"}

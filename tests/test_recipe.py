@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from curate import __version__
 from curate.errors import RecipeError
 from curate.recipe import Recipe, load, parse
+from curate.store import Store
 
 LEAST = {"version": 1, "source": {"paths": ["list.parquet"]}, "output": "run"}
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
@@ -286,3 +287,12 @@ def test_what_workers_reserve(keys, booked, device):
     assert (count, booking.cpus, booking.gpus, booking.memory) == booked
     assert recipe.device("embed") == device
     assert recipe.booking("fetch")[1].gpus == 0.0
+
+
+def test_the_recipe_that_a_run_stores_is_a_recipe(tmp_path):
+    stored = parse(dict(LEAST)).as_stored().model_dump(mode="json")
+    Store(str(tmp_path)).put_json("recipe.json", stored, sort_keys=False)
+    assert load(tmp_path / "recipe.json").as_stored().model_dump(mode="json") == stored
+    edited = (tmp_path / "recipe.json").read_text().replace('"seed": 0', '"seed": 7')
+    (tmp_path / "recipe.json").write_text(edited)
+    assert load(tmp_path / "recipe.json").seed == 7

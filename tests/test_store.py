@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 def test_a_damaged_marker_is_named(tmp_path):
     store = Store(str(tmp_path))
     store.put("fetch-0123/done/000000.json", b"{half")
-    with pytest.raises(BrokenResult, match=r"000000\.json is not JSON"):
+    with pytest.raises(BrokenResult, match=r"000000\.json: it is not JSON"):
         Folder(store, "fetch", "0123").marker(0)
 
 

@@ -43,7 +43,9 @@ def to_delete(manifest: Manifest, faults: Sequence[Fault]) -> list[str]:
             elif short.startswith(_DECIDED):
                 units[short] = {ALL}
     found = (_names(manifest.folders[short], of) for short, of in units.items())
-    return sorted({name for names in found for name in names})
+    store = manifest.folders["plan"].store
+    files = {fault.file for fault in faults if fault.file and store.exists(fault.file)}
+    return sorted({name for names in found for name in names} | files)
 
 
 def fetched_again(manifest: Manifest, faults: Sequence[Fault]) -> list[int]:

@@ -8,7 +8,7 @@ import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 from curate.errors import BrokenResult, StoreError
 from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
-from curate.runs import retention
+from curate.runs import latest, retention
+from curate.runs.identity import stored as stored_identity
+from curate.runs.options import RECIPE
 from curate.schema import NOT_SAMPLED, REPEATED
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
@@ -38,15 +40,17 @@ class Fault(str):
 
     Attributes:
         places: (short name of a folder, unit); unit None for the whole folder.
+        file: a file to delete so that the next run writes it again, by its name in the run; else empty.
     """
 
-    __slots__ = ("places",)
+    __slots__ = ("file", "places")
     places: Sequence[tuple[str, int | None]]
+    file: str
 
-    def __new__(cls, line: str, *places: tuple[str, int | None]) -> Self:
+    def __new__(cls, line: str, *places: tuple[str, int | None], file: str = "") -> Self:
         """Returns the line with its places."""
         fault = super().__new__(cls, line)
-        fault.places = places
+        fault.places, fault.file = places, file
         return fault
 
 
@@ -67,6 +71,7 @@ class Manifest:
         result: every file of the result by its name in `pack`.
         has_uid: whether the source gives the pair ids.
         of_samples: whether images are read from samples, and not downloaded.
+        sample: the share of `--sample`; None for the whole run.
     """
 
     folders: Mapping[str, Folder]
@@ -81,6 +86,7 @@ class Manifest:
     result: Mapping[str, FileInfo]
     has_uid: bool
     of_samples: bool
+    sample: float | None
 
 
 def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json") -> list[Fault]:
@@ -89,7 +95,8 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
     The result: every file has the size and digest of the manifest; shards have no gaps, and all but the last are full;
     keys are unique; row i of the layouts' files is the i-th kept pair of the decisions, and there are no other rows.
     The decisions: they have every planned row once, with a reason exactly where the row is dropped, and planned =
-    kept + dropped by reason, per part and in total.
+    kept + dropped by reason, per part and in total. The bookkeeping: recipe.json, decided.json, every pass.json and the
+    result's markers can be read, have their checksums, and agree with the manifest.
 
     Args:
         store: the run's folder.
@@ -110,6 +117,7 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
         spill = folder / "kept"
         with spill.open("wb") as kept:
             complete = _check_decisions(said, kept, problems)
+        problems += _bookkeeping_faults(store, said)
         _check_result(store, said, _ids(spill) if complete else None, problems)
         both = (("select", None), ("pack", None))
         problems += [Fault(f"{said.pack}: key {uid} is not unique", *both) for uid in _repeated(spill)]
@@ -130,8 +138,10 @@ def read_manifest(store: Store, name: str) -> Manifest:
         stored = store.read_json(name)
     except FileNotFoundError as error:
         raise StoreError(f"{store.path(name)} is missing: this folder holds no finished result") from error
+    except BrokenResult as error:
+        raise BrokenResult(f"{error}; run the recipe again: it writes the file again") from error
     try:
-        identity = store.read_json("run.json")
+        identity = stored_identity(store)
     except FileNotFoundError as error:
         raise BrokenResult(f"{store.path('run.json')} is missing: the source of the run is unknown") from error
     try:
@@ -139,7 +149,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
         covered = range(parts) if isinstance(parts, int) else sorted(parts)
         paths = stored["folders"]
         return Manifest(
-            {short: Folder.at(store, path) for short, path in paths.items()},
+            {short: _folder(store, path) for short, path in paths.items()},
             pack,
             int(stored["n_parts"]),
             [part for part in covered if part not in set(missing)],
@@ -151,9 +161,51 @@ def read_manifest(store: Store, name: str) -> Manifest:
             {info["name"].removeprefix(f"{pack}/"): FileInfo(**info) for info in stored["result"]},
             identity["columns"].get("uid") is not None,
             identity["columns"].get("kind") == "samples",
+            stored.get("sample"),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BrokenResult(f"{store.path(name)} is not a manifest of this version of Curate: {error!r}") from error
+
+
+def _folder(store: Store, path: str) -> Folder:
+    """The folder of that path, also where the pass.json is lost that shows that it is a result."""
+    folder = Folder.at(store, path)
+    beside = replace(folder, is_result=True)
+    return beside if beside.units() else folder
+
+
+def _bookkeeping_faults(store: Store, said: Manifest) -> Iterator[Fault]:
+    """Reads the files about the run and its passes, and compares the result's markers with the manifest."""
+    for name in (RECIPE, latest.name(said.sample)):
+        if line := _unreadable(store, name):
+            yield Fault(f"{name}: {line}")
+    for folder in said.folders.values():
+        name = f"{folder.bookkeeping}/pass.json"
+        if line := _unreadable(store, name):
+            yield Fault(f"{name}: {line}", file=name)
+    pack = said.folders["pack"]
+    listed: set[str] = set()
+    for unit in sorted(pack.units()):
+        name, marker = pack.marker_name(unit), _marker(pack, unit)
+        if isinstance(marker, Exception):
+            yield Fault(f"{name}: cannot be read: {_line(marker)}", ("pack", unit))
+            continue
+        listed |= {info.name for info in marker.files.values()}
+        if any(said.result.get(info.name) != info for info in marker.files.values()):
+            yield Fault(f"{name}: differs from the manifest", ("pack", unit))
+    if lacking := sorted(said.result.keys() - listed):
+        yield Fault(f"{pack.bookkeeping}/done: no marker names {lacking[0]}")
+
+
+def _unreadable(store: Store, name: str) -> str:
+    """Why a JSON file of the run cannot be read; empty where it can."""
+    try:
+        store.read_json(name)
+    except FileNotFoundError:
+        return "is missing"
+    except BrokenResult as error:
+        return str(error).removeprefix(f"{store.path(name)}: ")
+    return ""
 
 
 # The decisions -----------------------------------------------------------------------------------------------

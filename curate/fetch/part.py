@@ -61,10 +61,13 @@ def write(out: Outputs, table: pa.Table, spool: Spool, scratch: Path, positions:
         scratch: a local folder.
         positions: for each row, the position of its picture in the spool; unused where the row has none.
     """
-    files = zip(table["file"].to_pylist(), positions, strict=True)
+    files = list(zip(table["file"].to_pylist(), positions, strict=True))
     spool.write_tar(scratch / "images.tar", ((name, position) for name, position in files if name is not None))
+    checksums = [None if name is None else spool.checksum(position) for name, position in files]
+    number = table.schema.get_field_index(schema.CHECKSUM)
+    table = table.set_column(number, schema.IMAGES.field(schema.CHECKSUM), pa.array(checksums, pa.uint32()))
     out.put_file("images.tar", scratch / "images.tar", rows=pc.count(table["file"]).as_py())
-    out.put_table("images.parquet", table)
+    out.put_table("images.parquet", table, incidental=["milliseconds"])
     out.counts.update(_counts(table))
     lost = out.counts.get("error:internal", 0)
     if lost:

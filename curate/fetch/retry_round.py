@@ -3,7 +3,6 @@
 Its files hold all images of the part, so later passes read one folder (docs/decisions/0005-rounds.md).
 """
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from curate.fetch.worker import FetchWorker
 from curate.fetch.worker import open_worker as open_fetch
 from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
+from curate.stored_images import read_all
 
 
 def open_worker(settings: Mapping[str, Any]) -> "RoundWorker":
@@ -61,27 +61,15 @@ class RoundWorker:
             # In the spool, pictures that are fetched now have the first positions, those of the round before follow.
             _take_over(before, unit, table, spool, first=len(fresh))
             order = _replaced(len(table), again)
-            whole = pa.concat_tables([fresh, table]).take(order)
+            whole = pa.concat_tables([fresh, table], promote_options="default").take(order)
             write(out, whole, spool, folder, order.to_pylist())
         out.counts.update(_gained(table.take(again), fresh))
 
 
 def _take_over(before: Folder, unit: int, table: pa.Table, spool: Spool, first: int) -> None:
     """Copies the pictures of the round before into the spool, at the positions from `first` on."""
-    row_of = {name: row for row, name in enumerate(table["file"].to_pylist()) if name is not None}
-    copied = 0
-    with (
-        before.store.open(before.file("images.tar", unit)) as opened,
-        tarfile.open(fileobj=opened, mode="r|") as tar,
-    ):
-        for member in tar:
-            content = tar.extractfile(member)
-            if content is None or member.name not in row_of:
-                raise BrokenResult(f"{before.path}: images.tar has {member.name!r}, images.parquet does not")
-            spool.add(first + row_of[member.name], content.read())
-            copied += 1
-    if copied != len(row_of):
-        raise BrokenResult(f"{before.path}: images.tar has {copied} of {len(row_of)} pictures")
+    for row, picture in read_all(before, unit, table):
+        spool.add(first + row, picture)
 
 
 def _gained(lost: pa.Table, fresh: pa.Table) -> dict[str, int]:

@@ -10,6 +10,7 @@ from curate.pack.layouts.registry import layouts
 from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.booking import for_pack
+from curate.runs.healing import check_sizes
 from curate.runs.passes import Declaration, Layout, result_files
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
@@ -85,8 +86,14 @@ def card_work(prepared: Prepared, layout: Layout) -> Work:
 
 
 def check(prepared: Prepared, layout: Layout, kept: int) -> None:
-    """Raises BrokenResult where the shards do not hold as many samples as pairs were kept."""
+    """Compares the files of the result with their markers, by size, and the samples of the shards with the kept pairs.
+
+    Raises:
+        Damaged: a file is missing or has another size.
+        BrokenResult: the shards do not hold as many samples as pairs were kept.
+    """
     folder = layout.passes["pack"].folder
+    check_sizes(folder, [*range(shards(prepared, layout)), WHOLE])
     packed = sum(marker.counts["samples"] for _, marker in markers(folder, range(shards(prepared, layout))))
     if packed != kept:
         raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")

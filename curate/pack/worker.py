@@ -5,18 +5,18 @@ a function of committed inputs alone: order, time stamps, owners and compression
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from curate.errors import BrokenResult
-from curate.pack.images import Images
 from curate.pack.layouts.contract import LayoutFiles, ShardWriter, StoredImage
 from curate.pack.layouts.registry import layouts
 from curate.pack.rows import Settings, described, embedded, read
 from curate.scratch import scratch
 from curate.store import Folder, Inputs, Outputs
+from curate.stored_images import images_of
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
@@ -90,7 +90,7 @@ def _add_images(
     """Reads the images of rows of a part, each once, and hands them to the writers batch by batch."""
     if not writers:
         return
-    with _images(fetch, part) as images:
+    with images_of(fetch, part) as images:
         batch: list[StoredImage] = []
         held = 0
         for row, member in enumerate(members):
@@ -100,10 +100,3 @@ def _add_images(
                 for writer in writers:
                     writer.add(rows.slice(row + 1 - len(batch), len(batch)), batch)
                 batch, held = [], 0
-
-
-@contextlib.contextmanager
-def _images(fetch: Folder, part: int) -> Iterator[Images]:
-    name = fetch.file("images.tar", part)
-    with fetch.store.as_local(name) as path, Images(path, fetch.store.path(name)) as images:
-        yield images

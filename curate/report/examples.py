@@ -2,7 +2,6 @@
 
 import base64
 import io
-import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from curate.decoding import metadata
 from curate.report.survey import Place
 from curate.side_by_side import side_by_side
 from curate.store import Folder, Inputs
+from curate.stored_images import read_some
 
 THUMBNAIL = 160
 """The longer side of a thumbnail, in pixels."""
@@ -80,25 +80,8 @@ def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: 
 
 
 def _thumbnails(fetch: Folder, part: int, files: set[str]) -> dict[str, Thumbnail]:
-    thumbnails: dict[str, Thumbnail] = {}
-    if not files:
-        return thumbnails
-    with (
-        fetch.store.open(fetch.file("images.tar", part)) as opened,
-        tarfile.open(fileobj=opened, mode="r:") as tar,
-    ):
-        left = set(files)
-        for member in tar:
-            if member.name not in left:
-                continue
-            left.remove(member.name)
-            content = tar.extractfile(member)
-            thumbnail = thumb(content.read()) if content else None
-            if thumbnail:
-                thumbnails[member.name] = thumbnail
-            if not left:
-                break
-    return thumbnails
+    thumbnails = {file: thumb(data) for file, data in read_some(fetch, part, files)}
+    return {file: thumbnail for file, thumbnail in thumbnails.items() if thumbnail}
 
 
 def thumb(data: bytes) -> Thumbnail | None:

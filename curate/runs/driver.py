@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 
 from curate import errors
 from curate.credentials import redacted
-from curate.errors import RunIncomplete, UsageError, counted
+from curate.errors import Damaged, RunIncomplete, UsageError, counted
+from curate.runs.healing import is_set_aside
 from curate.runs.heartbeat import Heartbeat
 from curate.runs.passes import canonical
 from curate.runs.patience import Patience
@@ -129,6 +130,7 @@ def drive(
 
     Raises:
         UsageError: a unit found a fault in the recipe or an input.
+        Damaged: a unit that is done lacks a file, or its bytes changed.
         RunIncomplete: too many units were set aside, or `check` raised it.
         StorageFault: a disk or a store failed for longer than `patience`.
     """
@@ -208,9 +210,9 @@ def _begin(work: Work, watcher: Watcher, forget_failures: bool) -> Progress:
     is_left = not done.issuperset(units)
     begun = is_left and any(work.store.exists(f"{folder.bookkeeping}/pass.json") for folder in folders)
     disturbed = begun or littered
-    if is_left:
-        for pass_ in work.outputs.values():
-            pass_.settle()
+    # Also where all is done: a pass.json that was lost is written again.
+    for pass_ in work.outputs.values():
+        pass_.settle()
     total = work.total or len(units)
     summaries = {name: Summaries(pass_.folder, total, done) for name, pass_ in work.outputs.items()}
     for summary in summaries.values():
@@ -230,6 +232,7 @@ def _chain(states: Mapping[str, Progress]) -> None:
         state.before = [states[name] for name in state.work.after if name in states]
         for earlier in state.before:
             earlier.following.append(state)
+            _check_lost(earlier, state)
         for unit in state.work.units:
             if unit in state.done or unit in state.failed:
                 continue
@@ -238,6 +241,23 @@ def _chain(states: Mapping[str, Progress]) -> None:
                 state.blocked[unit] = waits_for
             else:
                 state.ready.append(unit)
+
+
+def _check_lost(earlier: Progress, later: Progress) -> None:
+    """Raises Damaged where units are done, but not the units that they read: the markers of these were lost."""
+    if WHOLE in earlier.done or WHOLE in earlier.work.units:
+        return
+    lost = sorted(later.done.intersection(earlier.work.units) - earlier.done - {WHOLE})
+    read = {folder.path for pass_ in later.work.outputs.values() for folder in pass_.reads}
+    for pass_ in earlier.work.outputs.values() if lost else ():
+        folder = pass_.folder
+        if folder.path not in read:
+            continue
+        units = [unit for unit in lost if not folder.is_done(unit) and not is_set_aside(folder, unit)]
+        if units:
+            others = f", and {counted(len(units) - 1, 'other')}" if units[1:] else ""
+            name = folder.store.path(folder.marker_name(units[0]))
+            raise Damaged(f"{name}: is missing{others}", folder.path, units)
 
 
 def _check_failed(state: Progress, max_failed: float) -> None:
@@ -276,6 +296,8 @@ def _take(state: Progress, result: UnitResult, session: str) -> None:
         state.add(result)
         return
     state.disturbed = True
+    if result.damaged:
+        raise Damaged(result.error, *result.damaged)
     if result.status == "stop":
         raise getattr(errors, result.error_type, UsageError)(result.error)
     if result.status == "held":

@@ -1,10 +1,12 @@
 """The identity of a run: claims an output folder for one source, and describes how two identities differ."""
 
-import json
 from collections.abc import Callable, Sequence
 
-from curate.errors import IdentityError, counted
+from curate.checksums import json_bytes
+from curate.errors import BrokenResult, IdentityError, counted
 from curate.store import Json, Store
+
+NAME = "run.json"
 
 
 def placeless(identity: Json) -> Json:
@@ -17,6 +19,19 @@ def placeless(identity: Json) -> Json:
         for file in identity.get("source", [])
     ]
     return {**identity, "source": source}
+
+
+def stored(store: Store) -> Json:
+    """Returns the identity of the run in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BrokenResult: run.json is damaged.
+    """
+    try:
+        return store.read_json(NAME)
+    except BrokenResult as error:
+        raise BrokenResult(f"{error}; delete it and run the recipe again") from error
 
 
 def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
@@ -33,17 +48,17 @@ def claim(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda 
     Raises:
         IdentityError: the folder holds a run with another identity; the message names what differs.
     """
-    stored = (json.dumps(identity, sort_keys=True, indent=1) + "\n").encode()
+    content = json_bytes(identity, indent=1)
     check_identity(store, identity, as_now)
-    if not store.exists("run.json") and not store.create("run.json", stored):
+    if not store.exists(NAME) and not store.create(NAME, content):
         check_identity(store, identity, as_now)
 
 
 def check_identity(store: Store, identity: Json, as_now: Callable[[Json], Json] = lambda stored: stored) -> None:
     """Raises IdentityError where the folder holds another run; writes nothing. Arguments as for `claim`."""
-    if not store.exists("run.json"):
+    if not store.exists(NAME):
         return
-    if differing := difference(as_now(store.read_json("run.json")), identity):
+    if differing := difference(as_now(stored(store)), identity):
         raise IdentityError(f"{store.url} holds a run with {differing}")
 
 

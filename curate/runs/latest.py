@@ -4,8 +4,6 @@
 last run with a result. A sample has a file of its own, created empty when the sample starts.
 """
 
-import json
-
 from curate.errors import UsageError
 from curate.runs.options import manifest_name
 from curate.store import Json, Store
@@ -16,12 +14,12 @@ _STEM = "decided"
 def begin(store: Store, sample: float | None) -> None:
     """Creates the empty record of a sample, so that commands find the sample before its decisions are made."""
     if sample is not None:
-        store.create(_name(sample), b"{}\n")
+        store.create(name(sample), b"{}\n")
 
 
 def record(store: Store, sample: float | None, folders: Json) -> None:
     """Stores the pass folders of the newest decisions."""
-    store.put(_name(sample), (json.dumps(folders, sort_keys=True, indent=1) + "\n").encode())
+    store.put_json(name(sample), folders)
 
 
 def newest(store: Store, sample: float | None) -> Json:
@@ -30,7 +28,7 @@ def newest(store: Store, sample: float | None) -> Json:
     Raises:
         UsageError: this sample was never run; the message lists the samples that were.
     """
-    recorded = store.read_json(_name(sample)) if store.exists(_name(sample)) else None
+    recorded = store.read_json(name(sample)) if store.exists(name(sample)) else None
     if recorded:
         return recorded
     if store.exists(manifest_name(sample)):
@@ -40,10 +38,12 @@ def newest(store: Store, sample: float | None) -> Json:
     return {}
 
 
-def _name(sample: float | None) -> str:
+def name(sample: float | None) -> str:
+    """The name of the record of a sample, or of the whole run (None)."""
     return f"{_STEM}.json" if sample is None else f"{_STEM}-sample-{sample:g}.json"
 
 
 def _samples(store: Store) -> list[str]:
-    before, after = _name(0).split("0")
-    return [name.removeprefix(before).removesuffix(after) for name in store.names("") if name.startswith(before)]
+    before, after = name(0).split("0")
+    found = (file for file in store.names("") if file.startswith(before))
+    return [file.removeprefix(before).removesuffix(after) for file in found]

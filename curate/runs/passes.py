@@ -13,8 +13,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from curate.checksums import json_bytes
 from curate.runs.sample import Sample
 from curate.store import Folder, Inputs, Json, Store
 from curate.summaries import markers
@@ -63,15 +65,32 @@ class Pass:
     reads: tuple[Folder, ...]
 
     @classmethod
-    def of(cls, store: Store, declared: Declaration, reads: Iterable[Folder] = ()) -> "Pass":
-        """A pass with its folder, whose name contains the fingerprint."""
+    def of(
+        cls,
+        store: Store,
+        declared: Declaration,
+        reads: Iterable[Folder] = (),
+        rounds: Mapping[str, int] = MappingProxyType({}),
+    ) -> "Pass":
+        """A pass with its folder, whose name contains the fingerprint.
+
+        Args:
+            store: the run's root.
+            declared: its declaration.
+            reads: the folders that it reads.
+            rounds: by path of a folder, how often its units came out different when they were done again
+                (`curate.runs.healing`). A pass by part does such a part again; another pass gets another fingerprint.
+        """
         before = tuple(sorted(reads, key=lambda folder: folder.path))
         name = declared.folder or declared.name
         depends = {
             "name": name,
             "version": declared.version,
             "params": declared.depends,
-            "upstream": [folder.path for folder in before],
+            "upstream": [
+                folder.path + (f"+{rounds[folder.path]}" if rounds.get(folder.path) and not declared.by_part else "")
+                for folder in before
+            ],
         }
         fingerprint = hashlib.blake2b(canonical(depends).encode(), digest_size=6).hexdigest()
         return cls(Folder(store, name, fingerprint, declared.is_result), declared, before)
@@ -84,10 +103,11 @@ class Pass:
             "params": self.declared.depends,
             "upstream": [folder.path for folder in self.reads],
             "how": self.declared.how,
+            "by_part": self.declared.by_part,
         }
         store, name = self.folder.store, f"{self.folder.bookkeeping}/pass.json"
         if not store.exists(name):
-            store.create(name, (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+            store.create(name, json_bytes(content, indent=1))
         return self.begun_with() or self.declared.how
 
     def begun_otherwise(self) -> str:

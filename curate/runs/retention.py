@@ -4,7 +4,6 @@
 about the images stay, so decisions can be made again; what reads images cannot run again in this output.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,11 +72,11 @@ def release(layout: Layout) -> str:
     for folder in _folders(layout):
         store, name = folder.store, f"{folder.path}/{_FILE}"
         # Before the first deletion, so that no later start takes the missing files for a fault.
-        store.put(name, _content({"result": result, "complete": False}))
+        store.put_json(name, {"result": result, "complete": False})
         tars = list(_tars(folder))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(store.delete, (tar for tar, _ in tars)))
-        store.put(name, _content({"result": result, "complete": True}))
+        store.put_json(name, {"result": result, "complete": True})
         files, size = files + len(tars), size + sum(length for _, length in tars)
     return f"deleted the stored images, as keep.images says: {counted(files, 'file')}, {size / 1e6:,.1f} MB"
 
@@ -90,10 +89,6 @@ def _folders(layout: Layout) -> Iterator[Folder]:
 def _recorded(folder: Folder) -> Json | None:
     name = f"{folder.path}/{_FILE}"
     return folder.store.read_json(name) if folder.store.exists(name) else None
-
-
-def _content(recorded: Json) -> bytes:
-    return (json.dumps(recorded, sort_keys=True) + "\n").encode()
 
 
 def _tars(folder: Folder) -> Iterator[tuple[str, int]]:

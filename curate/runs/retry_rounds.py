@@ -5,10 +5,10 @@ so that every later command sees the same chain. When a round has ended, `rounds
 records the number of recovered images; later passes do not read a round that recovered none.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from curate.checksums import json_bytes
 from curate.errors import UsageError
 from curate.store import Json, Store
 
@@ -77,4 +77,4 @@ def _settled(store: Store) -> dict[str, Json]:
 
 
 def _text(content: Json) -> bytes:
-    return (json.dumps(content, sort_keys=True) + "\n").encode()
+    return json_bytes(content)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import cast
 
 from curate.credentials import redacted
-from curate.errors import DeviceLost, UsageError
+from curate.errors import Damaged, DeviceLost, UsageError
 from curate.runs.passes import canonical
 from curate.runs.surroundings import fault, io_errors
 from curate.runs.work import AheadWorker, UnitResult, Work, Worker
@@ -70,6 +70,11 @@ class UnitRunner:
 
     def _failed(self, unit: int, error: Exception, record: str, begun: Json) -> UnitResult:
         """Returns the result of a start that raised an exception, after it has kept or removed the start's record."""
+        if isinstance(error, Damaged):
+            # The inputs are at fault, not this unit: the run does them again (`curate.runs.healing`).
+            self._drop(record)
+            place = (error.folder, error.units, error.derived)
+            return UnitResult(unit, "stop", redacted(str(error)), damaged=place)
         found = fault(error)
         if found is None and not isinstance(error, UsageError):
             first_line = str(error).strip().partition("\n")[0]
@@ -83,12 +88,15 @@ class UnitRunner:
                 found = fault(unrecorded)
             if found is None:
                 return UnitResult(unit, "failed", outcome["error"], outcome["traceback"])
-        # A record that stays, because the store is away, counts as one interrupted start at most.
-        with contextlib.suppress(*io_errors()):
-            self.work.store.delete(record)
+        self._drop(record)
         if found:
             return UnitResult(unit, "held", found.text)
         return UnitResult(unit, "stop", redacted(str(error)), error_type=type(error).__name__)
+
+    def _drop(self, record: str) -> None:
+        """Deletes the record of a start; one that stays, as the store is away, counts as one interrupted start."""
+        with contextlib.suppress(*io_errors()):
+            self.work.store.delete(record)
 
 
 def open_worker(work: Work) -> Worker:

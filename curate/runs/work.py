@@ -116,6 +116,8 @@ class UnitResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     """The exceptions that the unit noted, as in its marker."""
+    damaged: tuple[str, tuple[int, ...], str] | None = None
+    """With `stop`, the folder, the units and the derived file of the `Damaged` that the unit raised."""
     markers: Mapping[str, Json] = field(default_factory=dict)
     """The markers that the unit has now, in JSON form, by the short names of the outputs that this start wrote."""
 

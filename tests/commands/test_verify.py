@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import tarfile
@@ -8,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.made_run import MadeRun, make_run, pack, write_manifest
+from helpers.rewritten import put_counts, put_table
 
 from curate.commands.verify import verify
 from curate.errors import BrokenResult, StoreError
-from curate.store import Folder, Store
+from curate.store import FileInfo, Folder, Store
 
 PACK = "pack-ffffffff"
 
@@ -36,7 +38,15 @@ def agree(root: Path, *names: str) -> None:
         if info["name"] in names:
             data = (root / PACK / info["name"]).read_bytes()
             info |= vars(folder.put("x", data, name=info["name"], rows=info["rows"]))
+            agree_marker(folder.folder, FileInfo(**info))
     (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def agree_marker(folder: Folder, info: FileInfo) -> None:
+    for unit in folder.units():
+        marker = folder.marker(unit)
+        files = {role: info if file.name == info.name else file for role, file in marker.files.items()}
+        folder.store.put(folder.marker_name(unit), dataclasses.replace(marker, files=files).to_json())
 
 
 def rewrite_tar(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
@@ -132,7 +142,8 @@ def test_a_lost_shard_is_a_gap_even_where_the_manifest_forgot_it_too(copy: Path)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     faults = verify(Store(str(copy)))
     assert f"{PACK}/shards/00000001.tar: is not listed in the manifest" in faults
-    assert len(faults) == 4
+    assert f"{PACK}/done/000001.json: differs from the manifest" in faults
+    assert len(faults) == 5
 
 
 def test_wrong_sizes_and_stats_are_found(copy: Path) -> None:
@@ -149,8 +160,7 @@ def test_wrong_sizes_and_stats_are_found(copy: Path) -> None:
 
 def change_decisions(root: Path, part: int, change: Callable[[pa.Table], pa.Table]) -> str:
     folder = Folder(Store(str(root)), "select", "f" * 8)
-    path = root / folder.file("decisions.parquet", part)
-    pq.write_table(change(pq.read_table(path)), path)
+    put_table(folder, "decisions.parquet", part, change(folder.table("decisions.parquet", part)))
     return f"select-ffffffff: decisions of part {part:06d}"
 
 
@@ -194,10 +204,8 @@ def test_decisions_that_do_not_account_for_every_row_are_found(
 
 
 def test_rows_that_no_part_planned_are_found(copy: Path) -> None:
-    path = copy / "plan-ffffffff/done/all.json"
-    marker = json.loads(path.read_bytes())
-    marker["counts"]["rows"] += 1
-    path.write_text(json.dumps(marker))
+    plan = Folder(Store(str(copy)), "plan", "f" * 8)
+    put_counts(plan, rows=plan.marker().counts["rows"] + 1)
     (fault,) = verify(Store(str(copy)))
     assert fault == "select-ffffffff: 52 rows were planned, but the decisions hold 51 and the missing parts 0"
 
@@ -219,11 +227,11 @@ def test_a_key_that_two_shards_hold_is_found(tmp_path: Path) -> None:
     last = run.kept[-1]["pair_id"]
     for name, role in [("plan", "pairs"), ("select", "decisions"), *((f"embed-{m}", "pairs") for m in ("small", "big")),
                        ("signals-caption", "pairs"), ("signals-concept_mark", "pairs")]:  # fmt: skip
-        path = tmp_path / run.folder(name).file(f"{role}.parquet", 2)
-        table = pq.read_table(path)
+        table = run.folder(name).table(f"{role}.parquet", 2)
         ids = [twice if value == last else value for value in table["pair_id"].to_pylist()]
         number = table.column_names.index("pair_id")
-        pq.write_table(table.set_column(number, table.schema.field(number), [pa.array(ids, pa.binary(16))]), path)
+        table = table.set_column(number, table.schema.field(number), [pa.array(ids, pa.binary(16))])
+        put_table(run.folder(name), f"{role}.parquet", 2, table)
     write_manifest(run, pack(run))
     assert verify(run.store) == [f"{PACK}: key {twice.hex()} is not unique"]
 
@@ -247,10 +255,7 @@ def test_a_run_without_some_parts_is_whole_when_it_says_so(tmp_path: Path) -> No
     plan = run.folder("plan").outputs(7)
     plan.counts["rows"] = 9
     plan.commit()
-    path = tmp_path / "plan-ffffffff/done/all.json"
-    marker = json.loads(path.read_bytes())
-    marker["counts"]["rows"] += 9
-    path.write_text(json.dumps(marker))
+    put_counts(run.folder("plan"), rows=run.folder("plan").marker().counts["rows"] + 9)
     write_manifest(run, pack(run), n_parts=3, parts=[0, 1, 7], missing_parts=[7])
     assert verify(run.store) == []
 

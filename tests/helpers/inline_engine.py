@@ -47,6 +47,7 @@ class InlineEngine:
 
     def close(self, within=0.0):
         self.runners.clear()
+        self.queue.clear()
 
 
 @contextlib.contextmanager

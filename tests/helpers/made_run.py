@@ -108,6 +108,8 @@ def write_manifest(run: MadeRun, folder: Folder, settings: dict = SETTINGS, **ch
     }
     run.store.put("run.json", json.dumps({"columns": {"uid": None}, "source": []}).encode())
     run.store.put("manifest.json", json.dumps(manifest | changed).encode())
+    for name in ("recipe.json", "decided.json", *(f"{path}/pass.json" for path in manifest["folders"].values())):
+        run.store.put_json(name, {})
 
 
 def _make_part(run: MadeRun, part: int, images: int, *, keep_nothing: bool, totals: dict) -> list[dict]:

@@ -16,7 +16,6 @@ from curate.commands.verify import verify
 from curate.embed.model.facts import ModelFacts
 from curate.errors import RecipeError, UsageError
 from curate.layout import lay_out
-from curate.pack.images import Images
 from curate.pack.layouts import registry
 from curate.pack.layouts.contract import (
     CheckedFiles,
@@ -33,6 +32,7 @@ from curate.prepare import Prepared
 from curate.recipe import Recipe, parse
 from curate.registry import Registry
 from curate.store import Store
+from curate.stored_images import Images
 
 PACK = "pack-ffffffff"
 

@@ -1,20 +1,14 @@
-"""Reads a part's images from its tar, in order, and decodes images, reduced where possible."""
+"""Decodes images, reduced where possible."""
 
 import io
 import struct
-import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from curate import jpeg
 from curate.decoding import metadata
-from curate.errors import BrokenResult
-from curate.schema import FETCHED
-from curate.store import Folder
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
 """What Pillow raises at bytes that are not a picture (mostly OSError, also for a truncated picture)."""
@@ -64,42 +58,3 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
     except (*UNDECODABLE, Image.DecompressionBombError):
         return None
     return pictures
-
-
-def fetched_rows(images: pa.Table) -> pa.Array:
-    """Returns the rows of a part's images table that have a member in its tar."""
-    return pc.indices_nonzero(pc.equal(images["status"], FETCHED).fill_null(fill_value=False))
-
-
-def read_members(fetch: Folder, part: int, images: pa.Table) -> Iterator[tuple[int, bytes]]:
-    """Reads a part's tar from start to end.
-
-    Args:
-        fetch: the folder of the fetch pass.
-        part: number of the part.
-        images: its table of images, with `status` and `file`.
-
-    Yields:
-        The row in `images` and the member's bytes, for every fetched image in order.
-
-    Raises:
-        BrokenResult: a member is missing, repeated, out of order, truncated or not in the table.
-    """
-    name = fetch.file("images.tar", part)
-    rows = fetched_rows(images).to_pylist()
-    files = images["file"].take(pa.array(rows, pa.int64())).to_pylist()
-    expected = iter(zip(rows, files, strict=True))
-    try:
-        with fetch.store.open(name) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
-            for member in tar:
-                row, file = next(expected, (None, None))
-                if row is None or member.name != file:
-                    raise BrokenResult(f"{name}: it holds {member.name!r} where {file!r} should be")
-                content = tar.extractfile(member)
-                if content is None:
-                    raise BrokenResult(f"{name}: {member.name!r} is not a file")
-                yield row, content.read()
-    except tarfile.TarError as error:
-        raise BrokenResult(f"{name}: {error}") from error
-    if (lacking := next(expected, None)) is not None:
-        raise BrokenResult(f"{name}: it ends before {lacking[1]!r}")

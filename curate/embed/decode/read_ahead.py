@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.embed.decode.images import read_members
 from curate.errors import BrokenResult
 from curate.store import Inputs
+from curate.stored_images import COLUMNS, read_all
 
 _CHUNK = 8 << 20
 _CHUNKS = 16
@@ -66,7 +66,7 @@ class Reading(Generic[T]):
         return self._tables.result()
 
     def members(self) -> Iterator[tuple[int, bytes]]:
-        """Yields row and bytes of every fetched image, as `images.read_members` does."""
+        """Yields row and bytes of every fetched image, as `read_all` does."""
         while chunk := self._chunks.popleft().result():
             self._chunks.append(self._reader.submit(self._read_chunk))
             yield from chunk
@@ -84,12 +84,12 @@ class Reading(Generic[T]):
 
     def _read_tables(self) -> tuple[pa.Table, pa.Table, T]:
         fetch = self._inputs["fetch"]
-        images = fetch.table("images.parquet", self.part, ["image_id", "status", "file"])
+        images = fetch.table("images.parquet", self.part, ["image_id", *COLUMNS])
         columns = ["pair_id", "image_id", "caption", "repeated"]
         plan = self._inputs["plan"].table("pairs.parquet", self.part, columns)
         if not images["image_id"].equals(pa.chunked_array([plan["image_id"].unique()])):
             raise BrokenResult(f"{fetch.path}: the images of part {self.part} are not those of its plan")
-        self._members = read_members(fetch, self.part, images)
+        self._members = read_all(fetch, self.part, images)
         pairs = plan.filter(pc.invert(plan["repeated"]))
         return images, pairs, self._tokenize(pairs["caption"])
 

@@ -4,6 +4,7 @@ Ten thousand pictures take about a gigabyte, so they are kept on local disk; mem
 """
 
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
-        self._at: dict[int, tuple[int, int]] = {}
+        self._at: dict[int, tuple[int, int, int]] = {}
         self._end = 0
 
     def __enter__(self) -> Self:
@@ -33,8 +34,12 @@ class Spool:
     def add(self, position: int, picture: bytes) -> None:
         """Adds the picture of one image; `position` is the image's position in the part."""
         self._file.write(picture)
-        self._at[position] = (self._end, len(picture))
+        self._at[position] = (self._end, len(picture), zlib.crc32(picture))
         self._end += len(picture)
+
+    def checksum(self, position: int) -> int:
+        """The CRC-32 of a picture's bytes."""
+        return self._at[position][2]
 
     def write_tar(self, path: Path, members: Iterable[tuple[str, int]]) -> None:
         """Writes the pictures as a tar whose bytes depend on names and pictures alone.
@@ -45,7 +50,7 @@ class Spool:
         """
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for name, position in members:
-                start, size = self._at[position]
+                start, size, _ = self._at[position]
                 member = tarfile.TarInfo(name)  # mtime 0, mode 644, owner 0
                 member.size = size
                 self._file.seek(start)

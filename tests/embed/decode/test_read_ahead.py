@@ -76,14 +76,14 @@ def test_no_more_is_read_ahead_than_the_bound(two, tiny, monkeypatch):
     monkeypatch.setattr(reading, "_CHUNK", 1)
     monkeypatch.setattr(reading, "_CHUNKS", 2)
     read = []
-    real = reading.read_members
+    real = reading.read_all
 
     def counted(fetch, part, images):
         for member in real(fetch, part, images):
             read.append(part)
             yield member
 
-    monkeypatch.setattr(reading, "read_members", counted)
+    monkeypatch.setattr(reading, "read_all", counted)
     first, second = two
     worker = worker_of(m=tiny("vit"))
     embed(worker, first, "a", following=4)
