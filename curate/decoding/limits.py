@@ -18,7 +18,7 @@ CPU_SECONDS = 10.0
 CPU_SECONDS_PER_PIXEL = 1e-6
 """CPU seconds of each pixel: several times what the slowest step (compressing a large PNG) takes."""
 
-MEMORY = 512 << 20
+MEMORY = 1 << 30
 MEMORY_PER_PIXEL = 32
 """Bytes of address space for a picture beside what the process has once its job is ready, and for each pixel: a
 picture is held several times, with four bytes a pixel, while its colours are converted."""

@@ -47,7 +47,7 @@ class Lost(Exception):
 
 
 class DecodingFault(Exception):
-    """An exception in a decoding process that is no fault of the picture; the text is its traceback."""
+    """An exception in a decoding process that is not the picture's fault; the text is its traceback."""
 
 
 class _Child:
@@ -207,7 +207,7 @@ class Decoders:
                         at, is_second_try = at + 1, False
         finally:
             if child and child.owes:
-                # The next bytes from its socket would be results that nobody waits for.
+                # The next bytes from its socket would be results that are not taken any more.
                 child.close()
                 self._forget(child)
                 child = None

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.embed_parts import draw, encode, worker_of
+from helpers.slow_decoding import SLOW
 
 from curate.embed.decode import decode_job
 from curate.embed.decode.decoding import Decoding
@@ -117,34 +118,25 @@ def test_processes_that_are_killed_cost_no_image(members):
     decoding.close()
 
 
-def test_an_image_that_is_beyond_its_limits_is_one_that_cannot_be_decoded(members, tmp_path, monkeypatch):
-    """The job is replaced: no file is known that Pillow decodes for ten seconds and that passes the other bounds."""
+def test_an_image_that_is_beyond_its_limits_is_one_that_cannot_be_decoded(members, monkeypatch):
+    """The job is replaced: Pillow decodes no file within the other bounds for ten seconds, as far as is known."""
     monkeypatch.setattr(decode_job, "NAME", "helpers.slow_decoding:opened")
     decoding = Decoding(2)
     prepare = prepare_for(SETTINGS[:1])
-    data = b"this one takes for ever"
-    slow = [*members[:5], (200, data), *members[5:]]
+    slow = [*members[:5], (200, SLOW), *members[5:]]
     check(list(decoding.prepared(prepare, iter(slow), 64)), prepare, slow)
     decoding.close()
 
 
-def test_what_another_package_s_measure_raises_ends_the_part(members):
+def test_what_the_code_of_another_package_raises_ends_the_part(members, monkeypatch):
     decoding = Decoding(1)
     prepare = prepare_for(SETTINGS[:1])
-    with pytest.raises(ZeroDivisionError):
-        list(decoding.prepared(Raising(prepare), iter(members), 64))
+    with monkeypatch.context() as patched:
+        patched.setattr(Prepare, "of", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            list(decoding.prepared(prepare, iter(members), 64))
     check(list(decoding.prepared(prepare, iter(members), 64)), prepare, members)
     decoding.close()
-
-
-class Raising:
-    """Stands for a scorer of another package with a fault."""
-
-    def __init__(self, prepare):
-        self.shorter_sides = prepare.shorter_sides
-
-    def of(self, _pictures):
-        raise ZeroDivisionError
 
 
 def test_the_processes_without_torch_import_pillow_alone():
