@@ -5,7 +5,8 @@ A package provides a kind by an entry point in the group `curate.pixels`; a reci
 pictures are decoded again and nothing else is computed.
 
 There are two forms. A `PixelMeasure` takes one picture at a time and runs where pictures are resized (in the worker's
-threads, or for a GPU in the processes that decode). A `PixelModel` takes batches of crops and runs on the models' device.
+threads, or for a GPU in the processes that decode). A `PixelModel` takes batches of crops and runs on the models'
+device.
 """
 
 from abc import ABC, abstractmethod
