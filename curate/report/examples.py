@@ -20,9 +20,6 @@ from curate.stored_images import read_some
 BUDGET = 4_500_000
 """Characters of all thumbnails of a page; further pictures are left out, and the page shows `no preview`."""
 
-_PROCESSES = 2
-"""Processes that make thumbnails: a page has some dozens, which take less time than the start of further processes."""
-
 
 @dataclass(frozen=True)
 class Example:
@@ -53,7 +50,10 @@ def load(inputs: Inputs, columns: PairColumns, places: Iterable[Place], budget: 
 
     examples: dict[Place, Example] = {}
     parts = sorted(rows_of)
-    with Decoders(thumbnail.NAME, min(len(parts), _PROCESSES)) as decoders:
+    # One process: a page has some dozens of thumbnails, which take less time than the start of a further process.
+    with Decoders(thumbnail.NAME, 1) as decoders:
+        if parts:
+            decoders.start()
         for part, (table, thumbnails) in zip(parts, side_by_side(read, parts), strict=True):
             for row, values in zip(rows_of[part], table.to_pylist(), strict=True):
                 examples[Place(part, row)] = Example(values, thumbnails.get(values["file"]))
