@@ -11,7 +11,7 @@ from PIL import Image, JpegImagePlugin
 
 from curate.embed.decode.images import decode
 from curate.jpeg import MOST_PIXELS, MOST_SCANS, USUAL_SCANS, allowed_scans, count_scans
-from curate.report.examples import thumb
+from curate.report.thumbnail import thumb
 
 PLAIN = drawing(96, 64)
 SEGMENT = b"\xff\xe4\x00\x06\xff\xda\xff\xda"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from curate.decoding.pool import Decoders, Lost
 from curate.device import choose_device, gpu_failures
+from curate.embed import target_job
 from curate.embed.batch import BatchSize, embed_images
-from curate.embed.decode.images import decode
 from curate.embed.model.towers import Model
 from curate.embed.target_files import TargetImage, read
 from curate.embed.worker import ModelSettings
@@ -43,6 +43,7 @@ class TargetEmbedder:
     device: torch.device
     endpoint: str | None
     _loaded: dict[str, tuple[Model, BatchSize]] = field(default_factory=dict)
+    _decoders: Decoders = field(default_factory=lambda: Decoders(target_job.NAME, 1))
 
     def __call__(self, _unit: int, _inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Writes `prompts.parquet` (prompt: an image's digest, embedding) of each set.
@@ -85,14 +86,12 @@ class TargetEmbedder:
         data = read(where, image.path, self.endpoint)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise RecipeError(f"{where}: {image.path} changed during the run; start it again")
-        decoded = decode(data)
-        if decoded is None:
+        try:
+            picture = self._decoders.one(b"", data, target_job.read)
+        except Lost as lost:
+            raise RecipeError(f"{where}: {image.path} cannot be decoded ({lost}); leave it out") from lost
+        if picture is None:
             raise RecipeError(f"{where}: {image.path} cannot be decoded; leave it out")
-        if decoded.mode.startswith(("I", "F")):
-            # Pillow would clip values above 255 to white, where fetch scales them.
+        if picture == target_job.DEEP:
             raise RecipeError(f"{where}: {image.path} has more than 8 bits a pixel; save it with 8")
-        upright = ImageOps.exif_transpose(decoded)
-        if upright.has_transparency_data:
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
-        return model.preprocess(upright)
+        return model.preprocess(picture)

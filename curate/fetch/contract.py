@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from curate.fetch.http.limits import Lease
+from curate.fetch.pictures.picture import Picture
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.schema import ERROR_CLASSES
 
@@ -65,17 +66,6 @@ class Received:
         object.__setattr__(self, "sha256", hashlib.sha256(self.body).hexdigest())
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as it is stored; the original size is that of the received picture with its orientation applied."""
-
-    data: bytes
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-
-
 @dataclass
 class Outcome:
     """The result of fetching one image: its row of `schema.IMAGES` without id and file."""
@@ -125,7 +115,7 @@ Check = Callable[[int, bytes, Outcome], None]
 """Checks the body of the URL at a position; raises FetchError where it is not stored, and may change the outcome."""
 
 Normalise = Callable[[bytes], Picture]
-"""Bytes to the stored picture; raises FetchError of class too_large, not_an_image or undecodable."""
+"""Bytes to the stored picture; raises FetchError of class too_large, not_an_image, undecodable or internal."""
 
 
 class FetchPart(Protocol):

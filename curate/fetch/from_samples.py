@@ -4,8 +4,8 @@ Nothing is downloaded and no request is sent. The bytes pass the same size limit
 a download.
 """
 
+import os
 import tarfile
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from curate.credentials import is_signed, redacted, shown
 from curate.errors import RecipeError, SourceError
-from curate.fetch.contract import FetchError, Outcome, Picture, Received
+from curate.fetch.contract import FetchError, Outcome, Received
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist
-from curate.fetch.pictures.normalise import Normaliser
+from curate.fetch.pictures.decoders import NormalisingDecoders
+from curate.fetch.pictures.picture import Picture
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
@@ -71,8 +72,6 @@ def open_worker(settings: Mapping[str, Any]) -> "MembersWorker":
     listed = blocklist.read(settings["blocklists"], settings["endpoint"])
     if listed.fingerprint != settings["blocked"]:
         raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    # Pillow's warnings about unusual files are not printed: the result of each file is in its row.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     return MembersWorker(Settings.of(settings), listed, settings["places"], settings["endpoint"])
 
 
@@ -92,7 +91,8 @@ class MembersWorker:
         self._settings = settings
         self._blocklist = listed
         self._places = [Store(path, endpoint) for path in places]
-        self._normalise = Normaliser(settings)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._normalise = NormalisingDecoders(settings, min(cores, settings.threads))
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Reads one part's images into `outputs["fetch"]`.

@@ -1,6 +1,5 @@
 """The fetch worker: downloads the images of a part's plan, writes `images.tar` and `images.parquet`."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist
+from curate.fetch.pictures.decoders import NormalisingDecoders
 from curate.fetch.pictures.expected import Expected, of_images
-from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
@@ -43,13 +42,13 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     listed = blocklist.read(settings["blocklists"], settings["endpoint"])
     if listed.fingerprint != settings["blocked"]:
         raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    # Pillow's warnings about unusual files are not printed: the result of each file is in its row.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     guard = Guard(read, Resolver(), blocklist=listed)
     # More threads than turns: a thread that waits for a name, a server or a retry does not delay the others.
     threads = min(MAX_THREADS, THREADS_PER_TURN * read.threads)
+    # img2dataset's Downloader normalises in one thread, one image after the other.
+    normalise = NormalisingDecoders(read, 1)
     fetch_part = Img2dataset(
-        guard.queue, guard.fetch, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout
+        guard.queue, guard.fetch, normalise, threads=max(threads, read.threads), timeout=read.timeout
     )
     return FetchWorker(guard, fetch_part, read, settings["expects"])
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from curate.decoding.metadata import MOST_BLOCKS, MOST_CHUNKS, MOST_EXIF, MOST_FILL, MOST_SEGMENTS, excess
 from curate.embed.decode.images import decode
-from curate.fetch.contract import FetchError
 from curate.fetch.pictures.normalise import Normaliser
-from curate.report.examples import thumb
+from curate.fetch.pictures.picture import Refused
+from curate.report.thumbnail import thumb
 
 PLAIN = drawing()
 JPEG, PNG, GIF = (encoded(PLAIN, kind) for kind in ("JPEG", "PNG", "GIF"))
@@ -93,7 +93,7 @@ def test_made_files_are_refused_before_pillow_opens_them(kind, monkeypatch):
     assert what in (excess(data) or "")
     assert time.process_time() - started < 0.5
     monkeypatch.setattr(io, "BytesIO", lambda *_: pytest.fail("it was opened"))
-    with pytest.raises(FetchError, match=what) as error:
+    with pytest.raises(Refused, match=what) as error:
         Normaliser(settings())(data)
     assert error.value.error_class == "too_large"
     assert decode(data) is None

@@ -12,9 +12,9 @@ from helpers.report_run import LONG, SCRIPT, STEPS, columns_of, evaluation, make
 from PIL import Image
 
 from curate.errors import BrokenResult
-from curate.report.examples import THUMBNAIL, thumb
 from curate.report.page import ranges
 from curate.report.survey import Tally
+from curate.report.thumbnail import THUMBNAIL, thumb
 from curate.report.worker import open_worker
 from curate.store import WHOLE, Folder, Inputs
 

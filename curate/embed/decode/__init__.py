@@ -1,1 +1,1 @@
-"""Stored images → the input of the models: reads ahead, decodes in threads or processes, resizes and crops."""
+"""Stored images → the input of the models: reads ahead, decodes in processes, resizes and crops."""

@@ -1,27 +1,31 @@
-"""Decodes and prepares a part's images ahead of the models, in threads or in processes."""
+"""Decodes and prepares a part's images ahead of the models, in processes that can be ended."""
 
-import contextlib
-import pickle
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 
+from curate.decoding.pool import Decoders, Lost
+from curate.embed.decode import decode_job, prepare_job
 from curate.embed.decode.prepare import Prepare, Prepared
-from curate.embed.decode.process import Decoder
 
 _TOGETHER = 8
-"""Images per task of a thread or process: many enough that the overhead of a task is small."""
+"""Images per task of a thread: many enough that the overhead of a task is small."""
 
 Rows = list[tuple[int, Prepared | None]]
+Decode = Callable[[Sequence[bytes]], Iterator[Prepared | None]]
 
 
 class Decoding:
-    """A pool of threads that decode; they live until `close`.
+    """A pool of threads, each with a process that decodes for it; they live until `close`.
+
+    An image that its process cannot end with (`decoding/limits.py`) is like one that cannot be decoded.
 
     Args:
-        workers: number of threads.
-        in_processes: each thread has a process do the work (`process.py` says when that is faster).
+        workers: number of threads and processes.
+        in_processes: the processes resize and measure as well, which the threads do otherwise. Such processes import
+            torch and take seconds to start; `prepare_job.py` says when that is faster.
         in_turns: the next images are begun only once all images before them have been taken, so the threads are idle
             while the caller computes. For a caller that computes on the same cores; run at the same time, both would
             wait for each other.
@@ -31,8 +35,10 @@ class Decoding:
         self._in_processes = in_processes
         self._in_turns = in_turns
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        # Started now, so that they are ready when the model is loaded.
-        self._idle = deque(Decoder() for _ in range(workers if in_processes else 0))
+        self._decoders = Decoders(prepare_job.NAME if in_processes else decode_job.NAME, workers)
+        if in_processes:
+            # So that they are ready when the model is loaded.
+            self._decoders.start()
 
     def prepared(
         self, prepare: Prepare, members: Iterator[tuple[int, bytes]], ahead: int
@@ -48,15 +54,14 @@ class Decoding:
             The row and the image, None where it cannot be decoded, in the order of the members.
 
         Raises:
-            RuntimeError: a process died.
+            DecodingFault: a process could not be started, or a scorer of another package raised an exception there.
         """
-        pickled = pickle.dumps(prepare) if self._in_processes else b""
+        decode = self._by_process(prepare) if self._in_processes else self._by_thread(prepare)
         window: deque[Future[Rows]] = deque()
 
         def together(chunk: list[tuple[int, bytes]]) -> Rows:
             rows, images = zip(*chunk, strict=True)
-            ready = self._by_process(pickled, images) if pickled else [prepare(image) for image in images]
-            return list(zip(rows, ready, strict=True))
+            return list(zip(rows, decode(images), strict=True))
 
         def fill() -> None:
             while len(window) * _TOGETHER < ahead and (chunk := list(islice(members, _TOGETHER))):
@@ -84,19 +89,24 @@ class Decoding:
     def close(self) -> None:
         """Ends threads and processes."""
         self._threads.shutdown(cancel_futures=True)
-        while self._idle:
-            self._idle.pop().close()
+        self._decoders.close()
 
-    def _by_process(self, prepare: bytes, images: tuple[bytes, ...]) -> list[Prepared | None]:
-        try:
-            decoder = self._idle.pop()
-        except IndexError:
-            # Some processes have died, so fewer are left than there are threads.
-            decoder = Decoder()
-        with contextlib.ExitStack() as failing:
-            # After any error, the next bytes from its socket may still belong to these images, so the process is ended.
-            failing.callback(decoder.close)
-            prepared = decoder(prepare, images)
-            failing.pop_all()
-        self._idle.append(decoder)
-        return prepared
+    def _by_process(self, prepare: Prepare) -> Decode:
+        parameters = prepare_job.parameters(prepare)
+
+        def decode(images: Sequence[bytes]) -> Iterator[Prepared | None]:
+            with closing(self._decoders.each(parameters, images, prepare_job.read)) as results:
+                for image in results:
+                    yield None if isinstance(image, Lost) else image
+
+        return decode
+
+    def _by_thread(self, prepare: Prepare) -> Decode:
+        parameters = decode_job.parameters(prepare.shorter_sides)
+
+        def decode(images: Sequence[bytes]) -> Iterator[Prepared | None]:
+            with closing(self._decoders.each(parameters, images, decode_job.read)) as results:
+                for pictures in results:
+                    yield None if pictures is None or isinstance(pictures, Lost) else prepare.of(pictures)
+
+        return decode

@@ -1,18 +1,13 @@
-"""Decodes images, reduced where possible."""
+"""Decodes stored images, reduced where possible. Imports Pillow alone: it runs in decoding processes."""
 
 import io
-import struct
-import zlib
 from collections.abc import Sequence
 
 from PIL import Image
 
 from curate import jpeg
-from curate.decoding import metadata
-
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
-"""What Pillow raises at bytes that are not a picture (mostly OSError, also for a truncated picture)."""
-
+from curate.decoding import limits, metadata
+from curate.decoding.broken import BROKEN
 
 _JPEG = ("JPEG", "MPO")
 _SCALES = (1, 2, 4, 8)
@@ -43,6 +38,7 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
     try:
         image = Image.open(io.BytesIO(data))
         shorter, is_jpeg = min(image.size), image.format in _JPEG
+        limits.allow(image.width * image.height)
         if is_jpeg and jpeg.count_scans(data) > jpeg.allowed_scans(image.width * image.height):
             return None
         for side in shorter_sides:
@@ -55,6 +51,6 @@ def decode_at(data: bytes, shorter_sides: Sequence[int | None]) -> list[Image.Im
                 image.load()
                 by_scale[scale] = image
             pictures.append(by_scale[scale])
-    except (*UNDECODABLE, Image.DecompressionBombError):
+    except BROKEN:
         return None
     return pictures

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from curate.embed.decode.images import REDUCED, decode_at
 from curate.embed.model.preprocess import Preprocess
@@ -50,15 +51,24 @@ class Prepare:
     is_exact: bool
     scorers: Sequence[PixelScorer] = ()
 
-    def __call__(self, data: bytes) -> Prepared | None:
-        """Returns the results for an image, or None where the bytes cannot be decoded."""
-        # The size at which an image is decoded for a model depends on that model alone, and the size for measures on no
-        # model: each result is the same, whatever else is computed in the same call.
-        sides = [None if self.is_exact else max(REDUCED, _ENOUGH * side) for side in self.sides]
+    @property
+    def shorter_sides(self) -> list[int | None]:
+        """The shorter side at which an image is decoded for each model, for the measures and for each scorer.
+
+        The size at which an image is decoded for a model depends on that model alone, and the size for measures on no
+        model: each result is the same, whatever else is computed in the same call.
+        """
+        models = [None if self.is_exact else max(REDUCED, _ENOUGH * side) for side in self.sides]
         further = [scorer.kind.side for scorer in self.scorers]
-        pictures = decode_at(data, [*sides, *([REDUCED] if self.with_measures else []), *further])
-        if pictures is None:
-            return None
+        return [*models, *([REDUCED] if self.with_measures else []), *further]
+
+    def __call__(self, data: bytes) -> Prepared | None:
+        """Decodes an image in this process; returns its results, or None where the bytes cannot be decoded."""
+        pictures = decode_at(data, self.shorter_sides)
+        return None if pictures is None else self.of(pictures)
+
+    def of(self, pictures: Sequence[Image.Image]) -> Prepared:
+        """Returns the results for a decoded image, given its picture for each of `shorter_sides`."""
         taken = iter(pictures)
         crops = [preprocess(next(taken), exact=self.is_exact) for preprocess in self.preprocesses]
         measures = measure(next(taken)) if self.with_measures else None

@@ -4,8 +4,9 @@ A package provides a kind by an entry point in the group `curate.pixels`; a reci
 `pixels: {<kind>: {<name>: <keys>}}`. Each such scorer has a folder of its own, `pixels-<name>`, so for a new scorer the
 pictures are decoded again and nothing else is computed.
 
-There are two forms. A `PixelMeasure` takes one picture at a time and runs where pictures are decoded (in threads, or in
-processes without a GPU). A `PixelModel` takes batches of crops and runs on the models' device.
+There are two forms. A `PixelMeasure` takes one picture at a time and runs where pictures are resized (in the worker's
+threads, or for a GPU in the processes that decode). A `PixelModel` takes batches of crops and runs on the models'
+device.
 """
 
 from abc import ABC, abstractmethod

@@ -12,10 +12,8 @@ The result depends on the bytes and the settings alone.
 
 import functools
 import io
-import struct
-import zlib
+import math
 
-import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -29,9 +27,10 @@ from PIL import (
 )
 
 from curate import jpeg
-from curate.decoding import metadata
-from curate.fetch.contract import FetchError, Picture
+from curate.decoding import limits, metadata
+from curate.decoding.broken import BROKEN
 from curate.fetch.pictures import sniff
+from curate.fetch.pictures.picture import Picture, Refused
 from curate.fetch.pictures.resize import Geometry, Size, geometry
 from curate.fetch.settings import Settings
 
@@ -62,19 +61,6 @@ if features.check("avif"):
 
     _DECODERS["avif"] = AvifImagePlugin.AvifImageFile
 
-# The exceptions that Pillow's decoders raise on broken bytes, known from its code and from fuzzing.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,24 +86,28 @@ class Normaliser:
         """Normalises one image.
 
         Raises:
-            FetchError: class not_an_image, too_large or undecodable.
+            Refused: class not_an_image, too_large or undecodable.
         """
         kind = sniff.kind(data)
         if kind is None or kind not in _DECODERS:
-            raise FetchError("not_an_image", sniff.what_else(data) if kind is None else f"{kind} is not supported")
-        self._bounded(sniff.declared_size(data, kind))
+            raise Refused("not_an_image", sniff.what_else(data) if kind is None else f"{kind} is not supported")
+        size = sniff.declared_size(data, kind)
+        self._bounded(size)
+        # Pillow's WebP decoder allocates memory for its pixels while opening.
+        limits.allow(math.prod(size or ()))
         if too_much := metadata.excess(data):
-            raise FetchError("too_large", too_much)
+            raise Refused("too_large", too_much)
         try:
             return self._normalised(data, kind)
         except Image.DecompressionBombError as error:
-            raise FetchError("too_large", "more pixels than its header declares") from error
-        except _BROKEN as error:
-            raise FetchError("undecodable", str(error) or type(error).__name__) from error
+            raise Refused("too_large", "more pixels than its header declares") from error
+        except BROKEN as error:
+            raise Refused("undecodable", str(error) or type(error).__name__) from error
 
     def _normalised(self, data: bytes, kind: str) -> Picture:
         image = _DECODERS[kind](io.BytesIO(data))
         self._bounded(image.size)
+        limits.allow(math.prod(image.size))
         # One call for all bytes: otherwise Pillow feeds decoders in blocks and takes the GIL between blocks.
         image.decodermaxblock = max(len(data), ImageFile.MAXBLOCK)
         scans = 0
@@ -135,8 +125,9 @@ class Normaliser:
         )
         self._bounded(plan.scaled)
         self._bounded(plan.final)
+        limits.allow(math.prod(image.size) + math.prod(plan.scaled) + math.prod(plan.final))
         if max(plan.final) > _MAX_SIDE[self._settings.format]:
-            raise FetchError("too_large", f"a side of {max(plan.final)} pixels is too long for {self._settings.format}")
+            raise Refused("too_large", f"a side of {max(plan.final)} pixels is too long for {self._settings.format}")
         if kind == "jpeg" and turn == 1 and plan.final == upright and self._is_plain(image, data, scans):
             # Decoded at 1/8 of its size, which is fast and still reads all bytes, so a broken stream raises.
             image.draft(None, (1, 1))
@@ -151,19 +142,19 @@ class Normaliser:
 
     def _bounded(self, size: Size | None) -> None:
         if size is not None and size[0] * size[1] > self._settings.max_pixels:
-            raise FetchError("too_large", f"{size[0]} × {size[1]} pixels")
+            raise Refused("too_large", f"{size[0]} × {size[1]} pixels")
         if size is not None and 0 in size:
-            raise FetchError("undecodable", "no pixels")
+            raise Refused("undecodable", "no pixels")
 
     def _counted_scans(self, data: bytes, size: Size) -> int:
         """Returns the number of scans of a JPEG.
 
-        Raises FetchError of class too_large where there are more than its size allows, as scans cost like pixels.
+        Raises Refused of class too_large where there are more than its size allows, as scans cost like pixels.
         """
         scans, pixels = jpeg.count_scans(data), size[0] * size[1]
         allowed = jpeg.allowed_scans(pixels, self._settings.max_pixels)
         if scans > allowed:
-            raise FetchError("too_large", f"more than {allowed} scans of {pixels:,} pixels")
+            raise Refused("too_large", f"more than {allowed} scans of {pixels:,} pixels")
         return scans
 
     def _is_plain(self, image: Image.Image, data: bytes, scans: int) -> bool:
@@ -245,6 +236,9 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scales 16-bit greyscale to 8 bits; its transparent value (tRNS) becomes white."""
+    # Imported here: only 16-bit pictures need it, and it doubles the start of a decoding process.
+    import numpy as np
+
     values = np.asarray(image).astype(np.uint32)
     grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
     clear = image.info.get("transparency")
@@ -274,7 +268,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         if {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}[mode] != f"{source.profile.xcolor_space:<4}":
             return None
         return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except (ImageCms.PyCMSError, *_BROKEN):
+    except (ImageCms.PyCMSError, *BROKEN):
         return None
 
 
@@ -283,7 +277,7 @@ def _is_srgb(profile: bytes) -> bool:
     """Returns whether a profile's description says that it is sRGB."""
     try:
         return _describes_srgb(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
-    except (ImageCms.PyCMSError, *_BROKEN):
+    except (ImageCms.PyCMSError, *BROKEN):
         return False
 
 

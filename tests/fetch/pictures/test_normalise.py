@@ -24,9 +24,9 @@ from PIL import (
 )
 
 from curate import jpeg
-from curate.fetch.contract import FetchError
 from curate.fetch.pictures import sniff
 from curate.fetch.pictures.normalise import Normaliser
+from curate.fetch.pictures.picture import Refused
 
 # As in a worker: Pillow complains of odd files in warnings too.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -44,7 +44,7 @@ def normalised(data, **changes):
 
 
 def error_class(data, **changes):
-    with pytest.raises(FetchError) as error:
+    with pytest.raises(Refused) as error:
         Normaliser(settings(**changes))(data)
     assert str(error.value).isprintable()
     return error.value.error_class
@@ -391,7 +391,7 @@ def fuzz(rounds, seed):
         data = mutated(rng)
         try:
             stored = normalise(data)
-        except FetchError as error:
+        except Refused as error:
             ended[error.error_class] = ended.get(error.error_class, 0) + 1
         else:
             assert decoded(stored.data).size == (stored.width, stored.height)
@@ -413,7 +413,7 @@ def test_mutated_pictures_end_with_a_class_for_long(seed):
 @effort(max_examples=200, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([b"", *{data[:16] for data in SEEDS}]))
 def test_any_bytes_end_with_a_class(data, start):
-    with pytest.raises(FetchError):
+    with pytest.raises(Refused):
         Normaliser(settings())(start + data)
 
 
