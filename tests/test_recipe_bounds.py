@@ -43,11 +43,8 @@ EXAMPLE: dict[str, Any] = {
     "pack": {"layouts": ["webdataset"]},
     "workers": {"fetch": {"count": 1}},
     "storage": {"endpoint": "http://127.0.0.1:9000"},
-    "embed": {},
-    "pixels": {},
-    "dedup": {},
-    "limits": {},
 }
+EXAMPLE |= {section: {} for section in Recipe.model_fields if section not in ("seed", "part_size", *EXAMPLE)}
 
 
 def resolved(schema):

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors become one line here, and only here."""
     try:
         arguments = _parser().parse_args(argv)
+        if getattr(arguments, "engine", None) == "local" and arguments.address:
+            raise UsageError("--address needs --engine ray")
         with stops_on_signals() as received:
             code: int = arguments.command(arguments)
     except CurateError as error:
@@ -158,8 +160,6 @@ def _store(arguments: argparse.Namespace) -> Store:
 
 
 def _engine(arguments: argparse.Namespace, tell: Callable[[str], None]) -> "Engine":
-    if arguments.engine == "local" and arguments.address:
-        raise UsageError("--address needs --engine ray")
     from curate.engine.driver_process import DriverProcess
 
     def open_engine() -> "Engine":

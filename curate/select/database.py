@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BATCH_BYTES = 4_000_000
+"""Bytes of text in one batch of rows, where it has more than one row."""
 
 
 def connect(
@@ -38,6 +44,26 @@ def connect(
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con
+
+
+def in_batches(table: pa.Table) -> pa.Table:
+    """Returns a table in batches with at most `BATCH_BYTES` of text, or one row.
+
+    DuckDB computes an expression batch by batch, 2,048 rows at most, and looks at its memory limit in between. The
+    texts that a function makes of a batch are bounded by the texts in it (`curate.select.predicate_size`).
+    """
+    sizes = np.zeros(table.num_rows, np.int64)
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            sizes += pc.fill_null(pc.cast(pc.binary_length(column), pa.int64()), 0).to_numpy()
+    ends = np.cumsum(sizes)
+    batches, start = [], 0
+    while start < table.num_rows:
+        read = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, read + BATCH_BYTES, side="right")))
+        batches += table.slice(start, end - start).combine_chunks().to_batches()
+        start = end
+    return pa.Table.from_batches(batches, table.schema)
 
 
 def one_line(error: duckdb.Error) -> str:

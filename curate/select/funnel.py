@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from curate.errors import BrokenResult, RecipeError
 from curate.schema import ERROR_CLASSES, FETCH, NO_CAPTION, NOT_SAMPLED, REPEATED, UNDECODABLE, reason_words
-from curate.select.database import one_line
+from curate.select.database import in_batches, one_line
 from curate.select.ids import words
 from curate.select.rows import PartRows
 from curate.select.steps.contract import Facts, RowWise, Step, Words
@@ -80,7 +80,7 @@ class Funnel:
             "_before": rows.before,
         }
         taken = {name: rows.columns[name] for name in rows.columns.column_names}
-        self._con.register("part", pa.table({**ours, **taken}))
+        self._con.register("part", in_batches(pa.table({**ours, **taken})))
         into = "INSERT INTO pairs" if self._exists("pairs") else "CREATE TABLE pairs AS"
         try:
             self._do(f"{into} SELECT {', '.join(self._taken())} FROM part")

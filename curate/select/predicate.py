@@ -8,18 +8,30 @@ those of the classes in `EXPRESSIONS`, and functions whose value depends on thei
 
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from curate.errors import nearest
+from curate.errors import RecipeError, nearest
+from curate.select import predicate_size
 from curate.select.database import connect, one_line
 from curate.select.steps.contract import Step
 
 MOST_CHARACTERS = 20_000
 """The length of a predicate."""
+
+DEEPEST = 60
+"""Levels of brackets in a predicate's text. DuckDB's parser takes memory that grows with their square."""
+
+MOST_BRACKETS = 1000
+"""Opening brackets in all, those in texts among them."""
+
+DEEPEST_CALL = 100
+MOST_EXPRESSIONS = 3000
+"""Levels of expressions inside each other, and their number."""
 
 EXPRESSIONS = frozenset(
     {
@@ -118,11 +130,12 @@ def references(step: Step[str]) -> list[str]:
     Raises:
         RecipeError: it is not a single accepted expression.
     """
+    _check_text(step)
     with _database().cursor() as con:
         _parsed(con, step, step.keys)
         tree = _parsed(con, step, bracketed(step.keys))
     names = []
-    for expression in _expressions(tree):
+    for expression in _expressions(step, tree):
         kind, name = expression["class"], str(expression.get("function_name", "")).lower()
         if kind == "FUNCTION" and expression["schema"]:
             raise step.wrong(f"where: write {name}({expression['schema']}), not {expression['schema']}.{name}()")
@@ -138,6 +151,10 @@ def references(step: Step[str]) -> list[str]:
         elif kind not in EXPRESSIONS or expression["type"] == "GROUPING_FUNCTION":
             what = str(expression["type"]).lower().replace("_", " ")
             raise step.wrong(f"where: {what} is not allowed here: a predicate sees one row")
+    try:
+        predicate_size.check(tree)
+    except predicate_size.Refused as error:
+        raise step.wrong(f"where: {error}") from None
     return list(dict.fromkeys(names))
 
 
@@ -156,7 +173,10 @@ def bracketed(where: str) -> str:
 def _parsed(con: duckdb.DuckDBPyConnection, step: Step[str], where: str) -> Any:
     statement = f"SELECT 1 FROM pairs WHERE {where}"
     ((tree,),) = con.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
-    parsed = json.loads(tree)
+    try:
+        parsed = json.loads(tree)
+    except RecursionError:
+        raise _too_deep(step) from None
     if parsed["error"]:
         raise step.wrong(f"where: {' '.join(parsed['error_message'].split())}")
     if len(parsed["statements"]) != 1:
@@ -167,16 +187,44 @@ def _parsed(con: duckdb.DuckDBPyConnection, step: Step[str], where: str) -> Any:
     return node["where_clause"]
 
 
-def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yields every expression in a tree of DuckDB's JSON, each before those inside it."""
-    if isinstance(tree, dict):
-        if "class" in tree:
-            yield tree
-        for value in tree.values():
-            yield from _expressions(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _expressions(value)
+def _check_text(step: Step[str]) -> None:
+    """Raises RecipeError for a text that DuckDB's parser should not see."""
+    # However the text quotes them, there are not enough brackets to fill the memory.
+    if (number := len(re.findall(r"[(\[{]", step.keys))) > MOST_BRACKETS:
+        raise step.wrong(
+            f"where: it has {number:,} brackets; at most {MOST_BRACKETS:,} are allowed: write several steps"
+        )
+    deepest = depth = 0
+    # Brackets in texts, names and comments are none.
+    for sign in re.sub(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", " ", step.keys, flags=re.DOTALL):
+        depth += (sign in "([{") - (sign in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise _too_deep(step)
+
+
+def _too_deep(step: Step[str]) -> RecipeError:
+    return step.wrong(
+        f"where: more than {DEEPEST} brackets or {DEEPEST_CALL} expressions are inside each other; write several steps"
+    )
+
+
+def _expressions(step: Step[str], tree: Any) -> Iterator[dict[str, Any]]:
+    """Yields every expression in a tree of DuckDB's JSON, each before those inside it.
+
+    Raises:
+        RecipeError: there are too many, or they are nested too deeply.
+    """
+    waiting, number = [(1, tree)], 0
+    while waiting:
+        depth, expression = waiting.pop()
+        number += 1
+        if depth > DEEPEST_CALL:
+            raise _too_deep(step)
+        if number > MOST_EXPRESSIONS:
+            raise step.wrong(f"where: it has more than {MOST_EXPRESSIONS:,} expressions; write several steps")
+        yield expression
+        waiting += [(depth + 1, child) for child in reversed(list(predicate_size.children(expression)))]
 
 
 def _hint(name: str) -> str:

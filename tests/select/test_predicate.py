@@ -35,6 +35,15 @@ ACCEPTED = [
     "caption->>'$.a' = 'x'",
     "year(source_Taken) < 2000 AND source_Taken + INTERVAL 3 DAY > TIMESTAMP '1990-01-01'",
     "true",
+    "lpad(caption, 10, 'ab') = rpad('x', 100000, 'y') OR replace(caption, 'a', 'bbb') = ''",
+    "regexp_replace(lower(trim(caption)), '[^a-z]+', ' ', 'g') LIKE '%stock photo%'",
+    "len(string_split(caption, ' ')) < 3 OR regexp_matches(caption, '^[0-9]{4}-[0-9]{2}-[0-9]{2}$')",
+    "levenshtein(left(caption, 1000), left(url, 1000)) < 5 OR levenshtein(caption, 'a photo') < 3",
+    "json_extract(json_extract(caption, 'a'), 'b')->>'c' = 'x'",
+    "caption::VARCHAR || ' ' || url::VARCHAR > 'a'",
+    " OR ".join(f"lower(caption) LIKE '%word {n}%'" for n in range(400)),
+    "(" * 20 + "width > 1" + ")" * 20,
+    "caption LIKE '%((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((%'",
 ]
 
 REFUSED = {
@@ -81,10 +90,64 @@ REFUSED = {
     "source_wide > 3": "Decimal",
 }
 
+DEEP = "(more than 60 brackets or 100 expressions are inside each other|Max expression depth)"
+TOO_MUCH = "could make .* times the text of a row and .* characters; at most 64 times and 100,000 characters"
+
+# What would hold a worker: text, time or memory out of proportion to the row.
+TOO_LARGE = {
+    "lpad('a', 2000000000) = ''": r"lpad\(\): the length has to be a number that is written out, at most 100,000",
+    "rpad(caption, 100001, 'x') = ''": r"rpad\(\): the length has to be",
+    "lpad('a', width * 1000000) = ''": r"lpad\(\): the length has to be",
+    "lpad('a', 2e9::BIGINT) = ''": r"lpad\(\): the length has to be",
+    "lpad('a', 1e9) = ''": r"lpad\(\): the length has to be",
+    "lpad(caption, length(caption) * 9999) = ''": r"lpad\(\): the length has to be",
+    "replace(caption, 'a', caption) = ''": r"replace\(\): the text to put in has to be written out",
+    "replace(caption, '', url) = ''": r"replace\(\): the text to put in has to be written out",
+    "replace(" * 8 + "caption" + ", 'a', 'aa')" * 8 + " = ''": TOO_MUCH,
+    f"replace(caption, 'a', '{'b' * 65}') = ''": TOO_MUCH,
+    "regexp_replace(caption, caption, 'x') = ''": r"regexp_replace\(\): the regular expression has to be written out",
+    "regexp_replace(caption, '.', caption) = ''": r"regexp_replace\(\): the text to put in has to be written out",
+    "regexp_replace(" * 4 + "caption" + r", '.*', '\\0\\0', 'g')" * 4 + " = ''": TOO_MUCH,
+    "caption ~ url": r"regexp_matches\(\): the regular expression has to be written out",
+    "regexp_matches(caption, '(a{100}){11}')": "the regular expression has 1,100 characters with its repetitions",
+    "regexp_matches(caption, '((a|b)(a|b|c){0,300}){0,3}z')": "characters with its repetitions written out",
+    f"regexp_matches(caption, '{'a' * 1001}')": "the regular expression has 1,001 characters",
+    " || ".join(["caption"] * 70) + " = ''": TOO_MUCH,
+    f"concat({', '.join(['caption'] * 70)}) = ''": TOO_MUCH,
+    f"concat_ws(caption{', url' * 60}) = ''": TOO_MUCH,
+    f"[{', '.join(['caption'] * 70)}] = []": TOO_MUCH,
+    "caption::BLOB::BIT::VARCHAR = ''": TOO_MUCH,
+    "[[caption]::VARCHAR]::VARCHAR = ''": TOO_MUCH,
+    "string_split(string_split(caption, '')[1], '')::VARCHAR = ''": TOO_MUCH,
+    " AND ".join(f"replace(caption, 'a', '{'b' * 60}{n}') = ''" for n in range(5)): "text as a row has; at most 256",
+    "levenshtein(caption, url) < 3": "compares every character with every other; cut its texts",
+    "damerau_levenshtein(lower(caption), repeat) < 3": "compares every character with every other",
+    "lower(" * 500 + "caption" + ")" * 500 + " = ''": DEEP,
+    "(" * 20000: "it has 20,000 brackets; at most 1,000 are allowed",
+    "(" * 61 + "true" + ")" * 61: DEEP,
+    "[" * 61 + "]" * 61 + " = []": DEEP,
+    "width" + "[1]" * 900 + " = 1": DEEP,
+    "width" + " + 1" * 200 + " > 1": DEEP,
+    "width" + " + 1" * 4000 + " > 1": DEEP,
+    "CASE WHEN true THEN " * 200 + "true" + " END" * 200: DEEP,
+    "width" + "::INTEGER" * 150 + " > 1": DEEP,
+    "NOT " * 500 + "true": "(syntax error|inside each other|Max expression depth)",
+    "width > 1" + " OR width > 1" * 1300: "it has more than 3,000 expressions",
+    "'" + "(" * 1001 + "' = caption": "it has 1,001 brackets; at most 1,000 are allowed",
+}
+
 
 @pytest.mark.parametrize("where", ACCEPTED)
 def test_accepted(where):
     check(read([step("this", where=where)]), COLUMNS)
+
+
+@pytest.mark.parametrize("where", list(TOO_LARGE), ids=lambda where: where[:40])
+def test_what_would_make_too_much_is_refused(where):
+    with pytest.raises(RecipeError, match=TOO_LARGE[where]) as error:
+        check(read([step("this", where=where)]), COLUMNS)
+    assert str(error.value).startswith("select step 'this': where: ")
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("where", list(REFUSED))
