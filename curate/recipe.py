@@ -141,6 +141,17 @@ class Fetch(Keys):
         max_length=10_000,
     )
     robots: bool = Field(False, description="Request robots.txt from each origin and obey its rules for `agent_token`.")
+    noml: bool = Field(True, description="Obey `X-Robots-Tag: noml` (noml.info).")
+    content_usage: bool = Field(
+        True,
+        description="Obey `Content-Usage: train-ai=n` (IETF AIPREF, drafts vocab-08 and attach-05), in the response's "
+        "header and, with `robots`, in robots.txt.",
+    )
+    c2pa: bool = Field(
+        True,
+        description="Obey a C2PA manifest in the image that does not allow training: assertion `cawg.training-mining` "
+        "or `c2pa.training-mining`.",
+    )
     blocklists: Places = Field(
         [],
         description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "

@@ -25,6 +25,9 @@ class Settings:
     agent_token: str
     allow: tuple[str, ...]
     robots: bool
+    noml: bool
+    content_usage: bool
+    c2pa: bool
     changed: str
     processes: int
     threads: int

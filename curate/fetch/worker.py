@@ -13,6 +13,7 @@ from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist
+from curate.fetch.pictures.c2pa import forbidding_entry
 from curate.fetch.pictures.decoders import NormalisingDecoders
 from curate.fetch.pictures.expected import Expected, of_images
 from curate.fetch.pictures.sorted_tar import Spool
@@ -109,6 +110,9 @@ class FetchWorker:
 
         def check(position: int, body: bytes, outcome: Outcome) -> None:
             assert outcome.sha256 is not None
+            entry = forbidding_entry(body) if self._settings.c2pa else None
+            if entry:
+                raise FetchError("opt_out", entry)
             try:
                 expected[position].check(body, outcome.sha256)
             except FetchError as error:

@@ -10,6 +10,8 @@ import urllib.request
 
 import pyarrow as pa
 import pytest
+from helpers.c2pa_boxes import assertion, in_jpeg
+from helpers.c2pa_boxes import store as store_of
 from helpers.fetch_part import fetched, members, part
 from helpers.fetch_samples import decoded, difference, drawing, encoded, section
 from helpers.hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
@@ -226,6 +228,18 @@ def test_a_worker_that_is_killed_leaves_no_folders_of_its_libraries(tmp_path):
     code = "import os; from curate.fetch import downloader; downloader._imported(); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_that_forbids_training_is_obeyed_before_resizing(server, tmp_path):
+    server.answers["/reserved.jpg"] = ok(in_jpeg(store_of(assertion())))
+    inputs = part(Store(str(tmp_path)), [server.url("/reserved.jpg"), server.url("/1.jpg")])
+    for c2pa, stored in ((True, 1), (False, 2)):
+        worker = open_worker(section(allow=[server.address], timeout=20.0, c2pa=c2pa))
+        folder = fetched(worker, Store(str(tmp_path)), inputs, f"fetch-{stored}")
+        assert len(members(folder)) == stored
+        rows = folder.table("images.parquet", 0).to_pylist()
+        named = [row["error"] for row in rows if row["error_class"] == "opt_out"]
+        assert named == ["C2PA: cawg.training-mining: cawg.ai_generative_training is notAllowed"] * (2 - stored)
 
 
 def test_a_plan_out_of_order_is_refused():

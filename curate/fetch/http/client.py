@@ -69,7 +69,7 @@ class Guard:
         self._tls = tls or ssl.create_default_context()
         self._blocklist = blocklist or Blocklist()
         self._opened = opened(settings.allow)
-        self._robots = Robots(settings.agent_token) if settings.robots else None
+        self._robots = Robots(settings.agent_token, content_usage=settings.content_usage) if settings.robots else None
         share = 1 / settings.processes
         rate = None if settings.host_rate is None else settings.host_rate * share
         self._hosts = Hosts(settings.host_connections * share, rate, settings.host_failures, phase=self._phase())
@@ -264,7 +264,7 @@ class Guard:
     def _body(self, response: http.client.HTTPResponse, hop: "_Hop") -> Received:
         """Reads the body, unless the head gives a reason to refuse it. Raises FetchError."""
         _refuse_status(response)
-        no = opted_out(response.headers, self._settings.agent_token)
+        no = opted_out(response.headers, self._settings)
         if no:
             raise FetchError("opt_out", no)
         _refuse_encoding(response)

@@ -14,7 +14,7 @@ Digests = tuple[str | None, str | None]
 
 @dataclass(frozen=True)
 class Expected:
-    """Digests that the rows of one image expect; bytes that any of them expects are as expected."""
+    """The digests that the rows of one image expect; bytes that agree with one of the rows are as expected."""
 
     of_rows: frozenset[Digests] = frozenset()
 

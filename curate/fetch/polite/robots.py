@@ -16,6 +16,7 @@ from protego import Protego
 from curate.fetch.contract import FetchError
 from curate.fetch.http.deadline import Deadline
 from curate.fetch.http.urls import Target
+from curate.fetch.polite.usage import path_rules
 
 MAX_BYTES = 500 << 10
 """Most bytes of a robots.txt that are read (RFC 9309, 2.5)."""
@@ -93,6 +94,7 @@ class _Rules:
     def __init__(self) -> None:
         self.known = threading.Event()
         self.paths: PathRules | None = None
+        self.usage: PathRules | None = None
         self.error: FetchError | None = FetchError("internal", "it was not read")
         self.good_until = float("inf")
 
@@ -102,10 +104,12 @@ class Robots:
 
     Args:
         token: our name in robots.txt.
+        content_usage: whether Content-Usage rules are obeyed.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, content_usage: bool = True) -> None:
         self._token = token.lower()
+        self._content_usage = content_usage
         self._lock = threading.Lock()
         self._rules: OrderedDict[str, _Rules] = OrderedDict()
 
@@ -130,12 +134,16 @@ class Robots:
         if rules.error is not None:
             raise _of_robots(rules.error)
         assert rules.paths is not None
+        assert rules.usage is not None
         try:
             allowed = rules.paths.allow(target.url)
+            trained = rules.usage.allow(target.url)
         except FetchError as error:
             raise _of_robots(error) from error
         if not allowed:
             raise FetchError("opt_out", "robots.txt disallows it")
+        if not trained:
+            raise FetchError("opt_out", "robots.txt: Content-Usage: train-ai=n")
 
     def _find(self, origin: str) -> tuple[_Rules, bool]:
         """Returns an origin's rules, and whether the caller has to fetch them."""
@@ -151,7 +159,9 @@ class Robots:
     def _learn(self, rules: _Rules, origin: Target, ask: Ask) -> None:
         kept = KEPT
         try:
-            rules.paths = PathRules(group(ask(origin)[:MAX_BYTES], self._token))
+            lines = group(ask(origin)[:MAX_BYTES], self._token)
+            rules.paths = PathRules(lines)
+            rules.usage = PathRules(path_rules(lines) if self._content_usage else ())
             rules.error = None
         except FetchError as error:
             rules.error = error

@@ -89,6 +89,8 @@ HOSTILE = {
     "noindex": (ok(BODY, "X-Robots-Tag: noindex"), "opt_out", 200),
     "our name": (ok(BODY, "X-Robots-Tag: curate: noimageindex"), "opt_out", 200),
     "tdm": (ok(BODY, "TDM-Reservation: 1"), "opt_out", 200),
+    "noml": (ok(BODY, "X-Robots-Tag: noml"), "opt_out", 200),
+    "content usage": (ok(BODY, "Content-Usage: search=y, train-ai=n"), "opt_out", 200),
     "opt-out of an endless body": (endless(head(200, "X-Robots-Tag: noai")), "opt_out", 200),
     "201": (status(201), "http_other", 201),
     "204": (status(204), "http_other", 204),
@@ -129,6 +131,21 @@ def test_hostile_answers(server, case):
     assert error.error_class == error_class, str(error)
     assert error.http_status == code or error_class == "timeout"
     assert time.monotonic() - started < timeout + 5
+
+
+@pytest.mark.parametrize(
+    ("key", "header"), [("noml", "X-Robots-Tag: noml"), ("content_usage", "Content-Usage: train-ai=n")]
+)
+def test_an_opt_out_has_a_key_and_is_named(server, key, header):
+    server.answers["/x"] = ok(BODY, header)
+    assert str(failure(guard(server), server.url("/x"))) == header
+    assert guard(server, **{key: False}).get(server.url("/x")).body == BODY
+
+
+def test_the_policy_of_a_reservation_is_named(server):
+    server.answers["/x"] = ok(BODY, "tdm-reservation: 1", "tdm-policy: https://a.example/policy.json")
+    named = "TDM-Reservation: 1, TDM-Policy: https://a.example/policy.json"
+    assert str(failure(guard(server), server.url("/x"))) == named
 
 
 def test_redirects_are_followed_and_capped(server):
