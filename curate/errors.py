@@ -11,6 +11,7 @@
     │   └── NothingKept       every pair was dropped: exit 3
     ├── InUse                 another driver works on the output: exit 4
     ├── StorageFault          a disk or a store failed for longer than `storage.patience`: exit 4
+    ├── ClusterFault          the Ray cluster, its head or its nodes for a pass went away: exit 4
     ├── BrokenResult          a file in a run folder does not match its marker: exit 5
     │   └── Damaged           a committed file that the next `curate run` writes again
     └── DeviceLost            a GPU that this process cannot use any more
@@ -92,6 +93,12 @@ class NothingKept(RunIncomplete):
 
 class StorageFault(CurateError):
     """A disk or a store could not be used (full, read-only, away); nothing is wrong with the recipe or the data."""
+
+    exit_code = Exit.STORAGE
+
+
+class ClusterFault(CurateError):
+    """The Ray cluster failed or went away; nothing is wrong with the recipe or the data."""
 
     exit_code = Exit.STORAGE
 

@@ -45,17 +45,18 @@ from curate.demo.server import serve
 from curate.store import Folder, Store
 
 CASES = ("local", "ray", "faults", "away", "full")
-PAIRS, PART_SIZE, PORT = 300, 60, 8199
+PAIRS, PART_SIZE = 300, 60
 SHARE = 0.05
 """The share of requests that fail."""
 STALLS = 3
 """Requests of one run that are not answered at all, each for longer than a client waits."""
-FAULTY_RUNS = 3
+FAULTY_KILLS = (0, 3, 3)
+"""Runs over the S3 server that fails, by the most kills of each."""
 AWAY = 60.0
 TMPFS_MB = 48
 
 KILLS_OF_A_RUN = 12
-"""Kills after which a run is left to end."""
+"""Kills after which a run on local disks is left to end."""
 INTERRUPTED_STARTS = 6
 """Starts of one unit after which a run is left to end; after nine that were interrupted, a part is set aside."""
 HANGS_AFTER = 900.0
@@ -64,8 +65,6 @@ ENDS_WITHIN = 30.0
 
 STAGES = (("plan",), ("fetch",), ("prompts", "pixels", "embed", "signals"), ("dedup",), ("select",), ("pack", "report"))
 """The passes of a run, by the first word of their folders' names, in the order in which they end."""
-OFTEN = (1, 1, 1, 3, 3, 3)
-"""How often runs begin with each of them: with the later ones more often, as these take less time."""
 
 MARK = "CURATE_SOAK"
 """An environment variable by which the processes of a run are found."""
@@ -76,6 +75,7 @@ class Soak:
     """A demo web, a reference run, and what happened so far."""
 
     folder: Path
+    corpus: Corpus
     urls: list[str]
     seed: int
     kills: int = 0
@@ -90,11 +90,10 @@ class Soak:
 
     def command(self, output: str, engine: str) -> list[str]:
         """A recipe's run into an output; the demo's recipe over the lists of the web."""
-        corpus = Corpus(0, PAIRS, PORT)
         sets = {
             "source.paths": self.urls,
             "output": output,
-            "fetch.allow": corpus.addresses(),
+            "fetch.allow": self.corpus.addresses(),
             "part_size": PART_SIZE,
             "pack.shard_size": 40,
             "storage.patience": 180,
@@ -103,7 +102,15 @@ class Soak:
         options = [word for name, value in sets.items() for word in ("--set", f"{name}={json.dumps(value)}")]
         return [sys.executable, "-m", "curate.commands.main", "run", str(recipe), "--engine", engine, *options]
 
-    def finish(self, output: str, engine: str, *, span: float = 0.0, endpoint: str | None = None) -> tuple[float, int]:
+    def finish(
+        self,
+        output: str,
+        engine: str,
+        *,
+        span: float = 0.0,
+        most_kills: int = KILLS_OF_A_RUN,
+        endpoint: str | None = None,
+    ) -> tuple[float, int]:
         """Runs to the end and compares the result.
 
         Args:
@@ -111,6 +118,7 @@ class Soak:
             engine: `local` or `ray`.
             span: seconds that the run takes, about; 0: the run is not killed. Three of four kills come in the first
                 quarter of this time, the others at any moment of it.
+            most_kills: kills after which the run is left to end.
             endpoint: of the S3 server.
 
         Returns:
@@ -119,7 +127,7 @@ class Soak:
         kills, said = 0, self.folder / "said"
         while True:
             moment = self.random.uniform(0.3, max(2.0, self.random.choice((span, span / 4, span / 4, span / 4))))
-            is_killed = bool(span) and kills < KILLS_OF_A_RUN and _most_starts(output, endpoint) < INTERRUPTED_STARTS
+            is_killed = bool(span) and kills < most_kills and _most_starts(output, endpoint) < INTERRUPTED_STARTS
             mark, begun = secrets.token_hex(8), time.monotonic()
             with said.open("wb") as file:
                 process = subprocess.Popen(
@@ -241,7 +249,7 @@ def killed(soak: Soak, engine: str, kills: int) -> None:
     spans = [span] * len(STAGES)
     goal = soak.kills + kills
     while soak.kills < goal:
-        output, stage = soak.folder / f"{engine}-{soak.runs}", soak.random.choices(range(len(STAGES)), OFTEN)[0]
+        output, stage = soak.folder / f"{engine}-{soak.runs}", soak.random.randrange(len(STAGES))
         if stage:
             _begun(finished, output, stage)
         seconds, hits = soak.finish(str(output), engine, span=spans[stage])
@@ -266,7 +274,7 @@ def _begun(finished: Path, output: Path, stage: int) -> None:
 
 
 @contextlib.contextmanager
-def s3(folder: Path) -> Iterator[FaultyS3]:
+def s3(folder: Path, port: int) -> Iterator[FaultyS3]:
     """An S3 server over a folder (rclone), behind the proxy that injects faults."""
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "AKIDTEST",
@@ -275,7 +283,7 @@ def s3(folder: Path) -> Iterator[FaultyS3]:
     }
     (folder / "bucket").mkdir(parents=True)
     rclone = str(Path(sys.executable).with_name("rclone"))
-    address = "127.0.0.1:8198"
+    address = f"127.0.0.1:{port}"
     command = [rclone, "serve", "s3", "--addr", address, "--auth-key", "AKIDTEST,SECRETKEY1234567", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -302,10 +310,12 @@ def injected(proxy: FaultyS3) -> Iterator[None]:
 def faults(soak: Soak, proxy: FaultyS3) -> None:
     """Lets 5 % of all requests fail, first alone, then with kills."""
     span = 0.0
-    for number in range(FAULTY_RUNS):
+    for number, most_kills in enumerate(FAULTY_KILLS):
         before, requests = Counter(proxy.seen), len(proxy.requests)
         with injected(proxy):
-            seconds, _ = soak.finish(f"s3://bucket/faults-{number}", "local", span=span, endpoint=proxy.url)
+            seconds, _ = soak.finish(
+                f"s3://bucket/faults-{number}", "local", span=span, most_kills=most_kills, endpoint=proxy.url
+            )
         span = span or seconds
         seen = {fault: times - before[fault] for fault, times in proxy.seen.items() if fault}
         soak.faults.update(seen)
@@ -363,6 +373,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="kills for each engine (100)")
     parser.add_argument("--cases", type=lambda text: text.split(","), default=CASES, help=",".join(CASES))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=8199, help="of the demo's web; the S3 server gets the next one")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
         parser.error(f"--cases: {', '.join(sorted(unknown))}: the cases are {', '.join(CASES)}")
@@ -371,8 +382,8 @@ def main() -> int:
         folder = Path(place)
         # Ray leaves a folder of each session it had; these are removed with the others.
         os.environ["RAY_TMPDIR"] = place
-        corpus = Corpus(0, PAIRS, PORT)
-        soak = Soak(folder, [str(path) for path in corpus.write(folder / "web").urls], arguments.seed)
+        corpus = Corpus(0, PAIRS, arguments.port)
+        soak = Soak(folder, corpus, [str(path) for path in corpus.write(folder / "web").urls], arguments.seed)
         with serve(corpus):
             soak.finish(str(folder / "reference"), "local")
             soak.say("reference")
@@ -380,7 +391,7 @@ def main() -> int:
                 if engine in arguments.cases:
                     killed(soak, engine, arguments.kills)
             if {"faults", "away"} & set(arguments.cases):
-                with s3(folder / "s3") as proxy:
+                with s3(folder / "s3", arguments.port + 1) as proxy:
                     if "faults" in arguments.cases:
                         faults(soak, proxy)
                     if "away" in arguments.cases:

@@ -29,13 +29,20 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from curate.engine.cluster import LABEL_SHARE, Cluster, Demand, NodeType, node_types
 from curate.engine.queue import Queue
-from curate.errors import RunIncomplete, StoreError, UsageError, shortened
+from curate.errors import ClusterFault, StoreError, UsageError, shortened
 from curate.runs.units import UnitRunner
 from curate.runs.work import UnitResult, Work
 from curate.store import Json
 
 _ANSWERS_WITHIN = 10
 """Seconds."""
+
+_HEAD_CHECKED_EVERY = 5
+"""Seconds between two connections to the head of a cluster."""
+
+_HEAD_AWAY_FOR = 20
+"""Seconds without an answer of the head after which a run stops. Ray ends a process that has lost its head for 60 s,
+with messages of its own and exit code 1."""
 
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 """Where `ray up` leaves the cluster's YAML file on the head node."""
@@ -96,6 +103,8 @@ class _Pool:
     waits_since: float | None = None
     """Since when units wait while no actor of the work runs; None where they do not."""
     is_told: bool = False
+    has_run: bool = False
+    """A unit was given to an actor, so the cluster had a node for it."""
 
 
 class RayEngine:
@@ -149,6 +158,7 @@ class RayEngine:
                 signal.signal(signal.SIGTERM, on_sigterm)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._can_grow = address is not None
+        self._head = _Head(address) if address else None
         self._tell = tell or (lambda _line: None)
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[Any, tuple[_Pool, Any]] = {}
@@ -175,14 +185,17 @@ class RayEngine:
 
         Raises:
             UsageError: no node of the cluster, nor any that it starts, can give a worker what it reserves.
-            RunIncomplete: the connection to Ray failed.
+            ClusterFault: the connection to Ray failed, the cluster's head does not answer, or the nodes that ran a
+                work's units are gone.
         """
+        if self._head:
+            self._head.check()
         for pool in self._pools.values():
             self._assign(pool)
         try:
             ready, _ = ray.wait([*self._flying, *self._starting], num_returns=1, timeout=seconds)
         except failures.RayError as error:
-            raise RunIncomplete(f"Ray failed: {_message(error)}; the same command continues from here") from error
+            raise ClusterFault(f"Ray failed: {_message(error)}; the same command continues from here") from error
         results = []
         for reference in ready:
             if reference in self._starting:
@@ -229,6 +242,7 @@ class RayEngine:
         while pool.queue and pool.idle:
             actor = pool.idle.pop()
             unit, start, following = pool.queue.take(actor)
+            pool.has_run = True
             call = actor.run.options(name=pool.work.title(unit))
             self._flying[call.remote(unit, start, following)] = (pool, actor, unit, time.monotonic())
         starting = sum(owner is pool for owner, _ in self._starting.values())
@@ -298,6 +312,11 @@ class RayEngine:
                 self._tell(f"{pool.work.title()}: waits for a node with {pool.demand}")
                 pool.is_told = True
             return
+        if pool.has_run:
+            raise ClusterFault(
+                f"{pool.work.title()}: the nodes with {pool.demand} are gone, and the cluster has no other and starts "
+                "none; once it has one, the same command continues from here"
+            )
         if not pool.may_do_without_gpu:
             raise self._unserved(pool.work, pool.demand)
         self._tell(f"{pool.work.title()}: the cluster has no GPU and starts none; it computes on CPUs")
@@ -309,6 +328,40 @@ class RayEngine:
         where = "the cluster has no such node and starts none" if self._can_grow else "this machine has less"
         section = f"{work.booking.section}: " if work.booking.section else ""
         return UsageError(f"{section}a worker of {work.name} reserves {demand}, and {where}")
+
+
+class _Head:
+    """The head of a cluster: whether it still answers.
+
+    Args:
+        address: as given by the user. The address of a Ray client is another one than that of the cluster's own server,
+            which may not be reachable from here.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._place = _place(address) or _place(ray.get_runtime_context().gcs_address)
+        self._checked = time.monotonic()
+        self._silent_since: float | None = None
+
+    def check(self) -> None:
+        """Raises ClusterFault where the head has not answered for `_HEAD_AWAY_FOR` seconds."""
+        now = time.monotonic()
+        if self._place is None or now - self._checked < _HEAD_CHECKED_EVERY:
+            return
+        self._checked = now
+        try:
+            socket.create_connection(self._place, _HEAD_CHECKED_EVERY).close()
+        except OSError as error:
+            self._silent_since = self._silent_since or now
+            away = time.monotonic() - self._silent_since
+            if away > _HEAD_AWAY_FOR:
+                place = ":".join(map(str, self._place))
+                raise ClusterFault(
+                    f"the head of the Ray cluster at {place} has not answered for {away:.0f} s "
+                    f"({error.strerror or error}); once it is back, the same command continues from here"
+                ) from error
+        else:
+            self._silent_since = None
 
 
 def _demand(work: Work, cluster: Cluster) -> tuple[Demand, bool]:
@@ -403,10 +456,16 @@ def _message(error: failures.RayError) -> str:
 
 def _check_answers(address: str) -> None:
     """Raises StoreError where no server answers at the address; Ray itself would retry silently for ten minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
+    place = _place(address)
+    if place is None:
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
+        socket.create_connection(place, _ANSWERS_WITHIN).close()
     except OSError as error:
         raise StoreError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Returns the host and port of an address; None where it names no port, as `auto` does."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdigit() else None

@@ -144,6 +144,7 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 from helpers.works import Silent, single
 from curate.engine.ray import RayEngine
+from curate.errors import CurateError
 from curate.runs.driver import drive
 from curate.store import Store
 
@@ -189,6 +190,29 @@ def test_a_killed_node_does_not_count_against_its_part(tmp_path):
     assert not any("\n" in error for _, _, error in lost)
 
 
+def test_nodes_that_do_not_come_back_end_the_run_with_a_line(tmp_path):
+    script = KILLED.replace("    subprocess.run(another", "    return\n    subprocess.run(another")
+    script = script.replace("aside = drive([work], engine, Watching())", ENDS)
+    report = in_namespaces(tmp_path, script)
+    assert report == {
+        "error": "slow: the nodes with 1 CPU and the resource curate_slow are gone, and the cluster has no other and "
+        "starts none; once it has one, the same command continues from here",
+        "code": 4,
+    }
+
+
+ENDS = """
+try:
+    drive([work], engine, Watching())
+except CurateError as error:
+    report = {"error": str(error), "code": error.exit_code}
+engine.close()
+cluster.shutdown()
+print(json.dumps(report))
+sys.exit()
+"""
+
+
 MEMORY = """
 import json
 import sys
@@ -219,3 +243,47 @@ def test_a_worker_that_rays_memory_monitor_ends_counts(tmp_path):
     report = in_namespaces(tmp_path, MEMORY, **environment)
     assert [status for status, _ in report["results"]] == ["died", "died"]
     assert "running low on memory" in report["aside"]["out"]["0"]
+
+
+HEADLESS = """
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from helpers.works import Silent, single
+from curate.engine.ray import RayEngine
+from curate.errors import ClusterFault
+from curate.runs.driver import drive
+from curate.store import Store
+
+folder = sys.argv[1]
+start = ["ray", "start", "--head", "--num-cpus=1", "--port=6379", "--include-dashboard=false"]
+subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
+
+
+def kill():
+    log = Path(folder, "log")
+    while not (log.exists() and "began 0" in log.read_text()):
+        time.sleep(0.1)
+    subprocess.run(["pkill", "-KILL", "gcs_server"], check=True)
+
+
+engine = RayEngine("127.0.0.1:6379")
+work = single(Store(folder + "/run"), "slow", range(1), log=folder + "/log", seconds={"0": 600})
+threading.Thread(target=kill).start()
+try:
+    drive([work], engine, Silent())
+except ClusterFault as error:
+    report = {"error": str(error), "code": error.exit_code}
+engine.close()
+print(json.dumps(report))
+"""
+
+
+def test_a_head_that_goes_away_ends_the_run_with_a_line(tmp_path):
+    report = in_namespaces(tmp_path, HEADLESS)
+    assert report["error"].startswith("the head of the Ray cluster at 127.0.0.1:6379 has not answered for 2")
+    assert report["error"].endswith("(Connection refused); once it is back, the same command continues from here")
+    assert report["code"] == 4
