@@ -3,11 +3,14 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curate.errors import RecipeError
+from curate import schema
+from curate.errors import RecipeError, counted
 from curate.fetch.contract import FetchPart
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.http.client import Guard
@@ -16,9 +19,10 @@ from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist
 from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.pictures.sorted_tar import Spool
+from curate.fetch.salvage import intact
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
-from curate.store import Inputs, Outputs
+from curate.store import Inputs, Json, Outputs
 
 THREADS_PER_TURN = 4
 MAX_THREADS = 256
@@ -31,7 +35,8 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
 
     Args:
         settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked`, the fingerprint of
-            the blocklists when the run was laid out (`Blocklist.fingerprint`).
+            the blocklists when the run was laid out (`Blocklist.fingerprint`); optionally `before`, the files that
+            damaged parts had, by part and role.
 
     Raises:
         UsageError: a setting is not valid, a blocklist cannot be read or has changed, or the installed img2dataset does
@@ -49,7 +54,7 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     fetch_part = Img2dataset(
         guard.queue, guard.fetch, Normaliser(read), threads=max(threads, read.threads), timeout=read.timeout
     )
-    return FetchWorker(guard, fetch_part, read.format)
+    return FetchWorker(guard, fetch_part, read.format, settings.get("before", {}))
 
 
 class FetchWorker:
@@ -59,12 +64,16 @@ class FetchWorker:
         guard: the guard whose `part` is open while a part is fetched.
         fetch_part: downloads, through the guard, and normalises.
         extension: file extension of stored pictures.
+        before: the files of damaged parts, by part and role, from which intact pictures are taken over.
     """
 
-    def __init__(self, guard: Guard, fetch_part: FetchPart, extension: str) -> None:
+    def __init__(
+        self, guard: Guard, fetch_part: FetchPart, extension: str, before: Mapping[str, Json] = MappingProxyType({})
+    ) -> None:
         self._guard = guard
         self._fetch_part = fetch_part
         self._extension = extension
+        self._before = before
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Fetches one part into `outputs["fetch"]`.
@@ -76,8 +85,15 @@ class FetchWorker:
         out = outputs["fetch"]
         images = distinct_images(inputs["plan"].table("pairs.parquet", unit, ["image_id", "url"]))
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
-            table = self.fetch(images, spool, folder)
-            write(out, table, spool, folder, range(len(table)))
+            kept = intact(out.folder, unit, self._before.get(str(unit), {}), spool, first=len(images))
+            again = images.filter(pc.invert(pc.is_in(images["image_id"], value_set=kept["image_id"].combine_chunks())))
+            fresh = self.fetch(again, spool, folder) if len(again) else schema.IMAGES.empty_table()
+            whole = pa.concat_tables([fresh, kept])
+            positions = pa.array([*range(len(fresh)), *range(len(images), len(images) + len(kept))], pa.int64())
+            order = pc.index_in(images["image_id"].combine_chunks(), value_set=whole["image_id"].combine_chunks())
+            write(out, whole.take(order), spool, folder, positions.take(order).to_pylist())
+        if len(kept):
+            out.notes.append(f"damaged, so {counted(len(fresh), 'image')} of {len(images)} fetched again")
 
     def fetch(self, images: pa.Table, spool: Spool, folder: Path) -> pa.Table:
         """Fetches images as one part.
