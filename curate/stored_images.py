@@ -123,8 +123,8 @@ def salvage(fetch: Folder, tar: FileInfo, images: pa.Table) -> Iterator[tuple[in
     """
     row_of = {file: row for row, file in enumerate(images["file"].to_pylist()) if file is not None}
     checksums = _expected(images)
-    # Blocks that are no header are skipped, so that one damaged header costs one picture. Only the end of the file,
-    # or its absence, ends the reading.
+    # A damaged header is skipped like a block of zeros, and costs one picture. Only the end of the file, or its
+    # absence, ends the reading.
     with (
         contextlib.suppress(tarfile.TarError, FileNotFoundError),
         fetch.store.as_local(f"{fetch.path}/{tar.name}") as path,
