@@ -481,32 +481,36 @@ class Folder:
 
     def damaged(self, role: str, unit: int, what: str) -> Damaged:
         """Returns the error of a committed file at fault; `what` says how, after the file's path."""
-        return Damaged(f"{self.store.path(self.file(role, unit))}: {what}", self.path, [unit])
+        return self._damaged(self.info(role, unit), unit, what)
+
+    def _damaged(self, info: FileInfo, unit: int, what: str) -> Damaged:
+        return Damaged(f"{self.store.path(f'{self.path}/{info.name}')}: {what}", self.path, [unit])
 
     @contextlib.contextmanager
     def opened(self, role: str, unit: int = WHOLE) -> Iterator[IO[bytes]]:
         """Opens a unit's file for reading, seekable. Raises Damaged where it is missing."""
-        with self._found(role, unit), self.store.open(self.file(role, unit)) as opened:
+        info = self.info(role, unit)
+        with self._found(info, unit), self.store.open(f"{self.path}/{info.name}") as opened:
             yield opened
 
     @contextlib.contextmanager
     def as_local(self, role: str, unit: int = WHOLE) -> Iterator[Path]:
         """Gives a unit's file as a local path (`Store.as_local`). Raises Damaged where it is missing."""
-        with self._found(role, unit), self.store.as_local(self.file(role, unit)) as path:
+        info = self.info(role, unit)
+        with self._found(info, unit), self.store.as_local(f"{self.path}/{info.name}") as path:
             if not path.is_file():
                 raise FileNotFoundError(path)
             yield path
 
     @contextlib.contextmanager
-    def _found(self, role: str, unit: int) -> Iterator[None]:
-        """Raises Damaged where the unit is done and its file is missing."""
-        name = self.file(role, unit)
+    def _found(self, info: FileInfo, unit: int) -> Iterator[None]:
+        """Raises Damaged where the file of a unit that is done is missing."""
         try:
             yield
         except FileNotFoundError as error:
-            if self.store.exists(name):
+            if self.store.exists(f"{self.path}/{info.name}"):
                 raise
-            raise self.damaged(role, unit, "is missing") from error
+            raise self._damaged(info, unit, "is missing") from error
 
     def table(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> pa.Table:
         """A unit's Parquet file as a table.
@@ -514,27 +518,30 @@ class Folder:
         Raises:
             Damaged: the file or the marker is missing, or their bytes changed after they were written.
         """
-        with self._parquet(role, unit) as file:
+        return self.table_of(self.info(role, unit), unit, columns)
+
+    def table_of(self, info: FileInfo, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table of a marker's entry. Raises Damaged as `table`."""
+        with self._parquet(info, unit) as file:
             table = file.read(columns=columns)
             check_entries(table, file.metadata, range(file.num_row_groups))
             return table
 
     def tables(self, role: str, unit: int = WHOLE, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The row groups of a unit's Parquet file, each read when it is asked for. Raises as `table`."""
-        with self._parquet(role, unit) as file:
+        with self._parquet(self.info(role, unit), unit) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=columns)
                 check_entries(table, file.metadata, [group])
                 yield table
 
     @contextlib.contextmanager
-    def _parquet(self, role: str, unit: int) -> Iterator[pq.ParquetFile]:
+    def _parquet(self, info: FileInfo, unit: int) -> Iterator[pq.ParquetFile]:
         """Opens a Parquet file after its footer was compared with the marker; pages are compared as they are read."""
         # Not `read_table`, which imports pyarrow.dataset and pandas: a command may need no more than one small table.
-        info = self.info(role, unit)
         try:
             with (
-                self._found(role, unit),
+                self._found(info, unit),
                 self.store.open(f"{self.path}/{info.name}") as opened,
                 pq.ParquetFile(
                     opened, metadata=checked_footer(opened, info.bytes, info.footer), page_checksum_verification=True
@@ -545,12 +552,12 @@ class Folder:
             if getattr(error, "errno", None) is not None or not _is_of_content(error):
                 raise
             reason = " ".join(str(error).split())
-            raise self.damaged(role, unit, f"its bytes changed after they were written: {reason}") from error
+            raise self._damaged(info, unit, f"its bytes changed after they were written: {reason}") from error
 
     def json(self, role: str, unit: int = WHOLE) -> Json:
         """A unit's JSON file. Raises Damaged where it is missing or its bytes changed after they were written."""
         info = self.info(role, unit)
-        with self._found(role, unit):
+        with self._found(info, unit):
             data = self.store.read(f"{self.path}/{info.name}")
         if hashlib.sha256(data).hexdigest() != info.sha256:
             raise self.damaged(role, unit, "its bytes changed after they were written (sha256 differs)")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.schema import CHECKSUM, FETCHED
-from curate.store import Folder
+from curate.store import FileInfo, Folder
 
 _TAR, _TABLE = "images.tar", "images.parquet"
 
@@ -108,6 +108,34 @@ class Images:
     def close(self) -> None:
         """Closes the tar."""
         self._file.close()
+
+
+def salvage(fetch: Folder, tar: FileInfo, images: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """Reads those pictures of a damaged tar that agree with their checksums.
+
+    Args:
+        fetch: the folder of the fetch pass.
+        tar: the tar's entry in its marker.
+        images: the part's table of images, with `COLUMNS`.
+
+    Yields:
+        The row in `images` and the bytes of each picture.
+    """
+    row_of = {file: row for row, file in enumerate(images["file"].to_pylist()) if file is not None}
+    checksums = _expected(images)
+    # A damaged header is skipped like a block of zeros, and costs one picture. Only the end of the file, or its
+    # absence, ends the reading.
+    with (
+        contextlib.suppress(tarfile.TarError, FileNotFoundError),
+        fetch.store.as_local(f"{fetch.path}/{tar.name}") as path,
+        tarfile.open(path, mode="r:", ignore_zeros=True) as opened,
+    ):
+        for member in opened:
+            if (row := row_of.get(member.name)) is not None and member.isfile():
+                data = _content(opened, member)
+                if zlib.crc32(data) == checksums[member.name]:
+                    del row_of[member.name]
+                    yield row, data
 
 
 @contextlib.contextmanager

@@ -214,4 +214,4 @@ def test_every_kind_of_file_is_repaired_or_named(
     silent = sum("SILENT" in line for line in wrong)
     with capsys.disabled():
         print(json.dumps({"corruptions": 0, "tracebacks": 0, **made.counts, "silent": silent}))
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)

@@ -7,6 +7,7 @@ from curate.credentials import shown
 from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.booking import for_fetch
+from curate.runs.healing import files_before
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.retry_rounds import Round, recorded, settle
 from curate.runs.work import Work
@@ -85,7 +86,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
             places = [place["path"] for place in prepared.identity["source"]]
             opener, more = "from_samples", {"places": [signed.get(path, path) for path in places]}
         else:
-            opener, more = "worker", {}
+            opener, more = "worker", {"before": files_before(pass_.folder)}
         before = {"before": rounds[number - 1].folder} if number else {}
         # A round holds all images of the round before, so a part that a round has is not fetched in earlier rounds.
         later = done(rounds[number + 1].folder, layout.parts) if number + 1 < len(rounds) else set()

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curate.errors import RecipeError
+from curate import schema
+from curate.errors import RecipeError, counted
 from curate.fetch.contract import FetchError, FetchPart, Outcome
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.http.client import Guard
@@ -17,9 +20,10 @@ from curate.fetch.pictures.c2pa import forbidding_entry
 from curate.fetch.pictures.decoders import NormalisingDecoders
 from curate.fetch.pictures.expected import Expected, of_images
 from curate.fetch.pictures.sorted_tar import Spool
+from curate.fetch.salvage import intact
 from curate.fetch.settings import Settings
 from curate.scratch import scratch
-from curate.store import Folder, Inputs, Outputs
+from curate.store import Folder, Inputs, Json, Outputs
 
 THREADS_PER_TURN = 4
 MAX_THREADS = 256
@@ -33,7 +37,7 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     Args:
         settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked`, the fingerprint of
             the blocklists when the run was laid out (`Blocklist.fingerprint`); `expects`, the columns of the plan with
-            expected digests.
+            expected digests; optionally `before`, the files that damaged parts had, by part and role.
 
     Raises:
         UsageError: a setting is not valid, a blocklist cannot be read or has changed, or the installed img2dataset does
@@ -51,7 +55,7 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     fetch_part = Img2dataset(
         guard.queue, guard.fetch, normalise, threads=max(threads, read.threads), timeout=read.timeout
     )
-    return FetchWorker(guard, fetch_part, read, settings["expects"])
+    return FetchWorker(guard, fetch_part, read, settings["expects"], settings.get("before", {}))
 
 
 class FetchWorker:
@@ -62,13 +66,22 @@ class FetchWorker:
         fetch_part: downloads, through the guard, and normalises.
         settings: the format of stored pictures, and what becomes of changed ones.
         expects: columns of the plan with expected digests.
+        before: the files of damaged parts, by part and role, from which intact pictures are taken over.
     """
 
-    def __init__(self, guard: Guard, fetch_part: FetchPart, settings: Settings, expects: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        fetch_part: FetchPart,
+        settings: Settings,
+        expects: Sequence[str] = (),
+        before: Mapping[str, Json] = MappingProxyType({}),
+    ) -> None:
         self._guard = guard
         self._fetch_part = fetch_part
         self._settings = settings
         self._columns = ["image_id", "url", *expects]
+        self._before = before
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Fetches one part into `outputs["fetch"]`.
@@ -80,8 +93,17 @@ class FetchWorker:
         out = outputs["fetch"]
         images, expected = self.images(inputs["plan"], unit)
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
-            table = self.fetch(images, expected, spool, folder)
-            write(out, table, spool, folder, range(len(table)))
+            kept = intact(out.folder, unit, self._before.get(str(unit), {}), spool, first=len(images))
+            is_kept = pc.is_in(images["image_id"], value_set=kept["image_id"].combine_chunks())
+            again = images.filter(pc.invert(is_kept))
+            wanted = [one for one, done in zip(expected, is_kept.to_pylist(), strict=True) if not done]
+            fresh = self.fetch(again, wanted, spool, folder) if len(again) else schema.IMAGES.empty_table()
+            whole = pa.concat_tables([fresh, kept])
+            positions = pa.array([*range(len(fresh)), *range(len(images), len(images) + len(kept))], pa.int64())
+            order = pc.index_in(images["image_id"].combine_chunks(), value_set=whole["image_id"].combine_chunks())
+            write(out, whole.take(order), spool, folder, positions.take(order).to_pylist())
+        if len(kept):
+            out.notes.append(f"damaged, so {counted(len(fresh), 'image')} of {len(images)} fetched again")
 
     def images(self, plan: Folder, unit: int) -> tuple[pa.Table, list[Expected]]:
         """Returns image_id and url of a part's distinct images, and what is expected of each.

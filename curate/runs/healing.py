@@ -15,10 +15,11 @@ the source, is trusted to be the same.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict
 
 from curate.checksums import json_bytes
 from curate.errors import BrokenResult, Damaged
-from curate.store import WHOLE, FileInfo, Folder, Json, Marker, Store, key
+from curate.store import WHOLE, FileInfo, Folder, Json, Store, key
 from curate.summaries import markers, name
 
 _PENDING, _ROUNDS = "damaged", "healed"
@@ -56,7 +57,8 @@ def set_aside(store: Store, damaged: Damaged, tell: Tell) -> None:
         except (FileNotFoundError, BrokenResult):
             unknown.add(unit)
         else:
-            content = {"folder": folder.path, "unit": unit, "files": _content(before)}
+            files = {role: asdict(info) for role, info in before.files.items()}
+            content = {"folder": folder.path, "unit": unit, "files": files}
             store.create(_record(folder, unit), json_bytes(content))
     if unknown and _upstream(folder):
         _follow(store, folder, unknown)
@@ -67,6 +69,16 @@ def set_aside(store: Store, damaged: Damaged, tell: Tell) -> None:
 def is_set_aside(folder: Folder, unit: int) -> bool:
     """Whether the marker of a unit was removed by `set_aside`, and the unit is not done again yet."""
     return folder.store.exists(_record(folder, unit))
+
+
+def files_before(folder: Folder) -> dict[str, Json]:
+    """Returns the files that units had before they were set aside: by unit and role, each a `FileInfo` as JSON."""
+    found = {}
+    for stored in folder.store.names(_PENDING):
+        if stored.startswith(f"{folder.path}."):
+            record = folder.store.read_json(f"{_PENDING}/{stored}")
+            found[str(record["unit"])] = record["files"]
+    return found
 
 
 def settle(store: Store, tell: Tell) -> None:
@@ -81,7 +93,8 @@ def settle(store: Store, tell: Tell) -> None:
         folder, unit = Folder.at(store, record["folder"]), int(record["unit"])
         if not folder.is_done(unit):
             continue
-        is_same = _content(folder.marker(unit)) == record["files"]
+        before = {role: FileInfo(**info) for role, info in record["files"].items()}
+        is_same = _content(folder.marker(unit).files) == _content(before)
         how = "is as it was" if is_same else "has other content than before: what follows from it is done again"
         tell(f"{folder.path}: {key(unit)} {how}")
         if not is_same:
@@ -108,13 +121,9 @@ def _record(folder: Folder, unit: int) -> str:
     return f"{_PENDING}/{folder.path}.{key(unit)}.json"
 
 
-def _content(marker: Marker) -> dict[str, str]:
+def _content(files: Mapping[str, FileInfo]) -> dict[str, str]:
     """The digest of each file's content, by role."""
-    return {role: _digest(info) for role, info in marker.files.items()}
-
-
-def _digest(info: FileInfo) -> str:
-    return info.content or info.sha256
+    return {role: info.content or info.sha256 for role, info in files.items()}
 
 
 def _forget(folder: Folder, unit: int) -> None:
@@ -134,7 +143,7 @@ def _follow(store: Store, changed: Folder, units: Collection[int]) -> None:
         following: list[Folder] = []
     else:
         following = list(_by_part_after(reached, folders, described))
-    number = len(store.names(_ROUNDS)) + 1
+    number = max((int(stored.partition(".")[0]) for stored in store.names(_ROUNDS)), default=0) + 1
     content = {"folders": sorted(reached)}
     # First, so that a run that is killed here counts a round too many, and none too few.
     store.create(f"{_ROUNDS}/{number:06d}.json", json_bytes(content))

@@ -64,11 +64,14 @@ def test_0_a_run_with_nothing_to_do(place):
     assert run(place) == 0
 
 
-def test_1_a_part_that_is_set_aside(place, capsys):
+def test_1_a_part_that_is_set_aside(place, capsys, monkeypatch):
     for path in (place / "run").glob("signals-*/done/*.json"):
         path.unlink()
-    (embeddings,) = (place / "run").glob("plan-*/pairs/000000.*.parquet")
-    embeddings.write_bytes(b"torn")
+
+    def failing(*_arguments):
+        raise RuntimeError("a fault of a signal")
+
+    monkeypatch.setattr("curate.signals.worker._table", failing)
     assert run(place) == 1
     assert "1 of 1 parts are set aside (000000)" in last_line(capsys)
 
@@ -135,11 +138,14 @@ def test_5_a_fault_that_verify_finds(place, capsys):
     assert main(["verify", str(place / "run")]) == 5
 
 
-def test_5_a_marker_that_is_damaged(place, capsys):
-    (marker,) = (place / "run").glob("plan-*/done/all.json")
-    marker.write_bytes(b"{half")
+def test_5_an_identity_that_is_damaged(place, capsys):
+    (place / "run" / "run.json").write_bytes(b"{half")
     assert run(place) == 5
-    assert "all.json is not JSON" in last_line(capsys)
+    line = last_line(capsys)
+    assert "run.json: it is not JSON" in line
+    assert line.endswith("; delete it and run the recipe again")
+    (place / "run" / "run.json").unlink()
+    assert run(place) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

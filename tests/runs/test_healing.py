@@ -1,6 +1,7 @@
 """A run with damaged files does their units again, and what followed from them where they come out different."""
 
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from curate.commands.main import main
 from curate.errors import Damaged, Exit
 from curate.runs import healing
 from curate.store import WHOLE, Folder, Outputs, Store
+from curate.stored_images import read_all
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -125,6 +127,30 @@ def test_other_images_are_a_round_of_the_part(run: Run, capsys: pytest.CaptureFi
     assert {row["sha256"] for row in of_part} <= set(images)
     capsys.readouterr()
     assert main(["verify", run.store.url, "--deep"]) == Exit.DONE, capsys.readouterr().out
+
+
+def test_one_changed_byte_costs_no_other_picture(run: Run) -> None:
+    """The web is gone but for one page: the intact pictures of the part are taken over."""
+    before = run.folder("fetch").table("images.parquet", PART)
+    path, asked = run.path("fetch", "images.tar"), len(run.server.asked)
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        first, _, third = list(tar)[:3]
+    data[first.offset_data + first.size // 2] ^= 16
+    data[third.offset + 10] ^= 16  # of a header
+    path.write_bytes(data)
+    urls = run.folder("plan").table("pairs.parquet", PART, ["image_id", "url"]).to_pylist()
+    url_of = {row["image_id"].hex(): row["url"] for row in urls}
+    lost = [url_of[member.name.partition(".")[0]].rpartition("/")[2] for member in (first, third)]
+    run.server.answers = {f"/{name}": run.server.answers[f"/{name}"] for name in lost}
+    run.write(0.5)
+    assert run.go() == Exit.DONE
+    assert len(run.server.asked) == asked + 2
+    after = run.folder("fetch").table("images.parquet", PART)
+    incidental = ["milliseconds"]
+    assert after.drop_columns(incidental).equals(before.drop_columns(incidental))
+    assert [data for _, data in read_all(run.folder("fetch"), PART, after)]
+    assert healing.rounds(run.store) == {}
 
 
 def test_a_lost_marker_counts_as_other_content(run: Run) -> None:

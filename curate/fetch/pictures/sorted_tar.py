@@ -37,6 +37,10 @@ class Spool:
         self._at[position] = (self._end, len(picture), zlib.crc32(picture))
         self._end += len(picture)
 
+    def move(self, position: int, to: int) -> None:
+        """Gives a picture another position."""
+        self._at[to] = self._at.pop(position)
+
     def checksum(self, position: int) -> int:
         """The CRC-32 of a picture's bytes."""
         return self._at[position][2]
