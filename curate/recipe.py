@@ -141,6 +141,10 @@ class Fetch(Keys):
         max_length=10_000,
     )
     robots: bool = Field(False, description="Request robots.txt from each origin and obey its rules for `agent_token`.")
+    tdmrep: bool = Field(
+        False,
+        description="Request `/.well-known/tdmrep.json` from each origin and obey its reservations (W3C TDMRep).",
+    )
     noml: bool = Field(True, description="Obey `X-Robots-Tag: noml` (noml.info).")
     content_usage: bool = Field(
         True,

@@ -28,6 +28,7 @@ class Settings:
     noml: bool
     content_usage: bool
     c2pa: bool
+    tdmrep: bool
     changed: str
     processes: int
     threads: int

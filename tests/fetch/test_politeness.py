@@ -149,6 +149,18 @@ def test_robots_are_obeyed_on_every_hop(server):
         assert guard(server).get(server.url("/no")).body == BODY
 
 
+def test_a_tdmrep_json_is_requested_once_and_obeyed(server):
+    server.answers["/.well-known/tdmrep.json"] = ok(b'[{"location": "/no", "tdm-reservation": 1}]')
+    server.answers["/yes"] = server.answers["/no"] = ok(BODY)
+    obeying = guard(server, tdmrep=True, robots=True)
+    assert obeying.get(server.url("/yes")).body == BODY
+    error = failure(obeying, server.url("/no/x"))
+    assert (error.error_class, str(error)) == ("opt_out", "tdmrep.json: tdm-reservation: 1")
+    asked = [asked.split()[1] for asked in server.asked]
+    assert asked == [b"/robots.txt", b"/.well-known/tdmrep.json", b"/yes"]
+    assert guard(server).get(server.url("/no")).body == BODY
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [

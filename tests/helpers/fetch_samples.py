@@ -33,6 +33,7 @@ def section(**changes: Any) -> dict[str, Any]:
         "noml": True,
         "content_usage": True,
         "c2pa": True,
+        "tdmrep": False,
         "blocklists": [],
         "blocked": "",
         "changed": "drop",

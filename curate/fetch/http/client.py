@@ -32,10 +32,11 @@ from curate.fetch.http.urls import Target, join, parse
 from curate.fetch.pictures.blocklist import Blocklist
 from curate.fetch.polite.hosts import Hosts, Later, Stay
 from curate.fetch.polite.opt_out import opted_out
+from curate.fetch.polite.origin_file import MAX_BYTES as MAX_ORIGIN_FILE
 from curate.fetch.polite.part_queue import PartQueue, Service
 from curate.fetch.polite.retry import pause, retry_after
-from curate.fetch.polite.robots import MAX_BYTES as MAX_ROBOTS
 from curate.fetch.polite.robots import Robots
+from curate.fetch.polite.tdmrep import Tdmrep
 from curate.fetch.settings import Settings
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -69,7 +70,11 @@ class Guard:
         self._tls = tls or ssl.create_default_context()
         self._blocklist = blocklist or Blocklist()
         self._opened = opened(settings.allow)
-        self._robots = Robots(settings.agent_token, content_usage=settings.content_usage) if settings.robots else None
+        self._origin_files: list[Robots | Tdmrep] = []
+        if settings.robots:
+            self._origin_files.append(Robots(settings.agent_token, content_usage=settings.content_usage))
+        if settings.tdmrep:
+            self._origin_files.append(Tdmrep())
         share = 1 / settings.processes
         rate = None if settings.host_rate is None else settings.host_rate * share
         self._hosts = Hosts(settings.host_connections * share, rate, settings.host_failures, phase=self._phase())
@@ -145,7 +150,7 @@ class Guard:
         request = hop.request
         while True:
             try:
-                return self._follow(hop, self._body, obey_robots=True)
+                return self._follow(hop, self._body, obey_origin=True)
             except FetchError as error:
                 seconds = pause(error, request.tries) if request.tries <= self._settings.retries else None
                 if seconds is None or monotonic() + seconds >= hop.deadline.at:
@@ -156,7 +161,7 @@ class Guard:
             request.tries += 1
             time.sleep(seconds)
 
-    def _follow(self, hop: "_Hop", read: Read, *, obey_robots: bool) -> Received:
+    def _follow(self, hop: "_Hop", read: Read, *, obey_origin: bool) -> Received:
         """Requests `hop.request.target`, then what it redirects to. Raises FetchError and Later."""
         request = hop.request
         while True:
@@ -165,9 +170,9 @@ class Guard:
             request.host = target.host
             request.visited.add(target)
             addresses = self._checked(target, hop.deadline)
-            if self._robots and obey_robots:
+            for rules in self._origin_files if obey_origin else ():
                 self._enter(hop)
-                self._robots.check(target, lambda origin: self._robots_txt(origin, hop), hop.deadline)
+                rules.check(target, lambda origin: self._origin_file(origin, hop), hop.deadline)
             with self._enter(hop).request(target.port), self._connected(target, addresses, hop) as wire:
                 response = wire.ask(self._head(target))
                 request.http_status = response.status
@@ -220,8 +225,8 @@ class Guard:
             hop.part.watchdog.forget(wire)
             wire.close()
 
-    def _robots_txt(self, origin: Target, hop: "_Hop") -> str:
-        """Returns an origin's robots.txt as text, '' where it has none. Raises FetchError.
+    def _origin_file(self, origin: Target, hop: "_Hop") -> str:
+        """Returns an origin's robots.txt or tdmrep.json as text, '' where it has none. Raises FetchError.
 
         It is requested within the image's stay at the host. Where it is redirected to another host, it waits for a slot
         but not for the slot's rest: other images of the origin wait in threads for the result.
@@ -229,7 +234,7 @@ class Guard:
         own = Request(origin.url)
         own.target, own.borrowed = origin, hop.request.stay
         try:
-            received = self._follow(_Hop(own, hop.part, hop.deadline, waits=True), _robots_body, obey_robots=False)
+            received = self._follow(_Hop(own, hop.part, hop.deadline, waits=True), _origin_file_body, obey_origin=False)
         except FetchError as error:
             if error.error_class == "http_4xx" and error.http_status != http.client.TOO_MANY_REQUESTS:
                 return ""
@@ -323,13 +328,13 @@ def _service_of(url: str) -> Service | None:
     return target.host, target.port
 
 
-def _robots_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
-    """Returns the first MAX_ROBOTS bytes of a robots.txt. Raises FetchError."""
+def _origin_file_body(response: http.client.HTTPResponse, hop: _Hop) -> Received:
+    """Returns the first MAX_ORIGIN_FILE bytes of a robots.txt or tdmrep.json. Raises FetchError."""
     _refuse_status(response)
     _refuse_encoding(response)
     body = bytearray()
     with typed():
-        while len(body) < MAX_ROBOTS and (block := response.read1(BLOCK)):
+        while len(body) < MAX_ORIGIN_FILE and (block := response.read1(BLOCK)):
             body += block
     assert hop.request.host is not None
     return Received(bytes(body), response.status, hop.request.host)

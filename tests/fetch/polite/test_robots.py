@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from curate.fetch.contract import FetchError
 from curate.fetch.http.deadline import Deadline
 from curate.fetch.http.urls import parse
-from curate.fetch.polite import robots as module
+from curate.fetch.polite import origin_file as module
 from curate.fetch.polite.robots import Robots, group
 
 
