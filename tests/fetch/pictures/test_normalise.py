@@ -296,22 +296,19 @@ def test_scans_without_end_are_refused_undecoded(monkeypatch):
     assert error_class(with_scans(large, 64)) == "too_large"
 
 
-def test_an_exif_of_repeated_headers_takes_no_time():
-    """CVE-2026-96643: before Pillow 13.0, two megabytes of them took minutes."""
+def test_an_exif_of_repeated_headers_takes_pillow_no_time():
+    """CVE-2026-96643: before Pillow 13.0, two megabytes of them took minutes; `Normaliser` refuses them before."""
     program = """
-from helpers.fetch_samples import drawing, encoded, settings
-from curate.fetch.contract import FetchError
-from curate.fetch.pictures.normalise import Normaliser
+import io
+from helpers.fetch_samples import drawing, encoded
+from PIL import JpegImagePlugin
 
 plain = encoded(drawing())
 exif = b"Exif\\0\\0" * 10_900
 segment = b"\\xff\\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
-try:
-    print(Normaliser(settings())(plain[:2] + segment * 30 + plain[2:]).width)
-except FetchError as error:
-    print(error.error_class)
+print(JpegImagePlugin.JpegImageFile(io.BytesIO(plain[:2] + segment * 30 + plain[2:])).width)
 """
-    assert printed(program) in (["96"], ["too_large"])
+    assert printed(program) == ["96"]
 
 
 def test_what_resizing_would_blow_up_is_refused():
