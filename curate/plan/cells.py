@@ -32,9 +32,11 @@ Cells = Sequence[Any] | pa.Array
 """The cells of one column: Python values, or an Arrow array where the format states types."""
 
 MOST_CHARACTERS = 100_000
-"""Characters of a caption that the plan stores; later passes read captions whole."""
+"""Characters of a text that the plan stores: of a caption, a URL, and a cell that is passed through."""
 
 TOO_LONG = f"captions of more than {MOST_CHARACTERS:,} characters were cut"
+LONG_URL = f"URLs of more than {MOST_CHARACTERS:,} characters were cut"
+LONG_CELL = f"cells of more than {MOST_CHARACTERS:,} characters were cut"
 LEFT_OUT = "captions of rows with several captions were left out, as empty or repeated within the row"
 NO_TEXT = "captions that are neither text nor a list of texts count as missing"
 
@@ -63,11 +65,16 @@ class Captions:
 
     def shortened(self) -> "Captions":
         """Returns the captions cut to `MOST_CHARACTERS`, which are counted as unusual; their number stays the same."""
-        longer = pc.sum(pc.greater(pc.utf8_length(self.texts), MOST_CHARACTERS), min_count=0).as_py()
-        if not longer:
-            return self
-        texts = pc.utf8_slice_codeunits(self.texts, 0, MOST_CHARACTERS)
-        return Captions(texts, self.rows, {**self.unusual, TOO_LONG: longer})
+        texts, longer = shortened(self.texts)
+        return Captions(texts, self.rows, {**self.unusual, TOO_LONG: longer}) if longer else self
+
+
+def shortened(column: pa.Array) -> tuple[pa.Array, int]:
+    """Returns a column with its texts cut to `MOST_CHARACTERS`, and how many were longer; other columns as they are."""
+    if not pa.types.is_string(column.type):
+        return column, 0
+    longer = int(pc.sum(pc.greater(pc.utf8_length(column), MOST_CHARACTERS), min_count=0).as_py())
+    return (pc.utf8_slice_codeunits(column, 0, MOST_CHARACTERS), longer) if longer else (column, 0)
 
 
 class Values(ABC):

@@ -14,14 +14,14 @@ The parts have the same bytes as those of `curate.plan.worker`, which plans a sh
 first five works are inside the plan's folder, and are deleted once the plan is done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from curate.plan import id_index
-from curate.plan.buckets import Buckets, of_bucket, read_bucket
+from curate.plan.buckets import Buckets, Stored, by_parts, of_bucket
 from curate.plan.formats.contract import Piece
 from curate.plan.id_index import IdIndex, index_table, n_tables, put_index_table
 from curate.plan.notes import Notes
@@ -132,9 +132,11 @@ def open_sort(settings: Mapping[str, Any]) -> Worker:
         if done.issuperset(parts):
             counts = [plan.marker(part).counts for part in parts]
         else:
-            table = collect(inputs["read"], _ROWS, unit, spilled(shape))
+            outputs_of = partial(plan.outputs, attempt=out.attempt)
             counts = [
-                dict(made) for made in write_parts(table, parts, shape, partial(plan.outputs, attempt=out.attempt))
+                dict(made)
+                for some, table in collect(inputs["read"], _ROWS, unit, parts, spilled(shape))
+                for made in write_parts(table, some, shape, outputs_of)
             ]
         out.put_json("parts.json", {"parts": counts})
 
@@ -147,10 +149,11 @@ def open_ids(settings: Mapping[str, Any]) -> Worker:
 
     def work(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         out = next(iter(outputs.values()))
-        ids = collect(inputs["read"], _IDS, unit, id_index.SCHEMA)
-        for number in of_bucket(unit, n_tables(settings["total"]), id_index.ROWS):
-            name = f"ids/{key(number)}.{out.attempt}.parquet"
-            out.put_table(f"{number}.parquet", index_table(ids, number), name=name)
+        tables = of_bucket(unit, n_tables(settings["total"]), id_index.ROWS)
+        for numbers, ids in collect(inputs["read"], _IDS, unit, tables, id_index.SCHEMA):
+            for number in numbers:
+                name = f"ids/{key(number)}.{out.attempt}.parquet"
+                out.put_table(f"{number}.parquet", index_table(ids, number), name=name)
 
     return work
 
@@ -198,14 +201,16 @@ class _Collector:
         self._reads = reads
         self._files: list[dict[str, str]] = []
 
-    def __call__(self, read: Folder, role: str, bucket: int, schema: pa.Schema) -> pa.Table:
+    def __call__(
+        self, read: Folder, role: str, bucket: int, parts: range, schema: pa.Schema
+    ) -> Iterator[tuple[range, pa.Table]]:
+        """The rows of a bucket, as `by_parts` gives them."""
         if not self._files:
             self._files = [
                 {file: f"{read.path}/{info.name}" for file, info in marker.files.items()}
                 for _, marker in markers(read, range(self._reads))
             ]
-
-        def rows_of(files: Mapping[str, str]) -> pa.Table:
-            return read_bucket(read.store, files[role], bucket, schema)
-
-        return pa.concat_tables([schema.empty_table(), *side_by_side(rows_of, self._files)])
+        names = [files[role] for files in self._files]
+        stored = list(side_by_side(lambda name: Stored.read(read.store, name, bucket), names))
+        n_bytes = sum(one.bytes for one in stored)
+        return by_parts(lambda: (table for one in stored for table in one.tables()), schema, parts, n_bytes)

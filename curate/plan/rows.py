@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import SourceError
-from curate.plan.cells import Captions
+from curate.plan.cells import LONG_CELL, LONG_URL, Captions, shortened
 from curate.plan.digests import in_hex
 from curate.plan.formats.contract import ListFile, Piece
 from curate.plan.notes import Notes
@@ -118,14 +118,22 @@ def _read(file: ListFile, piece: Piece, layout: Layout, notes: Notes) -> Iterato
         notes.add(chunk.unusual, file.path)
         # The one column of such a list is the URL, whatever name the recipe gives for the other lists.
         cells = {"url": chunk.columns[url]} if only_urls else chunk.columns
-        columns = {"row": pa.array(range(chunk.rows), pa.int64()), "url": values.text(cells[url])}
+        urls, longer = shortened(values.text(cells[url]))
+        notes.add({LONG_URL: longer}, file.path)
+        columns = {"row": pa.array(range(chunk.rows), pa.int64()), "url": urls}
         if layout.uid is not None and layout.uid in cells:
             columns["uid"] = values.text(cells[layout.uid])
         for column in layout.kept:
             if column.name in cells:
                 passed = values.column(cells[column.name], column.type)
                 misfits = values.misfits(cells[column.name], passed)
-                notes.add({f"{column.to}: cells that do not parse as {column.type} became null": misfits})
+                passed, longer = shortened(passed)
+                notes.add(
+                    {
+                        f"{column.to}: cells that do not parse as {column.type} became null": misfits,
+                        f"{column.to}: {LONG_CELL}": longer,
+                    }
+                )
             else:
                 passed = pa.nulls(chunk.rows, column.type)
             columns[column.to] = passed

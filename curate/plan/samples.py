@@ -28,13 +28,12 @@ from curate.plan.notes import Notes
 from curate.plan.places import AT_ONCE, Place, encoded, find
 from curate.plan.rows import NO_CAPTION, count_without
 from curate.plan.shards import Sample
-from curate.plan.source import Columns, Passed, Source, passed_through
+from curate.plan.source import MOST_PASSED, Columns, Passed, Source, passed_through
 
 _LOOKED_AT = 32
 _HEAD = 100
 """Columns and their types come from the first `_HEAD` samples of up to `_LOOKED_AT` places, evenly spread."""
 
-_MAX_COLUMNS = 1000
 _CHUNK = 2048
 _READ_AHEAD = 1 << 20
 _VALUES = JsonValues()
@@ -89,9 +88,9 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> SampleLayout
         types = {name: _VALUES.inferred([json.get(name) for json in about]) for name in names}
         typed.append(Columns(place.path, types, typed=False))
     kept = passed_through(asked, typed)
-    if len(kept) > _MAX_COLUMNS:
+    if len(kept) > MOST_PASSED:
         raise SourceError(
-            f"the jsons of {_named(places)} have more than {_MAX_COLUMNS:,} different keys; "
+            f"the jsons of {_named(places)} have more than {MOST_PASSED:,} different keys; "
             "name those to pass through with source.keep_columns"
         )
     caption = None if asked.caption is None else str(asked.caption)

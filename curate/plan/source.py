@@ -22,6 +22,9 @@ from curate.store import Store
 
 _PREFIX = "source_"
 
+MOST_PASSED = 1000
+"""Columns that are passed through, at most; each costs time and memory in every part."""
+
 _AT_ONCE = 16
 """Files that are looked at concurrently; a listing over thousands of remote files waits for the network."""
 
@@ -210,6 +213,11 @@ def look(source: Mapping[str, Any], endpoint: str | None = None) -> Layout:
             if asked.caption is not None and file.format.values.may_hold_several(head.types[str(asked.caption)]):
                 several.add(file.path)
     kept = passed_through(asked, with_columns)
+    if len(kept) > MOST_PASSED:
+        raise SourceError(
+            f"the lists have {len(kept):,} columns besides those that the recipe names; name those to pass through, "
+            f"{MOST_PASSED:,} at most, with source.keep_columns"
+        )
     caption = None if asked.caption is None else str(asked.caption)
     return Layout(tuple(files), str(asked.url), caption, asked.uid, dialect, frozenset(several), kept, asked.digests)
 

@@ -1,7 +1,8 @@
 """Arrow IPC: typed columns, read one record batch at a time, from the file format and the stream format."""
 
+import contextlib
 import io
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,14 +10,14 @@ import pyarrow.parquet as pq
 
 from curate.errors import SourceError
 from curate.plan.cells import ArrowValues, plain_type
-from curate.plan.formats import contract
-from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, readable
+from curate.plan.formats.contract import Dialect, Head, ListFile, Piece, check_width, readable
+from curate.plan.formats.limited import LimitedFormat
 
 _FILE = b"ARROW1"
 """The first bytes of the file format; anything else is read as a stream (as HuggingFace's datasets are stored)."""
 
 
-class ArrowIpc(Format):
+class ArrowIpc(LimitedFormat):
     """Arrow's file format, which is Feather's second version, and its stream format.
 
     A record batch is held in memory as a whole. Buffers inside a file may be compressed with lz4 or zstd; the file as
@@ -28,29 +29,25 @@ class ArrowIpc(Format):
     values = ArrowValues()
     compressible = False
 
-    def chunks(self, file: ListFile, dialect: Dialect, wanted: Sequence[str] | None) -> Generator[Chunk, None, None]:
-        """See `Format`."""
-        del dialect
+    def batches(
+        self, file: ListFile, wanted: Sequence[str] | None, piece: Piece, rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        """See `LimitedFormat`."""
+        del piece
         for batch in _batches(file, wanted):
-            for start in range(0, batch.num_rows, contract.CHUNK_ROWS):
-                rows = batch.slice(start, contract.CHUNK_ROWS)
-                yield Chunk(rows.num_rows, dict(zip(rows.schema.names, rows.columns, strict=True)))
+            yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
     def head(self, file: ListFile, dialect: Dialect) -> Head:
         """See `Format`; from the schema and the first record batch that has rows."""
-        del dialect
         with readable(file.path), file.open() as opened:
             schema = _reader(opened, None).schema
         names = schema.names
+        check_width(file.path, len(names))
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise SourceError(f"{file.path}: two columns are named {twice[0]!r}")
-        rows = next((batch.num_rows for batch in _batches(file, names[:1]) if batch.num_rows), 0)
+        with contextlib.closing(self.chunks(file, dialect, names[:1])) as chunks:
+            rows = next((chunk.rows for chunk in chunks if chunk.rows), 0)
         return Head(rows, {column.name: _stored(column, file.path) for column in schema})
-
-    def count(self, file: ListFile, dialect: Dialect) -> int:
-        """See `Format`; reads one column of every record batch."""
-        del dialect
-        return sum(batch.num_rows for batch in _batches(file, ()))
 
 
 def _batches(file: ListFile, wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:

@@ -17,6 +17,9 @@ from curate.store import Store, access_errors
 CHUNK_ROWS = 16_384
 """Rows of a list that are held in memory at a time."""
 
+MOST_COLUMNS = 10_000
+"""Columns of a list; of a list of JSON objects, those of a chunk."""
+
 PIECE_ROWS = 1_000_000
 """Rows of a piece of a list, about."""
 
@@ -89,6 +92,12 @@ class Chunk:
     rows: int
     columns: Mapping[str, Cells]
     unusual: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_width(path: str, columns: int) -> None:
+    """Raises SourceError where a list has more than `MOST_COLUMNS` columns."""
+    if columns > MOST_COLUMNS:
+        raise SourceError(f"{path} has {columns:,} columns; a list may have {MOST_COLUMNS:,}")
 
 
 @dataclass(frozen=True)
@@ -192,10 +201,13 @@ def readable(path: str) -> Iterator[None]:
     """Turns a reader's exceptions about a file into one line with the file's name.
 
     Raises:
+        MemoryError: the memory of this process does not suffice.
         SourceError: the file is damaged, missing, not readable for this user, or not in the format of its suffix.
     """
     try:
         yield
+    except MemoryError:
+        raise
     except (*access_errors(path), EOFError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = " ".join(redacted(reason).split()) or type(error).__name__

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from curate.errors import SourceError
 from curate.plan.cells import TextValues
-from curate.plan.formats.contract import Chunk, Dialect, Format, ListFile, Piece
+from curate.plan.formats.contract import Chunk, Dialect, Format, ListFile, Piece, check_width
 from curate.plan.formats.text import Lines, batched, pieces, text
 
 _HINT = "; where quotes are plain characters, say source.quoted: false"
@@ -63,7 +63,7 @@ class _Delimited(Format):
             # The first row gives the names, or at least their number; its peculiarities are counted with its own piece.
             with self._lines(file, dialect) as lines:
                 first = next((row for row in self._rows(lines, dialect, Counter()) if row), [])
-            names = _names(first, file) if dialect.header else _numbers(first)
+            names = _names(first, file) if dialect.header else _numbers(first, file)
         with self._lines(file, dialect, piece) as lines:
             unusual: Counter[str] = Counter()
             rows = self._rows(lines, dialect, unusual)
@@ -71,7 +71,7 @@ class _Delimited(Format):
                 names = _names(next((row for row in rows if row), []), file)
             for batch in batched(rows, _weight):
                 if names is None:
-                    names = _numbers(batch[0])
+                    names = _numbers(batch[0], file)
                 width = len(names)
                 widths = Counter(map(len, batch))
                 if len(widths) > 1 or width not in widths:
@@ -118,6 +118,7 @@ class Tsv(_Delimited):
 
 
 def _names(first: Sequence[str | None], file: ListFile) -> list[str]:
+    check_width(file.path, len(first))
     names = [name or "" for name in first]
     if len(set(names)) < len(names):
         twice = min(name for name, times in Counter(names).items() if times > 1)
@@ -125,7 +126,8 @@ def _names(first: Sequence[str | None], file: ListFile) -> list[str]:
     return names
 
 
-def _numbers(first: Sequence[str | None]) -> list[str]:
+def _numbers(first: Sequence[str | None], file: ListFile) -> list[str]:
+    check_width(file.path, len(first))
     return [str(number) for number in range(len(first))]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.errors import SourceError
 from curate.plan.cells import JsonValues
-from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, Piece
+from curate.plan.formats.contract import Chunk, Dialect, Format, Head, ListFile, Piece, check_width
 from curate.plan.formats.text import batched, pieces, text
 
 
@@ -43,6 +43,7 @@ class JsonLines(Format):
                 rows = [_object(line) for line in batch]
                 read = [row or {} for row in rows]
                 names = dict.fromkeys(key for row in read for key in row) if wanted is None else wanted
+                check_width(file.path, len(names))
                 columns = {name: [row.get(name) for row in read] for name in names}
                 yield Chunk(len(rows), columns, {_NO_OBJECT: rows.count(None), **lines.take_cut()})
 
