@@ -2,12 +2,12 @@
 
     python benchmarks/plan.py [rows] [workers]
 
-Writes one parquet list (url, caption, width, height, similarity). Plans it as one unit in a process of its own, and prints
-that process's peak memory, the list's size and the rows per second; then by units (`curate.plan.long_lists`) in worker
-processes (2). The last line is JSON: rows, CPU microseconds a row of both ways, of all processes together, and the
-seconds of the one unit divided by those of the workers, which mean something on idle cores only. Linux only.
+Writes one parquet list (url, caption, width, height, similarity). Plans it as one unit in a process of its own, and
+prints that process's peak memory, the list's size and the rows per second; then by units (`curate.plan.long_lists`) in
+worker processes (2). The last line is JSON: rows, CPU microseconds a row of both ways, of all processes together, and
+the seconds of the one unit divided by those of the workers, which mean something on idle cores only. Linux only.
 
-Measured with 2,000,000 rows: 10.1 µs of CPU a row in one unit, 14.3 by units, of which some 4 are the starts of processes.
+Measured with 2,000,000 rows: 10.1 µs of CPU a row in one unit, 14.3 by units, part of it the starts of processes.
 
 Measured with 10,000,000 rows (626 MB of parquet, 1,000 parts) on two cores that were also used by other work: 497 MB at
 most, 230 s. The point is the memory, which hardly depends on the length of the list: 1,000,000 rows took 437 MB.
