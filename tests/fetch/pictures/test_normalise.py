@@ -300,15 +300,15 @@ def test_an_exif_of_repeated_headers_takes_no_time():
     """CVE-2026-96643: before Pillow 13.0, two megabytes of them took minutes."""
     program = """
 from helpers.fetch_samples import drawing, encoded, settings
-from curate.fetch.contract import FetchError
 from curate.fetch.pictures.normalise import Normaliser
+from curate.fetch.pictures.picture import Refused
 
 plain = encoded(drawing())
 exif = b"Exif\\0\\0" * 10_900
 segment = b"\\xff\\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
 try:
     print(Normaliser(settings())(plain[:2] + segment * 30 + plain[2:]).width)
-except FetchError as error:
+except Refused as error:
     print(error.error_class)
 """
     assert printed(program) in (["96"], ["too_large"])
