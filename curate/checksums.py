@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _CHECKSUM = re.compile(rb',?\s*"checksum": "sha256:(?P<digest>[0-9a-f]{64})"\s*}\s*\Z')
@@ -135,9 +137,11 @@ def _entries(values: pa.Array) -> Iterator[int]:
     elif pa.types.is_map(kind):
         start, end = values.offsets[0].as_py(), values.offsets[-1].as_py()
         for of_entry in (values.keys[start:end], values.items[start:end]):
-            yield from (_empty(values) + entries for entries in _entries(of_entry))
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        yield from (_empty(values) + entries for entries in _entries(values.flatten()))
+            empty = int(np.count_nonzero(np.diff(values.offsets.to_numpy()) == 0))
+            yield from (empty + entries for entries in _entries(of_entry))
+    elif _is_of_lists(kind):
+        empty = pc.sum(pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0), min_count=0).as_py()
+        yield from (empty + entries for entries in _entries(values.flatten()))
     elif pa.types.is_fixed_size_list(kind):
         # Pyarrow itself refuses a list of another size.
         yield from (values.null_count + entries for entries in _entries(values.flatten()))
@@ -145,10 +149,9 @@ def _entries(values: pa.Array) -> Iterator[int]:
         yield len(values)
 
 
-def _empty(lists: pa.Array) -> int:
-    """The number of null and empty lists in a column that was read from a file."""
-    offsets = lists.offsets.to_numpy()
-    return int((offsets[1:] == offsets[:-1]).sum())
+def _is_of_lists(kind: pa.DataType) -> bool:
+    are = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view, pa.types.is_large_list_view)
+    return any(is_kind(kind) for is_kind in are)
 
 
 def _footer_bytes(tail: bytes) -> int:
