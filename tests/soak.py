@@ -60,8 +60,9 @@ KILLS_OF_A_RUN = 12
 INTERRUPTED_STARTS = 6
 """Starts of one unit after which a run is left to end; after nine that were interrupted, a part is set aside."""
 HANGS_AFTER = 900.0
-ENDS_WITHIN = 30.0
-"""Seconds within which all processes of a run end after its driver was killed."""
+ENDS_WITHIN = 180.0
+"""Seconds within which all processes of a run end after its driver was killed. Some of Ray's try to reach its killed
+servers for a minute; the next start does not wait for them."""
 
 STAGES = (("plan",), ("fetch",), ("prompts", "pixels", "embed", "signals"), ("dedup",), ("select",), ("pack", "report"))
 """The passes of a run, by the first word of their folders' names, in the order in which they end."""
@@ -83,6 +84,7 @@ class Soak:
     identical: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     killed_in: Counter[str] = field(default_factory=Counter)
+    marks: list[str] = field(default_factory=list)
     reference: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,7 +142,8 @@ class Soak:
             try:
                 process.wait(timeout=moment if is_killed else HANGS_AFTER)
             except subprocess.TimeoutExpired:
-                self._kill(process, mark)
+                self._kill(process)
+                self.marks.append(mark)
                 if is_killed:
                     kills += 1
                     self.kills += 1
@@ -148,7 +151,7 @@ class Soak:
                     continue
                 print(f"{engine}: {output}: still runs after {HANGS_AFTER:.0f} s: {_tail(said)}", flush=True)
             except BaseException:
-                self._kill(process, mark)
+                self._kill(process)
                 raise
             break
         seconds = time.monotonic() - begun
@@ -159,21 +162,25 @@ class Soak:
             self.identical += 1
         return seconds, kills
 
-    def _kill(self, process: "subprocess.Popen[bytes]", mark: str) -> None:
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
         if self.random.random() < 0.5:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def check_ended(self) -> None:
+        """Waits until all processes of the killed runs have ended; raises SystemExit where some have not in time."""
         deadline = time.monotonic() + ENDS_WITHIN
-        while left := _marked(mark):
+        while left := _marked(self.marks):
             if time.monotonic() > deadline:
                 for pid, command in left.items():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                     print(f"left behind: {command}", flush=True)
-                raise SystemExit(f"{len(left)} processes were left {ENDS_WITHIN:.0f} s after the driver was killed")
-            time.sleep(0.1)
+                raise SystemExit(f"{len(left)} processes were left {ENDS_WITHIN:.0f} s after their drivers were killed")
+            time.sleep(1)
+        self.marks.clear()
 
     def _is_as_the_reference(self, output: str, engine: str, endpoint: str | None) -> bool:
         store = Store(output, endpoint)
@@ -208,13 +215,14 @@ def _tail(said: Path) -> str:
     return said.read_text()[-3000:]
 
 
-def _marked(mark: str) -> dict[int, str]:
-    """The processes, by number, whose environment has the mark; without those that wait to be reaped."""
+def _marked(marks: list[str]) -> dict[int, str]:
+    """The processes, by number, whose environment has one of the marks; without those that wait to be reaped."""
+    wanted = {f"{MARK}={mark}".encode() for mark in marks}
     found = {}
     for place in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if place.name.isdigit() and f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+            if place.name.isdigit() and not wanted.isdisjoint((place / "environ").read_bytes().split(b"\0")):
+                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()[:200]
     return found
 
 
@@ -257,6 +265,7 @@ def killed(soak: Soak, engine: str, kills: int) -> None:
         spans[stage] = spans[stage] if hits else seconds
         shutil.rmtree(output)
         soak.say(f"{engine} from {STAGES[stage][0]}")
+    soak.check_ended()
     print(f"killed while the newest pass was: {dict(soak.killed_in)}", flush=True)
     soak.killed_in.clear()
 
@@ -321,6 +330,7 @@ def faults(soak: Soak, proxy: FaultyS3) -> None:
         soak.faults.update(seen)
         print(f"{seconds:.0f} s, {len(proxy.requests) - requests} requests, faults: {seen}", flush=True)
         soak.say("faults")
+    soak.check_ended()
 
 
 def away(soak: Soak, proxy: FaultyS3) -> None:
