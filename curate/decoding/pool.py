@@ -161,9 +161,11 @@ class Decoders:
     def start(self) -> None:
         """Starts all processes now, so that they are ready when they are needed; does not wait for them."""
         idle: list[_Child | None] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
+        while True:
+            try:
                 idle.append(self._free.get_nowait())
+            except queue.Empty:
+                break
         for child in idle:
             self._free.put(child or self._started())
 
