@@ -71,8 +71,8 @@ def footer_crc32(parquet: bytes) -> int:
     return zlib.crc32(parquet[-_footer_bytes(parquet[-_TAIL:]) :])
 
 
-def checked_footer(opened: IO[bytes], size: int, crc32: int | None) -> pq.FileMetaData:
-    """Reads a Parquet file's footer and compares it with its checksum.
+def check_footer(opened: IO[bytes], size: int, crc32: int | None) -> None:
+    """Compares a Parquet file's size and footer with what they have to be; leaves the file at its start.
 
     Args:
         opened: the file.
@@ -95,7 +95,6 @@ def checked_footer(opened: IO[bytes], size: int, crc32: int | None) -> pq.FileMe
     if crc32 is not None and zlib.crc32(footer) != crc32:
         raise Changed("its footer differs from the checksum")
     opened.seek(0)
-    return pq.read_metadata(pa.BufferReader(_MAGIC + footer))
 
 
 def check_entries(table: pa.Table, metadata: pq.FileMetaData, groups: Iterable[int]) -> None:

@@ -30,7 +30,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.checksums import Changed, check_entries, checked_footer, footer_crc32, json_bytes, json_of
+from curate.checksums import Changed, check_entries, check_footer, footer_crc32, json_bytes, json_of
 from curate.errors import BrokenResult, Damaged, StoreError
 from curate.scratch import scratch
 
@@ -540,14 +540,11 @@ class Folder:
         """Opens a Parquet file after its footer was compared with the marker; pages are compared as they are read."""
         # Not `read_table`, which imports pyarrow.dataset and pandas: a command may need no more than one small table.
         try:
-            with (
-                self._found(info, unit),
-                self.store.open(f"{self.path}/{info.name}") as opened,
-                pq.ParquetFile(
-                    opened, metadata=checked_footer(opened, info.bytes, info.footer), page_checksum_verification=True
-                ) as table,
-            ):
-                yield table
+            with self._found(info, unit), self.store.open(f"{self.path}/{info.name}") as opened:
+                # Pyarrow reads the footer once more, from the cache: to give it these bytes costs more.
+                check_footer(opened, info.bytes, info.footer)
+                with pq.ParquetFile(opened, page_checksum_verification=True) as table:
+                    yield table
         except (pa.ArrowException, UnicodeDecodeError, OSError, Changed) as error:
             if getattr(error, "errno", None) is not None or not _is_of_content(error):
                 raise

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 import tarfile
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.made_run import MadeRun, make_run, pack, write_manifest
-from helpers.rewritten import put_counts, put_table
+from helpers.rewritten import put_counts, put_info, put_table
 
 from curate.commands.verify import verify
 from curate.errors import BrokenResult, StoreError
@@ -38,15 +37,8 @@ def agree(root: Path, *names: str) -> None:
         if info["name"] in names:
             data = (root / PACK / info["name"]).read_bytes()
             info |= vars(folder.put("x", data, name=info["name"], rows=info["rows"]))
-            agree_marker(folder.folder, FileInfo(**info))
+            put_info(folder.folder, FileInfo(**info))
     (root / "manifest.json").write_text(json.dumps(manifest))
-
-
-def agree_marker(folder: Folder, info: FileInfo) -> None:
-    for unit in folder.units():
-        marker = folder.marker(unit)
-        files = {role: info if file.name == info.name else file for role, file in marker.files.items()}
-        folder.store.put(folder.marker_name(unit), dataclasses.replace(marker, files=files).to_json())
 
 
 def rewrite_tar(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:

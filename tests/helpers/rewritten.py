@@ -4,7 +4,7 @@ import dataclasses
 
 import pyarrow as pa
 
-from curate.store import WHOLE, Folder
+from curate.store import WHOLE, FileInfo, Folder
 
 
 def put_table(folder: Folder, role: str, unit: int, table: pa.Table) -> None:
@@ -14,6 +14,14 @@ def put_table(folder: Folder, role: str, unit: int, table: pa.Table) -> None:
     out.files.update(marker.files)
     out.put_table(role, table, name=marker.files[role].name)
     folder.store.put(folder.marker_name(unit), dataclasses.replace(marker, files=out.files).to_json())
+
+
+def put_info(folder: Folder, info: FileInfo) -> None:
+    """Replaces the entry of a file in the marker that names it."""
+    for unit in folder.units():
+        marker = folder.marker(unit)
+        files = {role: info if file.name == info.name else file for role, file in marker.files.items()}
+        folder.store.put(folder.marker_name(unit), dataclasses.replace(marker, files=files).to_json())
 
 
 def put_counts(folder: Folder, unit: int = WHOLE, **counts: int) -> None:
