@@ -240,15 +240,24 @@ def test_the_same_command_does_nothing_again_and_a_threshold_only_what_follows(p
     assert Run(run.store).manifest == run.manifest
 
 
-def test_a_second_decision_needs_neither_torch_nor_ray_nor_pandas_nor_a_process(place, run, tmp_path):
-    """With the default engine. What it costs is measured by benchmarks/redecide.py; here, what it loads and starts."""
+def test_a_second_decision_needs_neither_torch_nor_ray_nor_pandas_nor_a_worker(place, run, tmp_path):
+    """With the default engine. What it costs is measured by benchmarks/redecide.py; here, what it loads and starts.
+
+    One process is started: it decodes the report's thumbnails.
+    """
     shutil.copytree(place[0] / "run", tmp_path / "run")
     change = ["--set", f"output={tmp_path / 'run'}", "--set", "select.2.where='caption_words < 6'"]
     command = ["run", str(tmp_path / "run" / "recipe.json"), *change]
     code = (
         "import json, multiprocessing, subprocess, sys\n"
+        "start, started = subprocess.Popen.__init__, []\n"
         "def refuse(*_, **__): raise SystemExit('a process was started')\n"
-        "subprocess.Popen.__init__ = multiprocessing.process.BaseProcess.start = refuse\n"
+        "def decoding_only(self, args, **more):\n"
+        "    if 'curate.decoding' not in args[-1] or started: refuse()\n"
+        "    started.append(args)\n"
+        "    start(self, args, **more)\n"
+        "multiprocessing.process.BaseProcess.start = refuse\n"
+        "subprocess.Popen.__init__ = decoding_only\n"
         "from curate.commands.main import main\n"
         f"code = main({command!r})\n"
         "print(json.dumps([code, [name for name in ('torch', 'ray', 'open_clip', 'pandas') if name in sys.modules]]))"
