@@ -76,7 +76,7 @@ class Basis:
     def margin(self, width: int) -> float:
         """How far the true cosine may lie above a float32 product of short vectors of this width."""
         dim = len(self.rotation)
-        return (2 * width + 16) * 2.0**-24 + self.defect + 8 * dim**1.5 * 2.0**-53 + 1e-6
+        return float((2 * width + 16) * 2.0**-24 + self.defect + 8 * dim**1.5 * 2.0**-53 + 1e-6)
 
     def shorten(self, vectors: Vectors) -> list[npt.NDArray[np.float32]]:
         """Returns the short vectors of each kind, float32 [n, head + blocks], of vectors float16 [n, d]."""
