@@ -39,7 +39,7 @@ class CosineSearch(Keys):
 
 
 class ImageEmbedding(NearKind):
-    """All pairs of embeddings by the first model, tile by tile (`curate.dedup.search`)."""
+    """All pairs of embeddings by the first model (`curate.dedup.search`)."""
 
     name = "image_embedding"
     about = "a cosine at `above` or more"
@@ -104,7 +104,8 @@ class ImageEmbedding(NearKind):
                 left_out = counted(nodes.unusable, "image was", "images were")
                 out.notes.append(f"{left_out} not compared: the embedding is zero or not finite")
             with gpu_failures(device):
-                for i, j, cosine in near_pairs(nodes.values, settings["floor"], settings["tile"], device):
+                floor, tile, threads = settings["floor"], settings["tile"], settings["threads"]
+                for i, j, cosine in near_pairs(nodes.values, floor, tile, device, folder, threads=threads):
                     yield nodes.near(i, j, cosine)
 
         return search

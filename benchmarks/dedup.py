@@ -1,0 +1,120 @@
+"""Measures the search for near embeddings beside the float32 product of whole vectors, and compares their pairs.
+
+    python benchmarks/dedup.py [--vectors 50000,200000] [--dim 512] [--floor 0.9] [--run RUN]
+
+The sets: vectors around a mean whose directions differ in length by a power law, as CLIP's do, a tenth of them near
+another one; and the image embeddings of a run, where one is given. On each set the search runs by short vectors
+(`curate.dedup.sieve`) and by whole ones, in turn and in one process with one thread; both end with the same cosines in
+float64. Figures are CPU-seconds of the process, as these machines are shared. The results are in benchmarks/README.md.
+
+The last line is JSON: `recall` (the share of the whole product's pairs that short vectors found; 1.0, or the command
+fails), `speedup_over_exact` (CPU-seconds of whole vectors ÷ those of short ones, on the largest synthetic set), `sets`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from curate.columns import PairColumns
+from curate.dedup.search import near_pairs
+from curate.dedup.sieve import fit
+from curate.store import Folder, Store
+
+CPU = torch.device("cpu")
+TILE = 4096
+
+
+def spread(count: int, dim: int) -> npt.NDArray[np.float16]:
+    """Returns unit vectors around a mean: directions of lengths k^-0.6, cosines of 0.49 on average."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+    lengths = np.arange(1, dim + 1, dtype=np.float32) ** -0.6
+    lengths /= np.linalg.norm(lengths)
+    vectors = np.empty((count, dim), np.float16)
+    for start in range(0, count, 1 << 14):
+        rows = rng.standard_normal((min(1 << 14, count - start), dim), np.float32) * lengths @ basis.T
+        rows = np.sqrt(0.51) * rows / np.linalg.norm(rows, axis=1, keepdims=True) + 0.7 * basis[0]
+        vectors[start : start + len(rows)] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    copies = rng.choice(count, (2, count // 20), replace=False)
+    noise = (
+        rng.standard_normal((copies.shape[1], dim), np.float32) * rng.uniform(0, 0.5, (copies.shape[1], 1)) / dim**0.5
+    )
+    vectors[copies[0]] = vectors[copies[1]] + noise
+    return vectors
+
+
+def embeddings(run: str) -> npt.NDArray[np.float16]:
+    """Returns the distinct image embeddings of a run's first model, in the order of their image ids."""
+    store = Store(run)
+    manifest = store.read_json("manifest.json")
+    (first, *_) = PairColumns.from_json(
+        Folder.at(store, manifest["folders"]["select"]).json("columns.json")
+    ).embeddings()
+    embed = next(name for name in manifest["folders"] if name.startswith("embed-"))
+    folder, found = Folder.at(store, manifest["folders"][embed]), []
+    for part in range(manifest["n_parts"]):
+        column = folder.table("images.parquet", part, [first])[first].drop_null().combine_chunks()
+        found.append(np.asarray(column.flatten()).reshape(len(column), -1))
+    vectors = np.unique(np.concatenate(found), axis=0)
+    return np.random.default_rng(0).permutation(vectors[np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)])
+
+
+def measured(vectors: npt.NDArray[np.float16], floor: float, **more: Any) -> tuple[set[tuple[int, int]], float]:
+    """Returns the pairs, and the CPU-seconds that finding them took."""
+    with tempfile.TemporaryDirectory() as scratch:
+        begun = time.process_time()
+        found = [columns[:2] for columns in near_pairs(vectors, floor, TILE, CPU, Path(scratch), **more)]
+        seconds = time.process_time() - begun
+    return {pair for i, j in found for pair in zip(i.tolist(), j.tolist(), strict=True)}, seconds
+
+
+def main() -> int:
+    """Runs every set both ways and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--vectors", type=lambda text: [int(word) for word in text.split(",")], default=[50_000, 200_000]
+    )
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--floor", type=float, default=0.9)
+    parser.add_argument("--run", help="a finished run, whose image embeddings are another set")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sets = {f"synthetic {count:,} × {arguments.dim}": spread(count, arguments.dim) for count in arguments.vectors}
+    largest = list(sets)[-1]
+    if arguments.run:
+        vectors = embeddings(arguments.run)
+        sets[f"run {len(vectors):,} × {vectors.shape[1]}"] = vectors
+    print(f"{'':<28}{'pairs':>12}{'short, s':>12}{'whole, s':>12}{'ratio':>8}  heads")
+    said, recall = {}, 1.0
+    for name, vectors in sets.items():
+        short, seconds = measured(vectors, arguments.floor)
+        whole, plain = measured(vectors, arguments.floor, choose=lambda *_: None)
+        recall = min(recall, len(short & whole) / max(1, len(whole)))
+        if short != whole:
+            print(f"{name}: {len(whole - short)} pairs are missing, {len(short - whole)} should not be there")
+        basis = fit(vectors, arguments.floor)
+        said[name] = {"pairs": len(whole), "short": round(seconds, 1), "whole": round(plain, 1)}
+        heads = basis.heads if basis else "whole"
+        print(f"{name:<28}{len(whole):>12,}{seconds:>12.1f}{plain:>12.1f}{plain / seconds:>8.2f}  {heads}", flush=True)
+    print(
+        json.dumps(
+            {
+                "recall": recall,
+                "speedup_over_exact": round(said[largest]["whole"] / said[largest]["short"], 2),
+                "sets": said,
+            }
+        )
+    )
+    return int(recall < 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
