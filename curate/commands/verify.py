@@ -5,6 +5,7 @@ It repairs nothing. It holds a part and a shard in memory; the ids of kept pairs
 
 import contextlib
 import hashlib
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,17 +185,15 @@ def _bookkeeping_faults(store: Store, said: Manifest) -> Iterator[Fault]:
         if line := _unreadable(store, name):
             yield Fault(f"{name}: {line}", file=name)
     pack = said.folders["pack"]
-    listed: set[str] = set()
-    for unit in sorted(pack.units()):
+    done = pack.units()
+    for unit in sorted({*range(math.ceil(said.samples / said.shard_size)), WHOLE} - done):
+        yield Fault(f"{pack.marker_name(unit)}: is missing", ("pack", unit))
+    for unit in sorted(done):
         name, marker = pack.marker_name(unit), _marker(pack, unit)
         if isinstance(marker, Exception):
             yield Fault(f"{name}: cannot be read: {_line(marker)}", ("pack", unit))
-            continue
-        listed |= {info.name for info in marker.files.values()}
-        if any(said.result.get(info.name) != info for info in marker.files.values()):
+        elif any(said.result.get(info.name) != info for info in marker.files.values()):
             yield Fault(f"{name}: differs from the manifest", ("pack", unit))
-    if lacking := sorted(said.result.keys() - listed):
-        yield Fault(f"{pack.bookkeeping}/done: no marker names {lacking[0]}")
 
 
 def _unreadable(store: Store, name: str) -> str:
