@@ -12,8 +12,8 @@ bound; a bad sample only makes it wide.
 
 What arithmetic adds to the bound, for unit vectors of d values and short ones of m:
 
-- R is computed, so it is orthogonal only to a defect ‖RᵀR − I‖, measured as the Frobenius norm, which is at least as large as
-  the largest |xᵀ(I − RᵀR)y|; measuring it has errors below d² 2^-52.
+- R is computed, so it is orthogonal only to a defect ‖RᵀR − I‖, measured as the Frobenius norm, which is at least as
+  large as the largest |xᵀ(I − RᵀR)y|; measuring it has errors below d² 2^-52.
 - Unit vectors, rotation and norms are computed in float64: errors below 4 d^1.5 2^-53 in each short vector's length.
 - Short vectors are stored as float32: each value changes by at most 2^-24 of itself, so the vector by 2^-24 of its
   length, and a product by twice that.
