@@ -1,5 +1,6 @@
-"""What all tests share: hypothesis without deadlines, a free port, a real S3 server."""
+"""What all tests share: hypothesis without deadlines, a free port, a real S3 server, the figures of `make soak`."""
 
+import json
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,20 @@ pytest.register_assert_rewrite("helpers")
 settings.register_profile("test", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("soak", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
+FIGURES = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture
+def soak_figures(request):
+    """Counts of what long tests tried and found; pytest's last line has their sums, as JSON."""
+    return request.config.stash.setdefault(FIGURES, Counter())
+
+
+def pytest_unconfigure(config):
+    if figures := config.stash.get(FIGURES, None):
+        print(json.dumps(figures))
 
 
 @pytest.fixture

@@ -105,5 +105,6 @@ def test_mutated_pictures_end_with_the_same_status_twice(capfd):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_ten_thousand_mutated_pictures_end_with_the_same_status_twice(seed, capfd):
+def test_ten_thousand_mutated_pictures_end_with_the_same_status_twice(seed, capfd, soak_figures):
     survived(1000, seed, capfd)
+    soak_figures["pictures"] += 1000
