@@ -334,10 +334,14 @@ def faults(soak: Soak, proxy: FaultyS3) -> None:
 
 
 def away(soak: Soak, proxy: FaultyS3) -> None:
-    """The server answers nothing for a minute, some seconds after the start."""
+    """The server answers nothing for a minute, once the first part is fetched."""
+    before = len(proxy.requests)
 
     def leave() -> None:
-        time.sleep(8)
+        while not any(
+            method == "PUT" and "/fetch-" in path and "/done/" in path for method, path in proxy.requests[before:]
+        ):
+            time.sleep(0.1)
         proxy.always = "reset_before"
         time.sleep(AWAY)
         proxy.always = None
@@ -350,7 +354,7 @@ def away(soak: Soak, proxy: FaultyS3) -> None:
 
 
 def full(soak: Soak) -> None:
-    """The output's file system is full from some seconds after the start, for half a minute."""
+    """The output's file system is full for half a minute, once the first part is fetched."""
     place = soak.folder / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "tmpfs", str(place)]
@@ -361,7 +365,9 @@ def full(soak: Soak) -> None:
         ballast = place / "ballast"
 
         def fill() -> None:
-            time.sleep(6)
+            # A command that finds its output full at its start ends at once.
+            while not list(place.glob("run/fetch-*/done/*.json")):
+                time.sleep(0.1)
             with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                 for _ in range(TMPFS_MB * 16):
                     file.write(bytes(1 << 16))
