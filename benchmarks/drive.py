@@ -115,10 +115,10 @@ def commit(folder: Folder, unit: int) -> Marker:
     return made
 
 
-def marker(unit: int, counts: Mapping[str, int]) -> Marker:
-    """Makes a marker of the usual length."""
+def marker(unit: int, counts: Mapping[str, int], size: int = 123_456) -> Marker:
+    """Makes a marker of the usual length, of two files."""
     names = ("images.parquet", "images.tar")
-    files = {role: FileInfo(f"images/{unit:06d}.{unit:08x}.{role[7:]}", 123_456, "0" * 64, 10_000) for role in names}
+    files = {role: FileInfo(f"images/{unit:06d}.{unit:08x}.{role[7:]}", size, "0" * 64, 10_000) for role in names}
     return Marker(unit, f"{unit:08x}", files, counts, 12.345, 1_700_000_000.0)
 
 
@@ -145,10 +145,14 @@ def phase(folder: str, parts: int, stop_after: int | None) -> None:
     print(json.dumps({"cpu": used, "memory_mb": memory, "first_s": engine.first - begun}))
 
 
+OF_RESULT = 1
+"""Bytes of each file of the result; only their number and sizes are looked at."""
+
+
 class CountedFileSystem(MemoryFileSystem):  # type: ignore[misc]
     """An object store in memory that counts the requests that S3 would get."""
 
-    protocol = "counted"
+    protocol = "s3"
     store: dict[str, Any] = {}  # noqa: RUF012 - fsspec's own form
     pseudo_dirs = [""]  # noqa: RUF012
     cachable = False
@@ -164,6 +168,12 @@ class CountedFileSystem(MemoryFileSystem):  # type: ignore[misc]
         except FileNotFoundError:
             self._asked("list")
             raise
+        self._asked("list", max(1, math.ceil(len(found) / PAGE)))
+        return found
+
+    def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """A listing of a folder and of its folders: a request for each page."""
+        found = super().find(path, *args, **kwargs)
         self._asked("list", max(1, math.ceil(len(found) / PAGE)))
         return found
 
@@ -208,6 +218,9 @@ class CountedFileSystem(MemoryFileSystem):  # type: ignore[misc]
 class Refusing:
     """An engine that has nothing to run."""
 
+    def close(self) -> None:
+        """Does nothing."""
+
     def start(self, work: Work, _session: str) -> int:
         """Stops the benchmark: a unit would run."""
         raise AssertionError(f"{work.name} is not done: {work.done()}")
@@ -239,6 +252,10 @@ def finished(prepared: Prepared, parts: int, rows: int) -> None:
             sizes = [recipe.pack.shard_size] * whole + [rest] * (rest > 0)
             assert len(sizes) in (shards, shards - 1)
             summarise(folder, range(len(sizes)), sizes)
+            # A run looks at the sizes of the result's files before it prints the result.
+            for shard, samples in enumerate(sizes):
+                for info in marker(shard, {"samples": samples}, OF_RESULT).files.values():
+                    folder.store.put(f"{folder.path}/{info.name}", bytes(info.bytes))
             done(folder, {})
         elif not pass_.declared.by_part:
             done(folder, {}, {"index.html": b""} if name == "report" else None)
@@ -249,7 +266,11 @@ def summarise(folder: Folder, units: range, counts: Mapping[str, int] | Sequence
     for first in range(0, len(units), summaries.BLOCK):
         block = units[first : first + summaries.BLOCK]
         of = {
-            unit: asdict(marker(unit, counts if isinstance(counts, Mapping) else {"samples": counts[unit]}))
+            unit: asdict(
+                marker(unit, counts)
+                if isinstance(counts, Mapping)
+                else marker(unit, {"samples": counts[unit]}, OF_RESULT)
+            )
             for unit in block
         }
         folder.store.put(summaries.name(folder, first), json.dumps({"markers": of}).encode())
@@ -266,14 +287,14 @@ def done(folder: Folder, counts: Mapping[str, int], files: Mapping[str, bytes] |
 
 def idle(parts: int, rows: int) -> Counter[str]:
     """Returns the requests of a run with nothing to do."""
-    fsspec.register_implementation("counted", CountedFileSystem, clobber=True)
+    fsspec.register_implementation("s3", CountedFileSystem, clobber=True)
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.table({"url": ["http://a/1"], "caption": ["a b"]}), f"{folder}/list.parquet")
         recipe = parse(
             {
                 "version": 1,
                 "source": {"paths": [f"{folder}/list.parquet"]},
-                "output": "counted://bucket/run",
+                "output": "s3://bucket/run",
                 "signals": {"concepts": {"mark": ["a watermark", "a photo"]}},
                 "select": [{"drop": "small", "where": "width < 64"}],
             }

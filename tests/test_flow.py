@@ -24,6 +24,7 @@ from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.demo.corpus import Corpus
 from curate.demo.server import serve
+from curate.fetch.worker import FetchWorker
 from curate.store import Folder, Store
 
 PAIRS = 300
@@ -459,8 +460,8 @@ def test_another_identity_is_refused(place, run, tmp_path, capsys):
     assert "holds a run with another seed" in capsys.readouterr().err
 
 
-def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_path, capsys):
-    """A part whose plan is broken on disk is tried twice, set aside, named; --allow-missing goes on without."""
+def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_path, capsys, monkeypatch):
+    """A part at which the worker fails is tried twice, set aside, named; --allow-missing goes on without."""
     folder, port = place
     shutil.copytree(folder / "run", tmp_path / "run")
     store = Store(str(tmp_path / "run"))
@@ -469,8 +470,14 @@ def test_parts_that_are_set_aside_end_the_run_unless_it_may_go_on(place, tmp_pat
         if name != "plan":
             shutil.rmtree(tmp_path / "run" / path)
     (tmp_path / "run" / "manifest.json").unlink()
-    plan = Folder.at(store, manifest["folders"]["plan"])
-    (tmp_path / "run" / plan.file("pairs.parquet", 2)).write_bytes(b"torn")
+    fetch_part = FetchWorker.__call__
+
+    def fails(self, unit, inputs, outputs):
+        if unit == 2:
+            raise RuntimeError("this part cannot be fetched")
+        fetch_part(self, unit, inputs, outputs)
+
+    monkeypatch.setattr(FetchWorker, "__call__", fails)
     command = demo(tmp_path / "run", folder / "web", port, "--engine", "local")
     with in_process():
         assert main(command) == 1

@@ -31,10 +31,18 @@ from pipelines import rescore
 
 @pytest.fixture
 def no_network(monkeypatch):
+    """Refuses all sockets but pairs of two processes of this machine, such as those of decoding processes."""
+
     def refuse(*_args, **_more):
         raise AssertionError("a socket was opened")
 
-    monkeypatch.setattr(socket, "socket", refuse)
+    class Local(socket.socket):
+        def __init__(self, family=-1, kind=-1, proto=-1, fileno=None):
+            if family != socket.AF_UNIX and fileno is None:
+                refuse()
+            super().__init__(family, kind, proto, fileno)
+
+    monkeypatch.setattr(socket, "socket", Local)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 

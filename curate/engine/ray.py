@@ -44,6 +44,9 @@ _HEAD_AWAY_FOR = 20
 """Seconds without an answer of the head after which a run stops. Ray ends a process that has lost its head for 60 s,
 with messages of its own and exit code 1."""
 
+_LEFT_WITHIN = 15
+"""Seconds from then within which a run has to leave Ray."""
+
 _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()
 """Where `ray up` leaves the cluster's YAML file on the head node."""
 
@@ -236,6 +239,8 @@ class RayEngine:
         if self._flying and within:
             ray.wait(list(self._flying), num_returns=len(self._flying), timeout=within)
         ray.shutdown()
+        if self._head:
+            self._head.close()
 
     def _assign(self, pool: _Pool) -> None:
         """Gives queued units to idle actors, and starts actors for the remaining units, up to `work.processes`."""
@@ -331,7 +336,10 @@ class RayEngine:
 
 
 class _Head:
-    """The head of a cluster: whether it still answers.
+    """The head of a cluster: whether it still answers. A thread asks it until `close`.
+
+    Where the machine of the head vanishes, a call of Ray may return only when Ray ends the process. Then the thread
+    ends it before, with the line and the exit code of the fault.
 
     Args:
         address: as given by the user. The address of a Ray client is another one than that of the cluster's own server,
@@ -340,28 +348,41 @@ class _Head:
 
     def __init__(self, address: str) -> None:
         self._place = _place(address) or _place(ray.get_runtime_context().gcs_address)
-        self._checked = time.monotonic()
-        self._silent_since: float | None = None
+        self._fault: ClusterFault | None = None
+        self._closed = threading.Event()
+        if self._place is not None:
+            threading.Thread(target=self._watch, args=self._place, daemon=True).start()
 
     def check(self) -> None:
         """Raises ClusterFault where the head has not answered for `_HEAD_AWAY_FOR` seconds."""
-        now = time.monotonic()
-        if self._place is None or now - self._checked < _HEAD_CHECKED_EVERY:
-            return
-        self._checked = now
-        try:
-            socket.create_connection(self._place, _HEAD_CHECKED_EVERY).close()
-        except OSError as error:
-            self._silent_since = self._silent_since or now
-            away = time.monotonic() - self._silent_since
-            if away > _HEAD_AWAY_FOR:
-                place = ":".join(map(str, self._place))
-                raise ClusterFault(
-                    f"the head of the Ray cluster at {place} has not answered for {away:.0f} s "
-                    f"({error.strerror or error}); once it is back, the same command continues from here"
-                ) from error
-        else:
-            self._silent_since = None
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        """Ends the thread; call it when Ray has been left."""
+        self._closed.set()
+
+    def _watch(self, host: str, port: int) -> None:
+        silent_since: float | None = None
+        while self._fault is None:
+            if self._closed.wait(_HEAD_CHECKED_EVERY):
+                return
+            begun = time.monotonic()
+            try:
+                socket.create_connection((host, port), _HEAD_CHECKED_EVERY).close()
+            except OSError as error:
+                silent_since = silent_since or begun
+                away = time.monotonic() - silent_since
+                if away > _HEAD_AWAY_FOR:
+                    self._fault = ClusterFault(
+                        f"the head of the Ray cluster at {host}:{port} has not answered for {away:.0f} s "
+                        f"({error.strerror or error}); once it is back, the same command continues from here"
+                    )
+            else:
+                silent_since = None
+        if not self._closed.wait(_LEFT_WITHIN):
+            os.write(2, f"curate: {self._fault}\n".encode())
+            os._exit(self._fault.exit_code)
 
 
 def _demand(work: Work, cluster: Cluster) -> tuple[Demand, bool]:

@@ -198,7 +198,7 @@ def test_machines_that_share_only_a_store_lose_one_gain_one_and_restart_their_he
     assert report["killed while busy with"]
     assert report["the new one runs"]
     assert not report["had finished"]
-    assert report["first"]["code"] == 1
+    assert report["first"]["code"] == 4
     assert report["first"]["last"][0].endswith("the same command continues from here")
     assert report["second"]["code"] == 0
     assert report["files"] > 5
