@@ -34,7 +34,7 @@ def sh(command):
 
 class Machine:
     def __init__(self, number, ray):
-        self.name = f"machine{number}"
+        self.name, self.link = f"machine{number}", f"v{number}"
         sh(
             f"ip netns add {self.name} && ip link add v{number} type veth peer name eth0 netns {self.name}"
             f" && ip link set v{number} master bridge up && ip -n {self.name} addr add 10.77.0.{number}/24 dev eth0"
@@ -91,7 +91,8 @@ class Machine:
         "As when its power goes: all processes at once, and the address answers no more."
         self.process.kill()
         self.process.wait()
-        sh(f"ip netns delete {self.name}")
+        # The kernel deletes a namespace's link some time after the namespace.
+        sh(f"ip link delete {self.link} && ip netns delete {self.name}")
 
 
 def wait_for(condition, seconds):
