@@ -118,7 +118,7 @@ def _at(root: Json, location: tuple[int | str, ...], *, is_unknown: bool) -> tup
         is_last = number == len(location) - 1
         if is_last and is_unknown:
             return [*words, word], at
-        if location[number + 1 :] == ("[key]",):
+        if location[number + 1 :] == ("[key]",) and not is_unknown:
             # The name of an entry is wrong, and not its value.
             return words, {"allowed": _key_words(root, at)}
         inner = _inside(root, at, word)

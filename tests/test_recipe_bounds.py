@@ -220,3 +220,8 @@ def test_signals_may_be_left_as_they_were():
     """Types with bounds change no stored recipe."""
     recipe = parse(copy.deepcopy(EXAMPLE))
     assert parse(json.loads(recipe.model_dump_json())) == recipe
+
+
+def test_an_unknown_key_may_look_like_a_word_of_pydantic():
+    with pytest.raises(RecipeError, match=r"unknown key 'source\.\[key\]' in the recipe"):
+        parse({"version": 1, "source": {"paths": ["a.csv"], "[key]": 1}, "output": "run"})
