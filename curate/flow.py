@@ -87,7 +87,8 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             forget_failures=forget,
             check=check,
         )
-        healing.settle(store, watcher.tell)
+        if is_damaged:
+            healing.settle(store, watcher.tell)
         for work in works:
             for unit, error in aside[work.name].items():
                 if not by_part or unit == WHOLE:
@@ -97,7 +98,7 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
                     )
                 outcome.missing = sorted({*outcome.missing, unit})
 
-    healing.settle(store, watcher.tell)
+    is_damaged = healing.settle(store, watcher.tell)
     if prepared.caution:
         watcher.tell(prepared.caution)
     if is_of_an_earlier_release(prepared):
@@ -148,10 +149,11 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
         outcome.funnel = layout.passes["select"].folder.json("funnel.json")
         latest.record(store, options.sample, folders(layout, options))
     if options.reaches("pack") and outcome.funnel:
+        made = None
         if outcome.funnel["kept"]:
             go(pack.work(prepared, layout))
             go(pack.card_work(prepared, layout))
-            pack.check(prepared, layout, int(outcome.funnel["kept"]))
+            made = pack.manifest(prepared, layout, int(outcome.funnel["kept"]))
         else:
             again = fetch.command_again(prepared, options.sample)
             outcome.shortfall = nothing_kept(outcome.funnel, layout.passes["fetch"].folder, layout.parts, again)
@@ -159,10 +161,10 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
             if options.truth:
                 outcome.evaluation = truth.evaluate(select.decisions(layout), pq.read_table(options.truth)).to_json()
             go(report.work(prepared, layout, outcome.evaluation, options.engine))
-            healing.check_sizes(layout.passes["report"].folder, [WHOLE])
-            outcome.report = store.path(layout.passes["report"].folder.file("index.html"))
-            if outcome.funnel["kept"]:
-                made = pack.manifest(prepared, layout, int(outcome.funnel["kept"]))
+            folder = layout.passes["report"].folder
+            (marker,) = healing.check_sizes(folder, [WHOLE])
+            outcome.report = store.path(f"{folder.path}/{marker.files['index.html'].name}")
+            if made is not None:
                 outcome.manifest = {**folders(layout, options), **made}
                 store.put_json(manifest_name(options.sample), outcome.manifest)
                 if retention.is_pending(prepared.recipe.keep.images, layout):

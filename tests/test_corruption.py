@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.drawn_web import keep_top, write_recipe
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
 
@@ -56,24 +57,19 @@ FRACTIONS = (0.9, 0.5)
 def made(tmp_path_factory: pytest.TempPathFactory, in_process: None) -> Iterator[Made]:
     root = tmp_path_factory.mktemp("corruption")
     with HostileServer() as server:
-        server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
-        server.answers["/1.jpg"] = server.answers["/0.jpg"]
-        lines = [f"{server.url(f'/{number}.jpg')},a grey drawing number {number}" for number in range(ROWS)]
-        (root / "list.csv").write_text("\n".join(["url,caption", *lines]) + "\n")
-        recipe = {
-            "version": 1,
-            "source": {"paths": [str(root / "list.csv")]},
-            "output": "",
-            "part_size": PART_SIZE,
-            "fetch": {"allow": [server.address], "retries": 0, "timeout": 20},
-            "signals": {"concepts": {"grey": ["a grey drawing", "a red circle"]}},
-            "select": [
-                {"drop": "worst", "keep_top": {"of": "clip_similarity", "fraction": 0.9}},
+        server.answers["/1.jpg"] = ok(picture(0))
+        write_recipe(
+            root,
+            server,
+            ROWS,
+            part_size=PART_SIZE,
+            signals={"concepts": {"grey": ["a grey drawing", "a red circle"]}},
+            select=[
+                keep_top("worst", 0.9),
                 {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.999}},
             ],
-            "pack": {"shard_size": 15},
-        }
-        (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+            pack={"shard_size": 15},
+        )
         run = Made(root)
         assert main(run.command(root / "whole", FRACTIONS[0])) == Exit.DONE
         shutil.copytree(root / "whole", root / "decided")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from curate import __version__
 from curate.commands.arguments import Parser, cluster, endpoint, file_path, run_place, share, whole_number, words
-from curate.commands.stopping import UNITS_END_WITHIN, Stopped, stops_on_signals, tell
+from curate.commands.stopping import UNITS_END_WITHIN, Received, Stopped, stops_on_signals, tell
 from curate.credentials import fault as wrong_url
 from curate.credentials import redacted
 from curate.errors import CurateError, Exit, NothingKept, UsageError, counted, one_line
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors become one line here, and only here."""
+    received = Received()
     try:
         arguments = _parser().parse_args(argv)
         if getattr(arguments, "engine", None) == "local" and arguments.address:

@@ -11,10 +11,9 @@ from curate.pack.worker import n_shards
 from curate.prepare import HUB, Prepared
 from curate.runs.booking import for_pack
 from curate.runs.healing import check_sizes
-from curate.runs.passes import Declaration, Layout, result_files
+from curate.runs.passes import Declaration, Layout
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
-from curate.summaries import markers
 
 VERSION = 4
 
@@ -85,20 +84,6 @@ def card_work(prepared: Prepared, layout: Layout) -> Work:
     )
 
 
-def check(prepared: Prepared, layout: Layout, kept: int) -> None:
-    """Compares the files of the result with their markers, by size, and the samples of the shards with the kept pairs.
-
-    Raises:
-        Damaged: a file is missing or has another size.
-        BrokenResult: the shards do not hold as many samples as pairs were kept.
-    """
-    folder = layout.passes["pack"].folder
-    check_sizes(folder, [*range(shards(prepared, layout)), WHOLE])
-    packed = sum(marker.counts["samples"] for _, marker in markers(folder, range(shards(prepared, layout))))
-    if packed != kept:
-        raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
-
-
 def manifest(prepared: Prepared, layout: Layout, kept: int) -> Json:
     """Returns the manifest's keys about the result: its folder and files, and what `verify` needs to name them.
 
@@ -106,11 +91,20 @@ def manifest(prepared: Prepared, layout: Layout, kept: int) -> Json:
         prepared: the recipe.
         layout: every pass; the result is done.
         kept: the number of kept pairs.
+
+    Raises:
+        Damaged: a file is missing, or has another size than its marker says.
+        BrokenResult: the shards do not hold as many samples as pairs were kept.
     """
     pack, folder = prepared.recipe.pack, layout.passes["pack"].folder
+    written = check_sizes(folder, [*range(shards(prepared, layout)), WHOLE])
+    packed = sum(marker.counts["samples"] for marker in written if marker.unit != WHOLE)
+    if packed != kept:
+        raise BrokenResult(f"{folder.store.path(folder.path)} holds {packed} samples, but {kept} pairs were kept")
+    files = [asdict(info) for marker in written for info in marker.files.values()]
     return {
         "pack": folder.path,
-        "result": result_files(folder, [*range(shards(prepared, layout)), WHOLE]),
+        "result": sorted(files, key=lambda info: str(info["name"])),
         "layouts": list(pack.layouts),
         "shard_size": pack.shard_size,
         "samples": kept,

@@ -19,7 +19,7 @@ from dataclasses import asdict
 
 from curate.checksums import json_bytes
 from curate.errors import BrokenResult, Damaged
-from curate.store import WHOLE, FileInfo, Folder, Json, Store, key
+from curate.store import WHOLE, FileInfo, Folder, Json, Marker, Store, key
 from curate.summaries import markers, name
 
 _PENDING, _ROUNDS = "damaged", "healed"
@@ -81,17 +81,21 @@ def files_before(folder: Folder) -> dict[str, Json]:
     return found
 
 
-def settle(store: Store, tell: Tell) -> None:
+def settle(store: Store, tell: Tell) -> bool:
     """Compares the units that were done again with what their markers said before.
+
+    Returns:
+        Whether units are left that are to be done again. Only `set_aside`, after which a run starts again, adds any.
 
     Raises:
         Renewed: one has other content; what follows from it is to be done again.
     """
-    is_renewed = False
+    is_renewed = is_left = False
     for stored in store.names(_PENDING):
         record = store.read_json(f"{_PENDING}/{stored}")
         folder, unit = Folder.at(store, record["folder"]), int(record["unit"])
         if not folder.is_done(unit):
+            is_left = True
             continue
         before = {role: FileInfo(**info) for role, info in record["files"].items()}
         is_same = _content(folder.marker(unit).files) == _content(before)
@@ -103,17 +107,23 @@ def settle(store: Store, tell: Tell) -> None:
         store.delete(f"{_PENDING}/{stored}")
     if is_renewed:
         raise Renewed
+    return is_left
 
 
-def check_sizes(folder: Folder, units: Collection[int]) -> None:
-    """Compares the files of units, which are done, with the sizes in their markers. Raises Damaged at the first."""
-    sizes = folder.store.sizes(folder.path)
-    for unit, marker in markers(folder, units):
+def check_sizes(folder: Folder, units: Collection[int]) -> list[Marker]:
+    """Compares the files of units, which are done, with the sizes in their markers; returns these, as `markers` does.
+
+    Raises:
+        Damaged: the first file that is missing or has another size.
+    """
+    sizes, checked = folder.store.sizes(folder.path), list(markers(folder, units))
+    for unit, marker in checked:
         for role, info in marker.files.items():
             size = sizes.get(f"{folder.path}/{info.name}")
             if size != info.bytes:
                 what = "is missing" if size is None else f"has {size} bytes, not {info.bytes}"
                 raise folder.damaged(role, unit, what)
+    return [marker for _, marker in checked]
 
 
 def _record(folder: Folder, unit: int) -> str:

@@ -12,14 +12,13 @@ are not in the fingerprint either. `pass.json` records them at the first start o
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from curate.checksums import json_bytes
 from curate.runs.sample import Sample
 from curate.store import Folder, Inputs, Json, Store
-from curate.summaries import markers
 
 
 def canonical(content: Any) -> str:
@@ -164,9 +163,3 @@ class Layout:
     def columns(self) -> list[str]:
         """The short names of the passes whose columns can be decided on."""
         return [name for name, pass_ in self.passes.items() if pass_.declared.is_decided_on]
-
-
-def result_files(folder: Folder, units: Iterable[int]) -> list[Json]:
-    """Every file of the given units with bytes, sha256 and rows, sorted by name: the manifest's list."""
-    files = [asdict(info) for _, marker in markers(folder, units) for info in marker.files.values()]
-    return sorted(files, key=lambda info: str(info["name"]))

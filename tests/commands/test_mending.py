@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from helpers.drawn_web import keep_top, write_recipe
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
 
@@ -25,25 +26,20 @@ def made(tmp_path_factory, in_process):
     """A finished run over a server's pictures, two of them copies, with the recipe that made it."""
     folder = tmp_path_factory.mktemp("mending")
     with HostileServer() as server:
-        server.answers |= {f"/{number}.jpg": ok(picture(number)) for number in range(ROWS)}
-        server.answers["/1.jpg"] = server.answers["/0.jpg"]
-        lines = [f"{server.url(f'/{number}.jpg')},a grey drawing number {number}" for number in range(ROWS)]
-        (folder / "list.csv").write_text("\n".join(["url,caption", *lines]) + "\n")
-        recipe = {
-            "version": 1,
-            "source": {"paths": [str(folder / "list.csv")]},
-            "output": str(folder / "run"),
-            "part_size": 8,
-            "fetch": {"allow": [server.address], "retries": 0, "timeout": 20},
-            "signals": {"concepts": {"grey": ["a grey drawing", "a red circle"]}},
-            "select": [
-                {"drop": "worst", "keep_top": {"of": "clip_similarity", "fraction": 0.9}},
+        server.answers["/1.jpg"] = ok(picture(0))
+        recipe = write_recipe(
+            folder,
+            server,
+            ROWS,
+            part_size=8,
+            signals={"concepts": {"grey": ["a grey drawing", "a red circle"]}},
+            select=[
+                keep_top("worst", 0.9),
                 {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.99999}},
             ],
-            "pack": {"shard_size": 5},
-        }
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        assert main(["run", str(folder / "recipe.yaml"), "--engine", "local"]) == 0
+            pack={"shard_size": 5},
+        )
+        assert main(["run", str(recipe), "--engine", "local"]) == 0
         yield server, folder
 
 

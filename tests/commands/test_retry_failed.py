@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 import yaml
+from helpers.drawn_web import keep_top, write_recipe
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok, status
 from safetensors.torch import save_file
@@ -26,21 +27,10 @@ ROWS = 30
 def web(tmp_path):
     """A recipe over a server on which every third picture is a 503."""
     with HostileServer() as server:
-        lines = ["url,caption"]
-        for number in range(ROWS):
-            server.answers[f"/{number}.jpg"] = status(503) if number % 3 == 0 else ok(picture(number))
-            lines.append(f"{server.url(f'/{number}.jpg')},a grey drawing number {number}")
-        (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
-        recipe = {
-            "version": 1,
-            "source": {"paths": [str(tmp_path / "list.csv")]},
-            "output": str(tmp_path / "run"),
-            "part_size": 15,
-            "fetch": {"allow": [server.address], "retries": 0, "timeout": 20, "host_failures": 1000},
-            "select": [{"drop": "top", "keep_top": {"of": "clip_similarity", "fraction": 1.0}}],
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        yield server, tmp_path / "recipe.yaml", Store(str(tmp_path / "run"))
+        server.answers |= {f"/{number}.jpg": status(503) for number in range(0, ROWS, 3)}
+        fetch = {"host_failures": 1000}
+        recipe = write_recipe(tmp_path, server, ROWS, part_size=15, fetch=fetch, select=[keep_top("top", 1.0)])
+        yield server, recipe, Store(str(tmp_path / "run"))
 
 
 def fetches(store):

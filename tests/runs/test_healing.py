@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from helpers.drawn_web import keep_top, write_recipe
 from helpers.fetch_samples import picture
 from helpers.hostile_server import HostileServer, ok
 
@@ -33,19 +33,8 @@ class Run:
         self.write(0.9)
 
     def write(self, fraction: float) -> None:
-        urls = [self.server.url(f"/{number}.jpg") for number in range(ROWS)]
-        (self.root / "list.csv").write_text(
-            "\n".join(["url,caption", *(f"{url},a grey drawing number {n}" for n, url in enumerate(urls))]) + "\n"
-        )
-        recipe = {
-            "version": 1,
-            "source": {"paths": [str(self.root / "list.csv")]},
-            "output": self.store.url,
-            "part_size": 8,
-            "fetch": {"allow": [self.server.address], "retries": 0, "timeout": 20},
-            "select": [{"drop": "worst", "keep_top": {"of": "clip_similarity", "fraction": fraction}}],
-        }
-        (self.root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        select = [keep_top("worst", fraction)]
+        write_recipe(self.root, self.server, ROWS, output=self.store.url, part_size=8, select=select)
 
     def go(self) -> int:
         return main(["run", str(self.root / "recipe.yaml"), "--engine", "local"])

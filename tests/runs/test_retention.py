@@ -1,9 +1,8 @@
 """`keep.images: until_pack`: stored images go once the result is packed, and what needs them is refused before."""
 
 import pytest
-import yaml
-from helpers.fetch_samples import picture
-from helpers.hostile_server import HostileServer, ok, status
+from helpers.drawn_web import keep_top, write_recipe
+from helpers.hostile_server import HostileServer, status
 
 from curate.commands.main import main
 from curate.commands.verify import verify
@@ -19,22 +18,10 @@ ROWS = 12
 def place(tmp_path):
     """A recipe over a server on which one picture is a 503, and its output."""
     with HostileServer() as server:
-        lines = ["url,caption"]
-        for number in range(ROWS):
-            server.answers[f"/{number}.jpg"] = ok(picture(number)) if number else status(503)
-            lines.append(f"{server.url(f'/{number}.jpg')},a grey drawing number {number}")
-        (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
-        recipe = {
-            "version": 1,
-            "source": {"paths": [str(tmp_path / "list.csv")]},
-            "output": str(tmp_path / "run"),
-            "part_size": 6,
-            "fetch": {"allow": [server.address], "retries": 0, "host_failures": 1000},
-            "select": [{"drop": "top", "keep_top": {"of": "clip_similarity", "fraction": 0.5}}],
-            "keep": {"images": "until_pack"},
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        yield server, ["run", str(tmp_path / "recipe.yaml"), "--engine", "local"], Store(str(tmp_path / "run"))
+        server.answers["/0.jpg"] = status(503)
+        keep = {"images": "until_pack"}
+        recipe = write_recipe(tmp_path, server, ROWS, part_size=6, select=[keep_top("top", 0.5)], keep=keep)
+        yield server, ["run", str(recipe), "--engine", "local"], Store(str(tmp_path / "run"))
 
 
 def tars(store):
