@@ -87,9 +87,9 @@ import open_clip
 import torch
 from PIL import Image
 
+from curate.decoding.images import REDUCED, decode
 from curate.demo.captions import caption
 from curate.demo.scenes import draw_scene, sample_scene
-from curate.embed.decode.images import REDUCED, decode
 from curate.embed.model.loading import load
 from curate.embed.model.towers import Model
 

@@ -30,8 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curate.embed.decode.images import REDUCED, decode
-from curate.embed.pixels.basic import Measures, measure, perceptual_hashes
+from curate.decoding.images import REDUCED, decode
+from curate.embed.pixels.basic import Measures, measure
+from curate.phash import perceptual_hashes
 
 COLUMNS = ("brightness", "contrast", "colorfulness", "sharpness")
 

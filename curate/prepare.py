@@ -19,12 +19,12 @@ from curate.embed.pixels.contract import PixelScorer
 from curate.embed.pixels.registry import scorers as pixel_scorers
 from curate.embed.target_files import find as find_targets
 from curate.errors import RecipeError
-from curate.fetch.pictures import blocklist
+from curate.fetch.pictures import blocklist, phash_blocklist
 from curate.keys import chosen
 from curate.plan import places, samples
 from curate.plan import source as lists
 from curate.plan.paths import last_word
-from curate.recipe import Model, Recipe, Source
+from curate.recipe import Fetch, Model, Recipe, Source
 from curate.remembered import NAME, Remembered
 from curate.runs import healing
 from curate.runs.identity import check_identity, placeless
@@ -74,6 +74,8 @@ class Prepared:
     """Whether the source has captions; if not, images are curated alone."""
     healed: Mapping[str, int] = field(default_factory=dict)
     """How often units of a folder came out different when they were done again (`curate.runs.healing.rounds`)."""
+    blocked_phash: str = ""
+    """The fingerprint of the blocklists of perceptual hashes, as `blocked` is that of digests."""
 
     @property
     def models(self) -> list[str]:
@@ -119,14 +121,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
         replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
         for scorer in pixel_scorers(recipe.pixels)
     ]
-    lists_of_blocked = recipe.fetch.blocklists
-    blocked = str(
-        remembered.get(
-            "blocklists",
-            lists_of_blocked,
-            lambda: (blocklist.read(lists_of_blocked, endpoint).fingerprint, lists_of_blocked),
-        )
-    )
+    blocked, blocked_phash = _blocked(recipe.fetch, remembered)
     # Last of the checks that read, as the longest.
     facts = {name: _facts(name, model, remembered, tell) for name, model in recipe.models.items()}
     learned = [_learned(scorer, facts, endpoint) for scorer in requested]
@@ -147,7 +142,21 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
         remembered,
         has_captions,
         healed,
+        blocked_phash,
     )
+
+
+def _blocked(fetch: Fetch, remembered: Remembered) -> tuple[str, str]:
+    """Returns the fingerprints of the blocklists of digests and of perceptual hashes; lists are read once."""
+    digests, hashes, within = fetch.blocklists, fetch.phash_blocklists, fetch.phash_within
+    endpoint = remembered.endpoint
+    blocked = remembered.get("blocklists", digests, lambda: (blocklist.read(digests, endpoint).fingerprint, digests))
+    blocked_phash = remembered.get(
+        "phash_blocklists",
+        {"paths": hashes, "within": within},
+        lambda: (phash_blocklist.read(hashes, within, endpoint).fingerprint, hashes),
+    )
+    return str(blocked), str(blocked_phash)
 
 
 def _listing(recipe: Recipe, remembered: Remembered) -> list[Json]:

@@ -161,6 +161,14 @@ class Fetch(Keys):
         description="Files of sha256 or md5 digests in hex, one per line; any fsspec path. Files with these digests "
         "are never stored.",
     )
+    phash_blocklists: Places = Field(
+        [],
+        description="Files of 64-bit perceptual hashes in 16 hex digits, one per line; any fsspec path. Pictures whose "
+        "`phash` is near one of them are never stored.",
+    )
+    phash_within: Annotated[int, Field(ge=0, le=16)] = Field(
+        4, description="A picture is near a hash of `phash_blocklists` where this many of 64 bits differ, or fewer."
+    )
     changed: Literal["drop", "keep"] = Field(
         "drop",
         description="What becomes of images whose bytes are not those that `source.sha256` or `source.md5` expects: "

@@ -55,6 +55,7 @@ ERROR_CLASSES: Mapping[str, str] = {
     "opt_out": "the server forbids use for training",
     "host_busy": "not requested: a limit per host, the host's Retry-After, or too many refusals in a row",
     "blocked_digest": "the file's digest is on one of the recipe's blocklists",
+    "blocked_phash": "the picture looks like one on the recipe's blocklists of perceptual hashes",
     "changed": "its bytes are not those that the list expects by its digests",
     "encoding": "the body has a content or transfer encoding that is not decoded",
     "too_large": "more bytes, pixels, JPEG scans or metadata than is allowed",

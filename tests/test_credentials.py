@@ -114,6 +114,7 @@ PLACES = [
     "output",
     "storage.endpoint",
     "fetch.blocklists.0",
+    "fetch.phash_blocklists.0",
     "models.m.name",
     "models.m.pretrained",
     "signals.heads.h.path",

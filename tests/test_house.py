@@ -27,6 +27,7 @@ COMMON = {
     "errors",
     "jpeg",
     "keys",
+    "phash",
     "registry",
     "remembered",
     "schema",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from curate.embed.decode.images import decode
+from curate.decoding.images import decode
 from curate.jpeg import MOST_PIXELS, MOST_SCANS, USUAL_SCANS, allowed_scans, count_scans
 from curate.report.thumbnail import thumb
 

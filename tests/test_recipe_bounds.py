@@ -21,7 +21,7 @@ EXAMPLE: dict[str, Any] = {
     "version": 1,
     "source": {"paths": ["list.csv"], "uid": "uid", "keep_columns": ["a"]},
     "output": "run",
-    "fetch": {"allow": ["127.0.0.1:80"], "blocklists": ["bad.txt"]},
+    "fetch": {"allow": ["127.0.0.1:80"], "blocklists": ["bad.txt"], "phash_blocklists": ["near.txt"]},
     "models": {"pocket": {"name": "pocket"}},
     "signals": {
         "concepts": {"mark": {"prompts": ["a", ["b", "c"]]}},

@@ -17,7 +17,7 @@ def test_every_local_path_but_the_output(tmp_path):
         {
             **LEAST,
             "source": {"paths": ["lists/*.csv", "../more/", "s3://bucket/x.csv", "/abs/x.csv"]},
-            "fetch": {"blocklists": ["bad.txt", "s3://bucket/bad.txt"]},
+            "fetch": {"blocklists": ["bad.txt", "s3://bucket/bad.txt"], "phash_blocklists": ["near.txt"]},
             "signals": {
                 "heads": {"taste": {"path": "head.pt"}, "far": {"path": "s3://bucket/head.pt"}},
                 "targets": {"good": {"images": [".", "/abs/*.jpg"]}},
@@ -33,6 +33,7 @@ def test_every_local_path_but_the_output(tmp_path):
         "/abs/x.csv",
     ]
     assert found.fetch.blocklists == [f"{tmp_path}/bad.txt", "s3://bucket/bad.txt"]
+    assert found.fetch.phash_blocklists == [f"{tmp_path}/near.txt"]
     assert found.signals.heads["taste"].path == f"{tmp_path}/head.pt"
     assert found.signals.heads["far"].path == "s3://bucket/head.pt"
     assert found.signals.targets["good"].images == [str(tmp_path), "/abs/*.jpg"]

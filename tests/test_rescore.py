@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import socket
 import tarfile
 import tempfile
@@ -18,7 +19,7 @@ from helpers.sample_run import jpeg, read_samples, sample, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import schema
+from curate import phash, schema
 from curate.commands.main import main
 from curate.commands.verify import verify
 from curate.embed.model import describe
@@ -253,6 +254,22 @@ def test_a_blocklist_holds_for_samples(tmp_path):
     (tmp_path / "bad").write_text(hashlib.sha256(jpeg(1)).hexdigest() + "\n")
     rows = read_samples(tmp_path / "run", tar, fetch={"blocklists": [str(tmp_path / "bad")]})
     assert [row["error_class"] for row in rows] == ["blocked_digest", None]
+
+
+def test_a_blocklist_of_perceptual_hashes_holds_for_samples(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", [*sample("a", 1), *sample("b", 2)])
+    stored = [row["data"] for row in read_samples(tmp_path / "all", tar)]
+    hashes = [phash.of_stored(data) for data in stored]
+    assert (int(hashes[0], 16) ^ int(hashes[1], 16)).bit_count() > 4
+    (tmp_path / "near").write_text(f"{int(hashes[0], 16) ^ 0b101:016x}\n")
+    keys = {"phash_blocklists": [str(tmp_path / "near")], "phash_within": 2}
+    rows = read_samples(tmp_path / "run", tar, fetch=keys)
+    assert [row["error_class"] for row in rows] == ["blocked_phash", None]
+    assert rows[0]["error"] == (
+        f"phash {hashes[0]} differs in 2 bits from {int(hashes[0], 16) ^ 0b101:016x} of a blocklist"
+    )
+    rows = read_samples(tmp_path / "closer", tar, fetch={**keys, "phash_within": 1})
+    assert [row["error_class"] for row in rows] == [None, None]
 
 
 GOOD = [member for n in range(5) for member in sample(f"{n}", n, f"number {n}")]
@@ -518,3 +535,27 @@ def test_a_recipe_for_rescoring_needs_no_version_but_may_have_the_right_one(tmp_
         recipe.write_text(text)
         assert rescore.main(command) == 2
         assert fault in capsys.readouterr().err
+
+
+def test_a_picture_near_a_listed_hash_is_accounted_for(tmp_path, in_process, capsys):
+    """The list's content counts, and not its path; another list is another fetch."""
+    tar = write_tar(tmp_path / "a.tar", [m for n in range(3) for m in sample(f"{n}", n, f"a red ball number {n}")])
+    (tmp_path / "near").write_text(phash.of_stored(jpeg(1)))
+    command = [str(tar), "--output", str(tmp_path / "run")]
+    assert rescore.main([*command, "--set", f"fetch.phash_blocklists=['{tmp_path / 'near'}']"]) == 0
+    store = Store(str(tmp_path / "run"))
+    manifest = store.read_json("manifest.json")
+    funnel = Folder.at(store, manifest["folders"]["select"]).json("funnel.json")
+    dropped = {step["name"]: step["dropped"] for step in funnel["steps"] if step["dropped"]}
+    assert (dropped, funnel["kept"]) == ({"fetch:blocked_phash": 1}, 2)
+    assert verify(store, deep=True) == []
+    capsys.readouterr()
+    assert main(["explain", str(tmp_path / "run"), "sample:a.tar/1"]) == 0
+    explained = capsys.readouterr().out
+    assert "decision    dropped: fetch:blocked_phash\n" in explained
+    assert f"fetched     no: blocked_phash: phash {phash.of_stored(jpeg(1))} differs in 0 bits from" in explained
+    (tmp_path / "near").rename(tmp_path / "moved")
+    for lists, fetched in (([tmp_path / "moved"], "reused"), ([], "would run")):
+        shown = ", ".join(f"'{path}'" for path in lists)
+        assert rescore.main([*command, "--dry-run", "--set", f"fetch.phash_blocklists=[{shown}]"]) == 0
+        assert re.search(rf"^fetch +{fetched}", capsys.readouterr().out, re.MULTILINE)

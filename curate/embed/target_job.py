@@ -7,8 +7,8 @@ from PIL import Image, ImageOps
 from curate.decoding import limits
 from curate.decoding.broken import BROKEN
 from curate.decoding.child import Job, Result
+from curate.decoding.images import decode
 from curate.decoding.pixels import packed, unpacked
-from curate.embed.decode.images import decode
 
 NAME = "curate.embed.target_job:opened"
 

@@ -1,7 +1,7 @@
 """The fetch worker for samples: reads a part's images from tars and folders, writes `images.tar` and `images.parquet`.
 
-Nothing is downloaded and no request is sent. The bytes pass the same size limits, blocklist and normaliser as those of
-a download.
+Nothing is downloaded and no request is sent. The bytes pass the same size limits, blocklists and normaliser as those
+of a download.
 """
 
 import os
@@ -16,11 +16,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from curate.credentials import is_signed, redacted, shown
-from curate.errors import RecipeError, SourceError
+from curate.errors import SourceError
 from curate.fetch.contract import FetchError, Outcome, Received
 from curate.fetch.part import distinct_images, table_of, write
-from curate.fetch.pictures import blocklist
+from curate.fetch.pictures import blocklist, phash_blocklist
+from curate.fetch.pictures.blocklist import Blocklist
 from curate.fetch.pictures.decoders import NormalisingDecoders
+from curate.fetch.pictures.phash_blocklist import PhashBlocklist
 from curate.fetch.pictures.picture import Picture
 from curate.fetch.pictures.sorted_tar import Spool
 from curate.fetch.settings import Settings
@@ -63,16 +65,15 @@ def open_worker(settings: Mapping[str, Any]) -> "MembersWorker":
     """Returns a worker that processes one part after the other.
 
     Args:
-        settings: the recipe's `fetch` section; `endpoint`, an S3 server other than AWS; `blocked`, the fingerprint of
-            the blocklists when the run was laid out; `places`, the paths of tars and folders in the plan's numbering.
+        settings: the recipe's `fetch` section; `endpoint`, an S3 server other than AWS; `blocked` and `blocked_phash`,
+            the fingerprints of the blocklists when the run was laid out; `places`, the paths of tars and folders in the
+            plan's numbering.
 
     Raises:
         UsageError: a setting is not valid, or a blocklist cannot be read or has changed.
     """
-    listed = blocklist.read(settings["blocklists"], settings["endpoint"])
-    if listed.fingerprint != settings["blocked"]:
-        raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    return MembersWorker(Settings.of(settings), listed, settings["places"], settings["endpoint"])
+    listed, near = blocklist.as_laid_out(settings), phash_blocklist.as_laid_out(settings)
+    return MembersWorker(Settings.of(settings), listed, near, settings["places"], settings["endpoint"])
 
 
 class MembersWorker:
@@ -81,18 +82,24 @@ class MembersWorker:
     Args:
         settings: the settings of fetch; those of the network have no effect.
         listed: digests of files that are never stored.
+        near: hashes of pictures that are never stored.
         places: paths of tars and folders.
         endpoint: an S3 server other than AWS, as for `Store`.
     """
 
     def __init__(
-        self, settings: Settings, listed: blocklist.Blocklist, places: Sequence[str], endpoint: str | None
+        self,
+        settings: Settings,
+        listed: Blocklist,
+        near: PhashBlocklist,
+        places: Sequence[str],
+        endpoint: str | None,
     ) -> None:
         self._settings = settings
         self._blocklist = listed
         self._places = [Store(path, endpoint) for path in places]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._normalise = NormalisingDecoders(settings, min(cores, settings.threads))
+        self._normalise = NormalisingDecoders(settings, min(cores, settings.threads), near)
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Reads one part's images into `outputs["fetch"]`.

@@ -19,6 +19,9 @@ VERSION = 1
 _OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels"}
 """Keys of `fetch` that affect images read from samples, which are not downloaded."""
 
+_OF_BLOCKLISTS = {"blocklists", "phash_blocklists", "phash_within"}
+"""Keys of `fetch` whose fingerprints stand for them: the content of lists counts, not their paths."""
+
 
 def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
     """Yields the declarations of the first fetch and of its rounds, oldest first; the newest is called `fetch`.
@@ -31,9 +34,11 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
     if recipe.source.kind == "samples":
         depends = chosen(recipe.fetch, only=_OF_PICTURES)
     else:
-        depends = chosen(recipe.fetch, without={"blocklists"})
+        depends = chosen(recipe.fetch, without=_OF_BLOCKLISTS)
     if prepared.blocked:
         depends["blocked"] = prepared.blocked
+    if prepared.blocked_phash:
+        depends["blocked_phash"] = prepared.blocked_phash
     first = Declaration("fetch", "fetch", VERSION, depends, ["plan"], by_part=True, is_decided_on=True)
     base = Pass.of(prepared.store, first, [plan.folder]).folder.path
     chain = _chain(prepared.rounds, base)
@@ -74,6 +79,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         **recipe.fetch.model_dump(mode="json"),
         "processes": count,
         "blocked": prepared.blocked,
+        "blocked_phash": prepared.blocked_phash,
         "endpoint": recipe.storage.endpoint,
         "expects": [f"expected_{kind}" for kind in ("sha256", "md5") if getattr(recipe.source, kind) is not None],
     }

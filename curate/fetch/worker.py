@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
-from curate.errors import RecipeError, counted
+from curate.errors import counted
 from curate.fetch.contract import FetchError, FetchPart, Outcome
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
 from curate.fetch.part import distinct_images, table_of, write
-from curate.fetch.pictures import blocklist
+from curate.fetch.pictures import blocklist, phash_blocklist
 from curate.fetch.pictures.c2pa import forbidding_entry
 from curate.fetch.pictures.decoders import NormalisingDecoders
 from curate.fetch.pictures.expected import Expected, of_images
@@ -35,23 +35,21 @@ def open_worker(settings: Mapping[str, Any]) -> "FetchWorker":
     """Returns a worker that processes one part after the other; its DNS cache is kept between parts.
 
     Args:
-        settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked`, the fingerprint of
-            the blocklists when the run was laid out (`Blocklist.fingerprint`); `expects`, the columns of the plan with
-            expected digests; optionally `before`, the files that damaged parts had, by part and role.
+        settings: the recipe's `fetch` section; `endpoint`, the S3 server of blocklists; `blocked` and `blocked_phash`,
+            the fingerprints of the blocklists when the run was laid out (`Blocklist.fingerprint`,
+            `PhashBlocklist.fingerprint`); `expects`, the columns of the plan with expected digests; optionally
+            `before`, the files that damaged parts had, by part and role.
 
     Raises:
         UsageError: a setting is not valid, a blocklist cannot be read or has changed, or the installed img2dataset does
             not work with the guard.
     """
     read = Settings.of(settings)
-    listed = blocklist.read(settings["blocklists"], settings["endpoint"])
-    if listed.fingerprint != settings["blocked"]:
-        raise RecipeError("fetch.blocklists: they changed during the run; start it again")
-    guard = Guard(read, Resolver(), blocklist=listed)
+    guard = Guard(read, Resolver(), blocklist=blocklist.as_laid_out(settings))
     # More threads than turns: a thread that waits for a name, a server or a retry does not delay the others.
     threads = min(MAX_THREADS, THREADS_PER_TURN * read.threads)
     # img2dataset's Downloader normalises in one thread, one image after the other.
-    normalise = NormalisingDecoders(read, 1)
+    normalise = NormalisingDecoders(read, 1, phash_blocklist.as_laid_out(settings))
     fetch_part = Img2dataset(
         guard.queue, guard.fetch, normalise, threads=max(threads, read.threads), timeout=read.timeout
     )

@@ -29,7 +29,7 @@ def declare(prepared: Prepared, columns: Sequence[str]) -> Declaration:
         **chosen(recipe.pack),
         **({"layout_versions": versions} if versions else {}),
         "source": chosen(recipe.source, only={"kind"}),
-        "fetch": chosen(recipe.fetch, without={"allow", "blocklists"}),
+        "fetch": chosen(recipe.fetch, without={"allow", "blocklists", "phash_blocklists"}),
         "models": {name: _placeless(chosen(model)) for name, model in recipe.models.items()},
     }
     return Declaration("pack", "pack", VERSION, depends, [*columns, "select"], is_result=True)

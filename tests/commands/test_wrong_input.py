@@ -107,6 +107,7 @@ def test_inputs(place, path):
     content["source"]["paths"] = [path]
     refused(place, run(place, yaml.safe_dump(content)))
     refused(place, run(place, yaml.safe_dump({**valid(place), "fetch": {"blocklists": [path, "nope.txt"]}})))
+    refused(place, run(place, yaml.safe_dump({**valid(place), "fetch": {"phash_blocklists": [path]}})))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from curate.decoding.images import decode
 from curate.decoding.metadata import MOST_BLOCKS, MOST_CHUNKS, MOST_EXIF, MOST_FILL, MOST_SEGMENTS, excess
-from curate.embed.decode.images import decode
 from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.pictures.picture import Refused
 from curate.report.thumbnail import thumb

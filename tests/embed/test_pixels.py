@@ -7,8 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.embed.decode.images import decode
-from curate.embed.pixels.basic import measure, perceptual_hashes
+from curate.decoding.images import decode
+from curate.embed.pixels.basic import measure
+from curate.phash import perceptual_hashes
 
 
 @given(

@@ -62,7 +62,8 @@ def read_samples(root: Path | str, *paths: Path | str, part_size: int = 1000, **
     how = {"source": loaded.source.model_dump(mode="json"), "seed": 0, "part_size": part_size, "endpoint": None}
     worker.open_worker(how)(WHOLE, Inputs({}, ()), {"plan": out})
     out.commit()
-    settings = {**loaded.fetch.model_dump(mode="json"), "blocked": prepared.blocked, "endpoint": None, "processes": 1}
+    settings = {**loaded.fetch.model_dump(mode="json"), "endpoint": None, "processes": 1}
+    settings |= {"blocked": prepared.blocked, "blocked_phash": prepared.blocked_phash}
     settings["places"] = [place["path"] for place in prepared.identity["source"]]
     read = members.open_worker(settings)
     rows = []

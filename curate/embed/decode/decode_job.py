@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from curate.decoding.child import Job, Result
+from curate.decoding.images import decode_at
 from curate.decoding.pixels import packed, unpacked
-from curate.embed.decode.images import decode_at
 
 NAME = "curate.embed.decode.decode_job:opened"
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from curate.embed.decode.images import REDUCED, decode_at
+from curate.decoding.images import REDUCED, decode_at
 from curate.embed.model.preprocess import Preprocess
 from curate.embed.pixels.basic import Measures, measure
 from curate.embed.pixels.contract import PixelMeasure, PixelModel, PixelScorer, Value
@@ -41,7 +41,7 @@ class Prepare:
         sides: the longer side of each model's input, in pixels.
         with_measures: whether the pixels are measured.
         is_exact: whether pixels equal those of open_clip's preprocessing, or may differ slightly (`preprocess.py`,
-            `images.decode`).
+            `decoding.images.decode`).
         scorers: pixel scorers of other packages.
     """
 

@@ -9,13 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from curate.embed.decode.images import REDUCED
+from curate.phash import perceptual_hashes, reduced, shrunk, thumbnail
 from curate.schema import PIXELS
 
-_HASH_SIDE = 32
 _SHARPNESS_SIDE = 224
-
-
 _COLOUR_SIDE = 128
 
 
@@ -43,41 +40,20 @@ class Measures:
 def measure(image: Image.Image) -> Measures:
     """Measures a decoded image.
 
-    `image` is the picture that `images.decode` returns for a shorter side of `images.REDUCED`. Where its shorter side
-    is at least twice as long (a large PNG), it is shrunk further by a whole factor. So the measures depend on the
-    stored image alone, and the work is bounded.
+    `image` is the picture that `decoding.images.decode` returns for a shorter side of `REDUCED`, and is shrunk further
+    where it is large (`phash.reduced`). So the measures depend on the stored image alone, and the work is bounded.
     """
-    rgb = _shrunk(image if image.mode == "RGB" else image.convert("RGB"), REDUCED)
+    rgb = reduced(image)
     luma = rgb.convert("L")
     levels = np.asarray(luma.histogram(), np.float64)
     mean, deviation = _moments(np.arange(256), levels)
     return Measures(
-        thumbnail=np.asarray(luma.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS)),
+        thumbnail=thumbnail(luma),
         brightness=mean,
         contrast=deviation,
-        colorfulness=_colorfulness(_shrunk(rgb, _COLOUR_SIDE)),
+        colorfulness=_colorfulness(shrunk(rgb, _COLOUR_SIDE)),
         sharpness=_sharpness(luma),
     )
-
-
-def perceptual_hashes(thumbnails: npt.NDArray[np.uint8]) -> list[str]:
-    """Computes 64-bit DCT hashes, equal to those of `imagehash.phash`.
-
-    Each of the 8 × 8 lowest frequencies gives one bit: whether it is above their median.
-
-    Args:
-        thumbnails: uint8[n, 32, 32], luma.
-
-    Returns:
-        n strings of 16 hex digits.
-    """
-    place, frequency = np.arange(_HASH_SIDE), np.arange(8)
-    basis = 2 * np.cos(np.pi * np.outer(frequency, 2 * place + 1) / (2 * _HASH_SIDE))
-    low = basis @ thumbnails.astype(np.float64) @ basis.T
-    # Thumbnails hold whole numbers, so digits beyond the sixth are rounding errors, which must not decide bits.
-    low = np.round(low, 6).reshape(len(thumbnails), 64)
-    bits = low > np.median(low, axis=1, keepdims=True)
-    return [packed.tobytes().hex() for packed in np.packbits(bits, axis=1)]
 
 
 def pixel_table(image_ids: pa.Array, measured: Mapping[int, Measures | None]) -> pa.Table:
@@ -110,12 +86,6 @@ def pixel_table(image_ids: pa.Array, measured: Mapping[int, Measures | None]) ->
 def _moments(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> tuple[float, float]:
     mean = float(values @ weights / weights.sum())
     return mean, float(np.sqrt((values - mean) ** 2 @ weights / weights.sum()))
-
-
-def _shrunk(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Averages boxes of pixels by the largest whole factor that leaves the shorter side at least this long."""
-    factor = min(image.size) // shorter_side
-    return image.reduce(factor) if factor > 1 else image
 
 
 def _colorfulness(rgb: Image.Image) -> float:

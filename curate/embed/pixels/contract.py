@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from curate.embed.decode.images import REDUCED
+from curate.decoding.images import REDUCED
 from curate.store import Json
 
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from curate.errors import RecipeError
 from curate.store import Store, access_errors
@@ -51,18 +52,44 @@ def read(paths: Sequence[str], endpoint: str | None = None) -> Blocklist:
     """
     digests: set[bytes] = set()
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
-        try:
-            lines = store.read(name).decode("ascii").splitlines()
-        except access_errors(path) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise RecipeError(f"fetch.blocklists: {path} cannot be read: {reason}") from error
-        for number, line in enumerate(lines, 1):
-            words = line.partition("#")[0].lower().split()
-            if not words:
-                continue
-            if not _DIGEST.fullmatch(words[0]):
+        for number, word in words("fetch.blocklists", path, endpoint):
+            if not _DIGEST.fullmatch(word):
                 raise RecipeError(f"fetch.blocklists: {path}, line {number}: not a sha256 or md5 in hex")
-            digests.add(bytes.fromhex(words[0]))
+            digests.add(bytes.fromhex(word))
     return Blocklist(frozenset(digests))
+
+
+def as_laid_out(settings: Mapping[str, Any]) -> Blocklist:
+    """Reads the lists of a worker's settings: the recipe's `fetch` section, `endpoint` and `blocked`.
+
+    Raises:
+        RecipeError: as `read`, or they are not those that `blocked`, their fingerprint, was computed from.
+    """
+    listed = read(settings["blocklists"], settings["endpoint"])
+    if listed.fingerprint != settings["blocked"]:
+        raise RecipeError("fetch.blocklists: they changed during the run; start it again")
+    return listed
+
+
+def words(key: str, path: str, endpoint: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yields the first word of each line of a list, in small letters, with the line's number; comments have none.
+
+    Args:
+        key: the recipe's key, for errors.
+        path: a local path or a URL.
+        endpoint: an S3 server other than AWS.
+
+    Raises:
+        RecipeError: the list cannot be read.
+    """
+    folder, _, name = path.rpartition("/")
+    store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)
+    try:
+        lines = store.read(name).decode("ascii").splitlines()
+    except access_errors(path) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise RecipeError(f"{key}: {path} cannot be read: {reason}") from error
+    for number, line in enumerate(lines, 1):
+        found = line.partition("#")[0].lower().split()
+        if found:
+            yield number, found[0]

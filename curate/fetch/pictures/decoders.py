@@ -6,6 +6,7 @@ from dataclasses import replace
 from curate.decoding.pool import Decoders, DecodingFault, Lost
 from curate.fetch.contract import FetchError
 from curate.fetch.pictures import normalise_job
+from curate.fetch.pictures.phash_blocklist import PhashBlocklist
 from curate.fetch.pictures.picture import Picture, Refused
 from curate.fetch.settings import Settings
 
@@ -16,18 +17,20 @@ class NormalisingDecoders:
     Args:
         settings: size, resize mode, format, quality and the limit on pixels.
         count: the most processes at once; each is started when it is first needed.
+        listed: hashes of pictures that are refused; hashes are computed only where there are any.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        self._parameters = normalise_job.parameters(settings)
+    def __init__(self, settings: Settings, count: int, listed: PhashBlocklist | None = None) -> None:
+        self._listed = listed or PhashBlocklist()
+        self._parameters = normalise_job.parameters(settings, with_phash=bool(listed))
         self._decoders = Decoders(normalise_job.NAME, count)
 
     def __call__(self, data: bytes) -> Picture:
         """Normalises one image.
 
         Raises:
-            FetchError: class not_an_image, too_large or undecodable; or internal, where Curate's own code fails, whose
-                traceback is printed.
+            FetchError: class not_an_image, too_large, undecodable or blocked_phash; or internal, where Curate's own
+                code fails, whose traceback is printed.
         """
         try:
             picture = self._decoders.one(self._parameters, data, normalise_job.read)
@@ -38,6 +41,9 @@ class NormalisingDecoders:
             raise FetchError("internal", f"a fault of decoding: {str(fault).strip().rpartition(chr(10))[2]}") from fault
         if isinstance(picture, Refused):
             raise FetchError(picture.error_class, str(picture))
+        entry = self._listed.near(picture.phash) if picture.phash else None
+        if entry:
+            raise FetchError("blocked_phash", entry)
         return picture if picture.data else replace(picture, data=data)
 
     def close(self) -> None:

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it is stored; the original size is that of the received picture with its orientation applied."""
+    """A picture as it is stored; the original size is that of the received picture with its orientation applied.
+
+    `phash` is the perceptual hash of `data` (`curate.phash`), None where it is not needed.
+    """
 
     data: bytes
     width: int
     height: int
     original_width: int
     original_height: int
+    phash: str | None = None
 
 
 class Refused(Exception):

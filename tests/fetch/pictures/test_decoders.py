@@ -96,13 +96,19 @@ def test_a_fault_of_curate_is_internal_and_its_traceback_is_printed(hostile, cap
         ["refused", "internal", "a class that decoding does not give"],
         ["refused", ["undecodable"], "text"],
         ["refused", "undecodable", 3],
-        ["picture", [1, 2, 3]],
-        ["picture", [1, 2, 3, 0]],
-        ["picture", [1, 2, 3, True]],
-        ["picture", [1, 2, 3, 4.0]],
+        ["picture", [1, 2, 3, 4]],
+        ["picture", [1, 2, 3], None],
+        ["picture", [1, 2, 3, 0], None],
+        ["picture", [1, 2, 3, True], None],
+        ["picture", [1, 2, 3, 4.0], None],
+        ["picture", [1, 2, 3, 4], 7],
+        ["picture", [1, 2, 3, 4], "0" * 15],
+        ["picture", [1, 2, 3, 4], "0" * 15 + "x"],
     ],
 )
 def test_answers_of_another_form_are_refused(value):
     with pytest.raises((ValueError, TypeError, LookupError)):
         normalise_job.read(value, [])
-    assert normalise_job.read(["picture", [1, 2, 3, 4]], [bytearray(b"x")]) == Picture(b"x", 1, 2, 3, 4)
+    assert normalise_job.read(["picture", [1, 2, 3, 4], None], [bytearray(b"x")]) == Picture(b"x", 1, 2, 3, 4)
+    hashed = normalise_job.read(["picture", [1, 2, 3, 4], "0" * 16], [bytearray(b"x")])
+    assert hashed == Picture(b"x", 1, 2, 3, 4, phash="0" * 16)
