@@ -10,9 +10,6 @@ INPUT_SCHEMES = (*RUN_SCHEMES, "http", "https", "hf", "gs", "gcs", "az", "abfs",
 """URL schemes from which a run may read files. Every worker has to find the same files, so `memory` is not among them.
 """
 
-_WRAPPERS = ("simplecache", "filecache", "blockcache", "zip", "tar")
-"""File systems of fsspec that read through another one: `simplecache::https://host/list.parquet`."""
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST = 4096
 
@@ -32,11 +29,15 @@ def fault(place: str, schemes: tuple[str, ...] = INPUT_SCHEMES) -> str:
         return "holds a control character; write a path or a URL without one"
     if re.match(r"~[^/]*(/|$)", place):
         return "begins with ~, which is not expanded; write the whole path"
-    *wrappers, last = place.split("::") if schemes == INPUT_SCHEMES and "://" in place else [place]
-    scheme, separator, rest = last.partition("://")
-    wrong = [wrapper for wrapper in wrappers if wrapper.partition("://")[0] not in (*_WRAPPERS, *schemes)]
-    if wrong or (separator and scheme not in schemes):
+    scheme, separator, rest = place.partition("://")
+    if separator and scheme not in schemes:
         allowed = ", ".join(f"{known}://" for known in schemes)
+        if schemes and "::" in place:
+            # fsspec's own `zip://list.csv::s3://bucket/lists.zip`.
+            return (
+                "chains file systems by ::, which are not read here; unpack the archive, or write the path of the file "
+                f"itself, local or with {allowed}"
+            )
         return f"is none of the URLs that are read or written here; allowed are local paths and {allowed}"
     if separator and not rest.strip("/"):
         return "names no file or folder; write what follows the slashes"

@@ -110,11 +110,8 @@ def listing(paths: Sequence[str], endpoint: str | None = None) -> list[dict[str,
 
 def _match(url: str, endpoint: str | None) -> Iterator[Place]:
     store, path = Store(url, endpoint), shown(url)
-    try:
-        fs = store.fs
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
     with readable(path):
+        fs = store.fs
         kind = store.kind()
         if kind == "file":
             yield _tar(url, endpoint)

@@ -239,11 +239,8 @@ class Columns:
 
 def _match(url: str, endpoint: str | None) -> list[ListFile]:
     store, path = Store(url, endpoint), shown(url)
-    try:
-        fs = store.fs
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
     with readable(path):
+        fs = store.fs
         # A name with brackets may be a file's own.
         kind = store.kind()
         if kind == "file":

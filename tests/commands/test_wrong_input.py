@@ -5,6 +5,7 @@ import copy
 import io
 import itertools
 import json
+import zipfile
 from collections import Counter
 from unittest import mock
 
@@ -13,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curate import store
 from curate.commands.main import main
 from curate.errors import Exit
 from curate.recipe import Recipe
@@ -108,6 +110,46 @@ def test_inputs(place, path):
     refused(place, run(place, yaml.safe_dump(content)))
     refused(place, run(place, yaml.safe_dump({**valid(place), "fetch": {"blocklists": [path, "nope.txt"]}})))
     refused(place, run(place, yaml.safe_dump({**valid(place), "fetch": {"phash_blocklists": [path]}})))
+
+
+CHAINS = ["zip://list.csv::{}", "zip://*.csv::file://{}", "tar://::{}", "simplecache::file://{}", "zip::hdfs://h{}"]
+KEYS_OF_PLACES = ["output", "source.paths", "fetch.blocklists", "signals.targets.t.images", "models.m.pretrained"]
+
+
+@pytest.mark.parametrize("key", KEYS_OF_PLACES)
+@pytest.mark.parametrize("chain", [*CHAINS, "simplecache::zip://list.csv::{}", "zip://a::https://127.0.0.1:1/{}"])
+def test_chained_file_systems(place, key, chain):
+    """fsspec reads a file inside another one by `::`; a run does not, and says so by the name of the key."""
+    with zipfile.ZipFile(place / "lists.zip", "w") as lists:
+        lists.write(place / "list.csv", "list.csv")
+    chained = chain.format(place / "lists.zip")
+    content = {**valid(place), "models": {"m": {"name": "ViT-B-32", "pretrained": "openai"}}}
+    section, last = content, key.rpartition(".")[2]
+    for name in key.split(".")[:-1]:
+        section = section.setdefault(name, {})
+    section[last] = chained if last in ("output", "pretrained") else [chained]
+    line = refused(place, run(place, yaml.safe_dump(content)))
+    assert line.startswith(f"curate: recipe: {key}")
+    assert "chains file systems by ::, which are not read here; unpack the archive, or write the path" in line
+    assert "s3://" in line
+
+
+def test_a_name_with_two_colons_is_no_chain(place):
+    (place / "a::b.csv").write_bytes((place / "list.csv").read_bytes())
+    for path in (f"{place}/a::b.csv", f"file://{place}/a::b.csv"):
+        content = {**valid(place), "source": {"paths": [path]}}
+        assert outcome(run(place, yaml.safe_dump(content)))[0] == "accepted"
+
+
+@pytest.mark.parametrize("kind", ["urls", "samples"])
+def test_a_file_system_whose_library_does_not_load(place, kind, monkeypatch):
+    def unloadable(protocol, **options):
+        raise OSError("Unable to load libjvm\ndlopen failed")
+
+    content = {**valid(place), "source": {"paths": ["hdfs://host/lists"], "kind": kind}}
+    monkeypatch.setattr(store.fsspec, "filesystem", unloadable)
+    line = refused(place, run(place, yaml.safe_dump(content)))
+    assert "hdfs://host/lists cannot be read: Unable to load libjvm" in line
 
 
 @pytest.mark.parametrize(
