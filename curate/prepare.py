@@ -1,7 +1,9 @@
 """Checks a recipe, its sources, models and output before anything is written; returns the results of the checks."""
 
 import base64
+import contextlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -39,6 +41,9 @@ from curate.signals.registry import scorers
 from curate.store import Folder, Json, Store
 
 __all__ = ["HUB", "Prepared", "prepare"]
+
+SLOW_CHECK = 3.0
+"""Seconds after which the user is told which model is being checked: weights may have to be downloaded first."""
 
 _NO_CAPTIONS = "the source has no captions (source.caption: null, or lists of URLs alone)"
 
@@ -89,7 +94,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
     Args:
         recipe: the recipe to run.
         probe: write, read back and delete the probe file; if False, nothing is written, not even the folder.
-        tell: called with a line before a check that takes seconds.
+        tell: called with a line, in another thread, while a check takes more than SLOW_CHECK seconds.
 
     Raises:
         UsageError: the first fault found, in one line.
@@ -202,15 +207,29 @@ def _facts(name: str, model: Model, remembered: Remembered, tell: Callable[[str]
     """Returns a model's facts; open_clip is imported only where they are not remembered."""
 
     def find() -> tuple[Json, Sequence[str]]:
-        tell(f"models.{name}: checking {model.name}")
         from curate.embed.model.describe import facts_of
         from curate.embed.model.weights import find
 
-        origin = find(model.name, model.pretrained, remembered.endpoint, f"models.{name}")
-        return asdict(facts_of(origin)), origin.sources
+        with _said_where_slow(f"models.{name}: checking {model.name}", tell):
+            origin = find(model.name, model.pretrained, remembered.endpoint, f"models.{name}")
+            return asdict(facts_of(origin)), origin.sources
 
     asked = {"name": model.name, "pretrained": model.pretrained, "open_clip": metadata.version("open_clip_torch")}
     return ModelFacts.from_json(remembered.get("model", asked, find))
+
+
+@contextlib.contextmanager
+def _said_where_slow(line: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Prints a line once the block has taken SLOW_CHECK seconds; a wrong name is found before, and is one line."""
+    timer = threading.Timer(SLOW_CHECK, tell, [line])
+    timer.name, timer.daemon = "slow check", True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        # Where it is printing already, its line comes before what follows.
+        timer.join()
 
 
 def as_now(identity: Json) -> Json:

@@ -39,7 +39,7 @@ def begin(
         loaded: the run's recipe.
         classes: error classes of the images to fetch again.
         options: the command's.
-        tell: called with a line before a check that takes seconds.
+        tell: called with a line while a check takes seconds.
 
     Raises:
         UsageError: an unknown class, nothing fetched yet, or another round that is not finished.
