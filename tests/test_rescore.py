@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 import webdataset as wds
+from helpers.c2pa_boxes import assertion, in_jpeg
+from helpers.c2pa_boxes import store as store_of
 from helpers.said import errors
 from helpers.sample_run import jpeg, read_samples, sample, write_tar
 from hypothesis import given, settings
@@ -254,6 +256,18 @@ def test_a_blocklist_holds_for_samples(tmp_path):
     (tmp_path / "bad").write_text(hashlib.sha256(jpeg(1)).hexdigest() + "\n")
     rows = read_samples(tmp_path / "run", tar, fetch={"blocklists": [str(tmp_path / "bad")]})
     assert [row["error_class"] for row in rows] == ["blocked_digest", None]
+
+
+def test_manifests_hold_for_samples(tmp_path):
+    """Their bytes are at hand, so what their authors say about training counts as it does for downloads."""
+    reserved = in_jpeg(store_of(assertion()), image=jpeg(1))
+    tar = write_tar(tmp_path / "a.tar", [("a.jpg", reserved), ("a.txt", b"one"), *sample("b", 2)])
+    rows = read_samples(tmp_path / "run", tar)
+    assert [row["error_class"] for row in rows] == ["opt_out", None]
+    assert rows[0]["error"] == "C2PA: cawg.training-mining: cawg.ai_generative_training is notAllowed"
+    assert rows[0]["data"] is None
+    rows = read_samples(tmp_path / "ignored", tar, fetch={"c2pa": False})
+    assert [row["error_class"] for row in rows] == [None, None]
 
 
 def test_a_blocklist_of_perceptual_hashes_holds_for_samples(tmp_path):

@@ -1,7 +1,7 @@
 """The fetch worker for samples: reads a part's images from tars and folders, writes `images.tar` and `images.parquet`.
 
-Nothing is downloaded and no request is sent. The bytes pass the same size limits, blocklists and normaliser as those
-of a download.
+Nothing is downloaded and no request is sent. The bytes pass the same size limits, blocklists, check of C2PA
+manifests and normaliser as those of a download.
 """
 
 import os
@@ -21,6 +21,7 @@ from curate.fetch.contract import FetchError, Outcome, Received
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist, phash_blocklist
 from curate.fetch.pictures.blocklist import Blocklist
+from curate.fetch.pictures.c2pa import forbidding_entry
 from curate.fetch.pictures.decoders import NormalisingDecoders
 from curate.fetch.pictures.phash_blocklist import PhashBlocklist
 from curate.fetch.pictures.picture import Picture
@@ -198,6 +199,9 @@ class MembersWorker:
         try:
             if self._blocklist.names(body, received.sha256):
                 raise FetchError("blocked_digest", "its digest is on a blocklist")
+            entry = forbidding_entry(body) if self._settings.c2pa else None
+            if entry:
+                raise FetchError("opt_out", entry)
             picture = self._normalise(body)
         except FetchError as error:
             outcome.failed(error)

@@ -16,7 +16,7 @@ from curate.summaries import done, markers
 
 VERSION = 1
 
-_OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels"}
+_OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels", "c2pa"}
 """Keys of `fetch` that affect images read from samples, which are not downloaded."""
 
 _OF_BLOCKLISTS = {"blocklists", "phash_blocklists", "phash_within"}

@@ -1,8 +1,10 @@
-"""C2PA manifests in JPEG, PNG and WebP, built as the specifications of C2PA and of JUMBF say."""
+"""C2PA manifests in JPEG, PNG, WebP, GIF and AVIF, built as the specifications of C2PA and of JUMBF say."""
 
 import json
 import struct
 import zlib
+
+from PIL import features
 
 from helpers.fetch_samples import drawing, encoded
 
@@ -71,4 +73,29 @@ def in_webp(boxes):
     return b"RIFF" + struct.pack("<I", len(plain) - 8 + len(chunk)) + plain[8:] + chunk
 
 
-FILES = {"jpeg": in_jpeg, "png": in_png, "webp": in_webp}
+def in_gif(boxes, part=255, after=False):
+    """The boxes in sub-blocks of an application extension, before the first frame or after the last one."""
+    frames = [drawing(seed=seed) for seed in range(2)]
+    plain = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    pieces = [boxes[start : start + part] for start in range(0, len(boxes), part)]
+    blocks = b"".join(bytes([len(piece)]) + piece for piece in pieces)
+    block = b"\x21\xff\x0bC2PA_GIF\x01\0\0" + blocks + b"\0"
+    at = len(plain) - 1 if after else 13 + (3 << (plain[10] & 7) + 1 if plain[10] & 0x80 else 0)
+    return plain[:at] + block + plain[at:]
+
+
+C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+
+
+def in_avif(boxes, purpose=b"manifest", after=False, large=False):
+    """The boxes in a uuid box behind ftyp, or at the end: version and flags, purpose, offset of Merkle trees, boxes."""
+    plain = encoded(drawing(), "AVIF")
+    content = C2PA_UUID + b"\0\0\0\0" + purpose + b"\0" + bytes(8) + boxes
+    whole = b"\0\0\0\x01uuid" + struct.pack(">Q", 16 + len(content)) + content if large else box(b"uuid", content)
+    at = len(plain) if after else int.from_bytes(plain[:4])
+    return plain[:at] + whole + plain[at:]
+
+
+FILES = {"jpeg": in_jpeg, "png": in_png, "webp": in_webp, "gif": in_gif}
+if features.check("avif"):
+    FILES["avif"] = in_avif

@@ -1,7 +1,8 @@
 """Reads from an image's C2PA manifests whether they forbid training.
 
-A manifest store is a tree of JUMBF boxes (ISO 19566-5) in APP11 segments of a JPEG, the chunk caBX of a PNG, or the
-chunk C2PA of a WebP. Assertions `cawg.training-mining` (CAWG Training and Data Mining Assertion 1.1) and
+A manifest store is a tree of JUMBF boxes (ISO 19566-5): in APP11 segments of a JPEG, the chunk caBX of a PNG, the chunk
+C2PA of a WebP, an application extension C2PA_GIF of a GIF, or a uuid box of an AVIF or HEIF (C2PA 2.4, A.3 to A.5). It
+is read wherever it is in the file. Assertions `cawg.training-mining` (CAWG Training and Data Mining Assertion 1.1) and
 `c2pa.training-mining` (C2PA 1.x) have entries in CBOR or JSON, each with a `use`: allowed, notAllowed or constrained.
 Without further information, constrained means notAllowed. All manifests of the store are read: a resized copy of a
 reserved picture remains reserved. A forged manifest can only withhold an image, so signatures are not verified.
@@ -17,6 +18,9 @@ from typing import Any
 MAX_SEGMENTS = 20_000
 """Most segments or chunks of a file that are looked at."""
 
+MAX_SUB_BLOCKS = 100_000
+"""Most blocks and sub-blocks of a GIF that are looked at; a sub-block has at most 255 bytes."""
+
 MAX_BOXES = 5_000
 MAX_DEPTH = 8
 """Most boxes of all manifests, and the deepest that are looked at; an assertion is at depth 4."""
@@ -29,13 +33,17 @@ _USES = re.compile(r"(?:c2pa|cawg)\.(?:ai_training|ai_generative_training|data_m
 _FORBIDDEN = frozenset({"notAllowed", "constrained"})
 _APP11, _SOS, _EOI = 0xEB, 0xDA, 0xD9
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
+_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+_MERKLE = b"merkle"
+"""The purpose of uuid boxes that hold hashes of a video's pieces, and no manifests."""
 
 
 def forbidding_entry(data: bytes) -> str | None:
     """Returns the entry of a C2PA manifest that forbids training, as one line, or None where none does.
 
     Args:
-        data: a JPEG, PNG or WebP file; other files have no entries.
+        data: a JPEG, PNG, WebP, GIF, AVIF or HEIF file; other files have no entries.
     """
     budget = _Budget(MAX_BOXES)
     for store in _stores(data):
@@ -64,6 +72,10 @@ def _stores(data: bytes) -> list[bytes]:
         return [body for name, body in _chunks(data, 8, "big", 12) if name == b"caBX"]
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return [body for name, body in _chunks(data, 12, "little", 8) if name == b"C2PA"]
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return list(_of_gif(data))
+    if data[4:8] == b"ftyp":
+        return list(_of_bmff(data))
     return []
 
 
@@ -109,6 +121,51 @@ def _chunks(data: bytes, at: int, order: Any, around: int) -> Iterator[tuple[byt
         name = data[at + 4 : at + 8] if size_first else data[at : at + 4]
         yield name, data[at + 8 : at + 8 + size] if name in (b"caBX", b"C2PA") else b""
         at += around + size + (0 if size_first else size % 2)
+
+
+def _of_gif(data: bytes) -> Iterator[bytes]:
+    """Yields the boxes in a GIF's application extensions, each joined from its sub-blocks.
+
+    An application extension: 0x21 0xFF, a sub-block of 11 bytes with the application's name, and those of its data.
+    """
+    budget = _Budget(MAX_SUB_BLOCKS)
+    at = 13 + _gif_colours(data[10:11])
+    while at < len(data) and budget.spend():
+        if data[at] == _GIF_EXTENSION:
+            is_ours = data[at + 1 : at + 11] == b"\xff\x0bC2PA_GIF"
+            # The 11 bytes are a sub-block that is not among the data.
+            at += 14 if is_ours else 2
+        elif data[at] == _GIF_IMAGE:
+            # Nine bytes of place and size, the last with the size of the frame's colours, and one of the code's size.
+            is_ours = False
+            at += 11 + _gif_colours(data[at + 9 : at + 10])
+        else:
+            return
+        joined = bytearray()
+        while at < len(data) and data[at] and budget.spend():
+            if is_ours:
+                joined += data[at + 1 : at + 1 + data[at]]
+            at += 1 + data[at]
+        at += 1
+        if is_ours:
+            yield bytes(joined)
+
+
+def _gif_colours(flags: bytes) -> int:
+    """Returns the bytes of the table of colours that the flags of a GIF or of its frame announce."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
+def _of_bmff(data: bytes) -> Iterator[bytes]:
+    """Yields the boxes in the uuid boxes of an AVIF or HEIF.
+
+    After the UUID: version and flags (4 bytes), a purpose that ends with a zero, the offset of Merkle trees (8 bytes).
+    """
+    for kind, first, last in _boxes(data, 0, len(data), _Budget(MAX_SEGMENTS)):
+        if kind == b"uuid" and data[first : first + 16] == _UUID:
+            purpose, ends, _ = data[first + 20 : min(last, first + 84)].partition(b"\0")
+            if ends and purpose != _MERKLE:
+                yield data[first + 20 + len(purpose) + 1 + 8 : last]
 
 
 def _boxes(data: bytes, at: int, end: int, budget: _Budget) -> Iterator[tuple[bytes, int, int]]:

@@ -2,9 +2,23 @@
 
 import pytest
 from helpers.bounded import printed
-from helpers.c2pa_boxes import FILES, assertion, box, cbor, in_jpeg, in_png, store, superbox
+from helpers.c2pa_boxes import (
+    C2PA_UUID,
+    FILES,
+    assertion,
+    box,
+    cbor,
+    in_avif,
+    in_gif,
+    in_jpeg,
+    in_png,
+    store,
+    superbox,
+)
+from helpers.fetch_samples import decoded
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageSequence
 
 from curate.fetch.pictures import c2pa
 from curate.fetch.pictures.c2pa import forbidding_entry
@@ -23,6 +37,28 @@ def test_an_entry_is_found_in_every_kind_of_file(file, pad):
 @pytest.mark.parametrize("part", [1, 7, 16, 100])
 def test_boxes_that_span_segments_are_joined(part):
     assert forbidding_entry(in_jpeg(store(assertion()), part))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("part", [1, 7, 255])
+def test_sub_blocks_of_a_gif_are_joined(part, after):
+    data = in_gif(store(assertion()), part, after)
+    assert forbidding_entry(data)
+    assert forbidding_entry(data.replace(b"C2PA_GIF", b"NETSCAPE")) is None
+    # Still a picture of two frames, so it is also one for its reader.
+    assert sum(1 for _ in ImageSequence.Iterator(decoded(data))) == 2
+
+
+@pytest.mark.skipif("avif" not in FILES, reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("purpose", "found"), [(b"manifest", True), (b"update", True), (b"merkle", False)])
+def test_the_uuid_box_of_an_avif(after, large, purpose, found):
+    data = in_avif(store(assertion()), purpose, after, large)
+    assert (forbidding_entry(data) is not None) is found
+    assert forbidding_entry(data.replace(C2PA_UUID, bytes(16))) is None
+    if after:  # a box before the pixels moves them, and their offsets with them
+        assert decoded(data).size == (96, 64)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +131,21 @@ from curate.fetch.pictures.c2pa import forbidding_entry
 size = 20_000_000
 png = b"\\x89PNG\\r\\n\\x1a\\n"
 boxes = b"\\0\\0\\0\\x08jumb" * (size // 8)
+uuid = bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + bytes(4) + b"manifest" + bytes(9) + boxes[:80]
+uuids = (8 + len(uuid)).to_bytes(4, "big") + b"uuid" + uuid
 for data in (
     b"\\xff\\xd8" + b"\\xff\\xeb\\0\\x02" * (size // 4),
     b"\\xff\\xd8" + b"\\xff" * size,
     png + b"\\0\\0\\0\\0IDAT\\0\\0\\0\\0" * (size // 12),
     b"RIFF\\0\\0\\0\\0WEBP" + b"VP8 \\0\\0\\0\\0" * (size // 8),
     png + len(boxes).to_bytes(4, "big") + b"caBX" + boxes,
+    b"GIF89a" + bytes(7) + b"\\x21\\xff\\x0bC2PA_GIF\\1\\0\\0" + b"\\1x" * (size // 2),
+    b"GIF89a" + bytes(7) + b"\\x21\\xff\\0" * (size // 3),
+    b"GIF89a" + bytes(7) + (b"\\x2c" + bytes(11)) * (size // 12),
+    b"GIF89a" + bytes(7) + b"\\x21\\xff\\x0bC2PA_GIF\\1\\0\\0\\0" * (size // 15),
+    b"\\0\\0\\0\\x10ftypavif\\0\\0\\0\\0" + b"\\0\\0\\0\\x08uuid" * (size // 8),
+    b"\\0\\0\\0\\x10ftypavif\\0\\0\\0\\0" + uuids * (size // len(uuids)),
 ):
     print(forbidding_entry(data))
 """
-    assert printed(program, seconds=10) == ["None"] * 5
+    assert printed(program, seconds=10) == ["None"] * 11
