@@ -7,21 +7,24 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from helpers.c2pa_boxes import assertion, in_jpeg
 from helpers.c2pa_boxes import store as store_of
+from helpers.embed_parts import draw
 from helpers.fetch_part import fetched, members, part
 from helpers.fetch_samples import decoded, difference, drawing, encoded, section
 from helpers.hostile_server import HostileServer, endless, head, never, ok, raw, redirect, status, trickle
 
-from curate import schema
+from curate import phash, schema
 from curate.errors import BrokenResult, RecipeError, UsageError
 from curate.fetch import downloader as downloader_module
 from curate.fetch.contract import FetchError, Received
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.part import distinct_images
+from curate.fetch.pictures import phash_blocklist
 from curate.fetch.pictures.blocklist import read
 from curate.fetch.pictures.normalise import Normaliser
 from curate.fetch.polite.hosts import Hosts
@@ -195,6 +198,39 @@ def test_a_blocklist_that_changed_during_the_run_stops_it(tmp_path):
     (tmp_path / "bad").write_text("0" * 64)
     with pytest.raises(RecipeError, match="changed during the run"):
         open_worker(section(blocklists=[str(tmp_path / "bad")], blocked="0123"))
+
+
+def test_a_copy_of_a_listed_picture_is_not_stored(server, tmp_path):
+    """Other bytes under other URLs; the rest of the part comes out as it would without a list."""
+    original = draw(1, (320, 240))
+    server.answers |= {
+        "/original.jpg": ok(encoded(original, quality=90)),
+        "/copy.webp": ok(encoded(original, "WEBP", quality=80)),
+        "/half.png": ok(encoded(original.resize((160, 120)), "PNG")),
+        "/other.jpg": ok(encoded(draw(2, (320, 240)), quality=90)),
+    }
+    paths = ["/original.jpg", "/copy.webp", "/half.png", "/other.jpg", "/4.jpg"]
+    inputs = part(Store(str(tmp_path)), [server.url(path) for path in paths])
+    usual = {"allow": [server.address], "timeout": 20.0}
+    everything = fetched(open_worker(section(**usual)), Store(str(tmp_path)), inputs, "fetch-all")
+    before = {info.name: data for info, data in members(everything)}
+    names = {row["image_id"]: row["file"] for row in everything.table("images.parquet", 0).to_pylist()}
+    listed = phash.of_stored(before[names[schema.image_id(server.url("/original.jpg"))]])
+    (tmp_path / "near").write_text(f"{listed}  a picture\n")
+    lists: dict[str, Any] = {"phash_blocklists": [str(tmp_path / "near")]}
+    lists["blocked_phash"] = phash_blocklist.read([str(tmp_path / "near")], 4).fingerprint
+    folder = fetched(open_worker(section(**usual, **lists)), Store(str(tmp_path)), inputs)
+    rows = {row["image_id"]: row for row in folder.table("images.parquet", 0).to_pylist()}
+    found = {path: rows[schema.image_id(server.url(path))] for path in paths}
+    refused = {path for path, row in found.items() if row["error_class"] == "blocked_phash"}
+    assert refused == {"/original.jpg", "/copy.webp", "/half.png"}
+    assert all(listed in found[path]["error"] and found[path]["file"] is None for path in refused)
+    after = {info.name: data for info, data in members(folder)}
+    assert after == {row["file"]: before[row["file"]] for path, row in found.items() if path not in refused}
+    assert folder.marker(0).counts["error:blocked_phash"] == 3
+    (tmp_path / "near").write_text("0" * 16)
+    with pytest.raises(RecipeError, match=r"fetch\.phash_blocklists: they changed during the run"):
+        open_worker(section(**lists))
 
 
 def test_a_part_that_does_not_end_is_cut_and_completed(server, tmp_path):
