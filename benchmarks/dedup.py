@@ -26,6 +26,7 @@ import torch
 from curate.columns import PairColumns
 from curate.dedup.search import near_pairs
 from curate.dedup.sieve import fit
+from curate.duplicates import Account
 from curate.store import Folder, Store
 
 CPU = torch.device("cpu")
@@ -71,7 +72,8 @@ def measured(vectors: npt.NDArray[np.float16], floor: float, **more: Any) -> tup
     """Returns the pairs, and the CPU-seconds that finding them took."""
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.process_time()
-        found = [columns[:2] for columns in near_pairs(vectors, floor, TILE, CPU, Path(scratch), **more)]
+        what = (vectors, None, floor, TILE, CPU)
+        found = [columns[:2] for columns in near_pairs(*what, Path(scratch), Account(), **more)]
         seconds = time.process_time() - begun
     return {pair for i, j in found for pair in zip(i.tolist(), j.tolist(), strict=True)}, seconds
 

@@ -654,6 +654,7 @@ def near(task: Task) -> None:
 
     from curate.dedup.search import near_pairs
     from curate.device import without_tf32
+    from curate.duplicates import Account
 
     without_tf32()
     torch.set_num_threads(1 if task.quick else _cores())
@@ -662,7 +663,7 @@ def near(task: Task) -> None:
 
     def search(vectors: "npt.NDArray[np.float16]", device: str, tile: int) -> list[Any]:
         with tempfile.TemporaryDirectory() as scratch:
-            found = list(near_pairs(vectors, FLOOR, tile, torch.device(device), Path(scratch)))
+            found = list(near_pairs(vectors, None, FLOOR, tile, torch.device(device), Path(scratch), Account()))
         return [np.concatenate(column) for column in zip(*found, strict=True)]
 
     # On the device the first product also loads cuBLAS.

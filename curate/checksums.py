@@ -71,6 +71,14 @@ def footer_crc32(parquet: bytes) -> int:
     return zlib.crc32(parquet[-_footer_bytes(parquet[-_TAIL:]) :])
 
 
+def footer_crc32_of(opened: IO[bytes]) -> int:
+    """Returns the same of a file that is open for reading."""
+    opened.seek(max(0, opened.seek(0, io.SEEK_END) - _TAIL))
+    length = _footer_bytes(opened.read())
+    opened.seek(-length, io.SEEK_END)
+    return zlib.crc32(opened.read())
+
+
 def check_footer(opened: IO[bytes], size: int, crc32: int | None) -> None:
     """Compares a Parquet file's size and footer with what they have to be; leaves the file at its start.
 

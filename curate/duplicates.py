@@ -3,22 +3,90 @@
 It is a module of the package itself, as all three need it and no room may import another: the recipe takes a kind's
 keys, dedup searches for its near pairs, and select takes its threshold and its description. The kinds themselves are
 modules of `curate.dedup.kinds`, one each; the libraries of a search are imported when the search is opened.
+
+A search gets the distinct images of a run as blocks of nodes, and finds the near pairs of one tile, a block or two
+blocks, at a time. Select and report read the pairs by `near_tables`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from curate.keys import Keys
 from curate.registry import Registry
-from curate.store import Inputs, Json, Outputs
+from curate.store import Folder, Inputs, Json
 
-Search = Callable[[Inputs, Path, Outputs], Iterator[pa.Table]]
-"""Finds near pairs: takes the passes that it reads and an empty local folder; yields rows of `schema.NEAR`, in an order
-that depends on its inputs alone. Adds counts (`images`, `digests`) and notes to the outputs."""
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class PartImages:
+    """The images of a part that can be compared.
+
+    Args:
+        images: image_id and sha256, neither of them null.
+        values: [n, …], the value of each that is compared; of one type and shape in all parts.
+        unusable: the number of images that were left out because their value cannot be compared.
+    """
+
+    images: pa.Table
+    values: "npt.NDArray[Any]"
+    unusable: int = 0
+
+
+@dataclass
+class Account:
+    """The account of a search: every pair of a tile is either compared or excluded by one bound.
+
+    Attributes:
+        compared: pairs whose exact similarity was computed.
+        excluded: by bound, the pairs that it excluded; each pair by the first that does.
+        bounds: by bound, its constants.
+    """
+
+    compared: int = 0
+    excluded: dict[str, int] = field(default_factory=dict)
+    bounds: dict[str, Json] = field(default_factory=dict)
+
+    def exclude(self, bound: str, pairs: int) -> None:
+        """Adds pairs that a bound excluded."""
+        self.excluded[bound] = self.excluded.get(bound, 0) + pairs
+
+    @property
+    def pairs(self) -> int:
+        """All pairs."""
+        return self.compared + sum(self.excluded.values())
+
+    def to_json(self) -> Json:
+        """The account in its stored form."""
+        return asdict(self)
+
+
+class Search(Protocol):
+    """A search that was opened; sets of values are arrays as in `PartImages`, and may be mapped from files."""
+
+    def near(
+        self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any] | None", scratch: Path, account: Account
+    ) -> "Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]":
+        """Yields (i, j, similarity) of all near pairs, ascending by (i, j), also from array to array.
+
+        Args:
+            left: a set of values.
+            right: another set, each of which is paired with each of `left`; None: the pairs i < j of `left`.
+            scratch: an empty local folder.
+            account: is told what happens to every pair.
+        """
+
+    def similarities(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+        """Returns the similarity of each of `left` and each of `right`, float64 [n, m], computed without any bound."""
+
+    def floor(self) -> float:
+        """Returns the lowest similarity of a near pair."""
 
 
 class DuplicateKind(ABC):
@@ -44,9 +112,12 @@ class DuplicateKind(ABC):
 class NearKind(DuplicateKind):
     """A kind with a similarity; the pass `dedup-<name>` finds its near pairs at or above a floor.
 
+    The pass `nodes-<name>` gathers the values that are compared, one for each distinct image.
+
     Attributes:
         version: of the search, raised when it would find other pairs in the same inputs.
         section: the search's own keys in the recipe's section `dedup`; two kinds must not have a key of one name.
+        block_rows: images in a block, about: what a tile's memory allows.
         column: a column of pairs that is null where an image cannot be compared.
         measure: a noun for the similarity.
         wants_gpu: whether the search can use a GPU.
@@ -54,6 +125,7 @@ class NearKind(DuplicateKind):
 
     version: ClassVar[int] = 1
     section: ClassVar[type[Keys]]
+    block_rows: ClassVar[int]
     column: ClassVar[str]
     measure: ClassVar[str]
     wants_gpu: ClassVar[bool] = False
@@ -62,6 +134,11 @@ class NearKind(DuplicateKind):
     def search_pass(self) -> str:
         """The short name of the pass that searches."""
         return f"dedup-{self.name}"
+
+    @property
+    def nodes_pass(self) -> str:
+        """The short name of the pass that gathers nodes."""
+        return f"nodes-{self.name}"
 
     @abstractmethod
     def threshold(self, keys: Any) -> float:
@@ -78,7 +155,7 @@ class NearKind(DuplicateKind):
 
     @abstractmethod
     def reads(self, models: Sequence[str]) -> list[str]:
-        """The short names of the passes that the search reads; `models` are the recipe's, the first one first."""
+        """The short names of the passes whose values are compared; `models` are the recipe's, the first one first."""
 
     @abstractmethod
     def depends(self, dedup: Any) -> Json:
@@ -87,6 +164,14 @@ class NearKind(DuplicateKind):
     @abstractmethod
     def settings(self, recipe: Any) -> Json:
         """The settings of the search, JSON-able; `recipe` is the whole recipe (`curate.recipe.Recipe`)."""
+
+    @abstractmethod
+    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
+        """Reads the images of a part, in a worker.
+
+        Raises:
+            BrokenResult: the tables of the part do not belong together.
+        """
 
     @abstractmethod
     def open(self, settings: Json) -> Search:
@@ -108,3 +193,14 @@ KINDS: Registry[DuplicateKind] = Registry(
 def near_kinds() -> Iterator[NearKind]:
     """The kinds that have a search."""
     return (kind for kind in KINDS.values() if isinstance(kind, NearKind))
+
+
+def near_tables(search: Folder, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yields the near pairs (`schema.NEAR`) that a finished search has found, ascending by tile.
+
+    Args:
+        search: the folder of the pass.
+        columns: names; None: all.
+    """
+    for tile in range(search.marker().counts["tiles"]):
+        yield from search.tables("near.parquet", tile, columns)

@@ -90,7 +90,7 @@ def lay_out(
         add(one)
     add(*embed.declare(prepared))
     add(*signals.declare(prepared))
-    add(*dedup.declare(prepared, scope))
+    add(*dedup.declare(prepared, scope, sample.rows if sample else n_rows))
     columns = [name for name, pass_ in passes.items() if pass_.declared.is_decided_on]
     add(select.declare(prepared, {**scope, **rows}, columns))
     add(pack.declare(prepared, columns))

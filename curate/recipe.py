@@ -509,8 +509,6 @@ class Recipe(Keys):
         for name in value:
             if name not in BOOKED:
                 raise ValueError(f"no pass with workers is named {name!r}{nearest(name, BOOKED)}")
-        if value.get("dedup", PassWorkers()).count:
-            raise ValueError("dedup.count: a search for near pairs is one unit, which one worker runs")
         return value
 
     @model_validator(mode="after")

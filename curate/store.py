@@ -30,7 +30,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.checksums import Changed, check_entries, check_footer, footer_crc32, json_bytes, json_of
+from curate.checksums import Changed, check_entries, check_footer, footer_crc32, footer_crc32_of, json_bytes, json_of
 from curate.errors import BrokenResult, Damaged, StoreError
 from curate.scratch import scratch
 
@@ -535,6 +535,13 @@ class Folder:
                 check_entries(table, file.metadata, [group])
                 yield table
 
+    def row_group(self, role: str, unit: int, group: int) -> pa.Table:
+        """One row group of a unit's Parquet file. Raises as `table`."""
+        with self._parquet(self.info(role, unit), unit) as file:
+            table = file.read_row_group(group)
+            check_entries(table, file.metadata, [group])
+            return table
+
     @contextlib.contextmanager
     def _parquet(self, info: FileInfo, unit: int) -> Iterator[pq.ParquetFile]:
         """Opens a Parquet file after its footer was compared with the marker; pages are compared as they are read."""
@@ -603,7 +610,8 @@ class Outputs:
         name = name or self._name(role)
         with source.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        info = FileInfo(name, source.stat().st_size, digest, rows)
+            footer = footer_crc32_of(opened) if role.endswith(".parquet") else None
+        info = FileInfo(name, source.stat().st_size, digest, rows, footer)
         self.folder.store.put_file(f"{self.folder.path}/{name}", source)
         self.files[role] = info
         return info
@@ -627,10 +635,20 @@ class Outputs:
         self.files[role] = dataclasses.replace(info, footer=footer, content=content)
         return self.files[role]
 
-    def put_json(self, role: str, content: Any, *, name: str | None = None) -> FileInfo:
-        """Writes JSON with sorted keys."""
-        text = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False)
-        return self.put(role, (text + "\n").encode(), name=name)
+    def put_json(self, role: str, content: Any, *, name: str | None = None, same: Any = None) -> FileInfo:
+        """Writes JSON with sorted keys.
+
+        Args:
+            role: as in `put`.
+            content: JSON-able.
+            name: as in `put`.
+            same: what has to be the same when the unit is done again, where that is not all of `content`.
+        """
+        info = self.put(role, _json_text(content), name=name)
+        if same is not None:
+            digest = hashlib.sha256(_json_text(same)).hexdigest()
+            self.files[role] = dataclasses.replace(info, content=digest)
+        return self.files[role]
 
     def _name(self, role: str) -> str:
         """`pairs/000012.<attempt>.parquet`: files of a role have a folder, so that `pairs/*.parquet` is one dataset."""
@@ -699,6 +717,10 @@ def key(unit: int) -> str:
 def _is_of_content(error: Exception) -> bool:
     """Whether an error is about a file's content; pyarrow raises plain OSErrors, too, for pages that changed."""
     return not isinstance(error, OSError) or isinstance(error, pa.ArrowException) or type(error) is OSError
+
+
+def _json_text(content: Any) -> bytes:
+    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -1,150 +1,226 @@
-"""Reduces images to nodes: one value to compare for each distinct digest, ascending by digest, on the local disk.
+"""Reduces images to nodes: one value to compare for each distinct digest, ascending by digest, in blocks.
 
-All copies of a file would be near each other, so the search runs on distinct digests. Images are written to buckets
-by the first byte of their digest, then each bucket is sorted by itself: memory holds one part, or one bucket of about
-a 256th of the corpus.
+All copies of a file would be near each other, so the search runs on distinct digests. A digest has the value of its
+image with the smallest image_id. A run of many images is gathered in two steps: a *shelf* holds the distinct images of
+some parts, ascending by digest, in one row group for each block; a *block* holds the nodes of a range of digests, from
+all shelves. Memory holds one shelf, or one block.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from curate.duplicates import PartImages
 from curate.errors import BrokenResult
 from curate.schema import NEAR
+from curate.store import Folder, Outputs
 
-DIGEST_BYTES = 32
+DIGEST_BYTES, ID_BYTES = 32, 16
+
+ROLE = "nodes.parquet"
+"""The file of a shelf, and of a block."""
+
+_GROUP_BYTES = 32 << 20
+"""Bytes of nodes in one row group of a block."""
+
+Records = npt.NDArray[Any]
+"""Images as records: `digest` and `image` as big-endian words, which sort as their bytes do, and `value`."""
+
+
+def records(found: PartImages, where: str) -> Records:
+    """Returns the images of a part as records. Raises BrokenResult where a digest is not 64 hex digits."""
+    digests = bytes.fromhex("".join(found.images["sha256"].to_pylist()))
+    if len(digests) != DIGEST_BYTES * len(found.images):
+        raise BrokenResult(f"{where} has a sha256 that is not 64 hex digits")
+    made = np.empty(len(found.images), _record(found.values.dtype, found.values.shape[1:]))
+    made["digest"] = np.frombuffer(digests, ">u8").reshape(-1, 4)
+    made["image"] = np.frombuffer(b"".join(found.images["image_id"].to_pylist()), ">u8").reshape(-1, 2)
+    made["value"] = found.values
+    return made
+
+
+def distinct(pieces: Sequence[Records], where: str) -> Records:
+    """Returns one record for each digest, that of the smallest image_id; ascending by digest.
+
+    Args:
+        pieces: records, in any order; one array at least.
+        where: the folder of the values, for messages.
+
+    Raises:
+        BrokenResult: the values of two pieces differ in type or shape.
+    """
+    filled = [piece for piece in pieces if len(piece)] or pieces[:1]
+    for piece in filled:
+        if piece.dtype != filled[0].dtype:
+            some, others = filled[0].dtype["value"], piece.dtype["value"]
+            raise BrokenResult(f"{where}: some parts have values of {some}, others of {others}")
+    # Of this type, as NumPy would change the order of bytes.
+    together = np.concatenate(filled, dtype=filled[0].dtype)
+    words = [together["image"][:, 1], together["image"][:, 0]]
+    words += [together["digest"][:, word] for word in (3, 2, 1, 0)]
+    together = together[np.lexsort(words)]
+    digest = together["digest"]
+    first = np.ones(len(together), dtype=bool)
+    first[1:] = (digest[1:] != digest[:-1]).any(axis=1)
+    return together[first]
+
+
+def by_block(ascending: Records, blocks: int) -> list[Records]:
+    """Divides records that ascend by digest into the blocks: equal ranges of a digest's first 32 bits."""
+    block = (ascending["digest"][:, 0] >> np.uint64(32)) * np.uint64(blocks) >> np.uint64(32)
+    bounds = np.searchsorted(block, np.arange(blocks + 1))
+    return [ascending[start:stop] for start, stop in itertools.pairwise(bounds.tolist())]
+
+
+def write(path: Path, groups: Iterable[Records], like: Records, *, ids: bool = True) -> None:
+    """Writes records as a local Parquet file, one row group for each array, also where it is empty.
+
+    Args:
+        path: the file.
+        groups: the records.
+        like: records, of which only the type counts.
+        ids: whether the image ids are written, too; `read` needs them.
+    """
+    value = like.dtype["value"]
+    about = {"dtype": value.base.str, "shape": json.dumps(value.shape)}
+    widths = {"digest": DIGEST_BYTES, "image": ID_BYTES, "value": value.itemsize}
+    written = [name for name in widths if ids or name != "image"]
+    schema = pa.schema([(name, pa.binary(widths[name])) for name in written], about)
+    # Digests are distinct and values nearly random: neither a dictionary nor compression would make them shorter.
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for group in groups:
+            columns = [_binary(group[field.name], field.type) for field in schema]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=max(1, len(group)))
+
+
+def read(table: pa.Table) -> Records:
+    """Returns the records of a row group that `write` wrote."""
+    about = table.schema.metadata
+    made = np.empty(table.num_rows, _record(np.dtype(about[b"dtype"].decode()), tuple(json.loads(about[b"shape"]))))
+    for name in table.column_names:
+        made[name] = _plain(table[name]).view(made.dtype[name].base).reshape(-1, *made.dtype[name].shape)
+    return made
+
+
+def put_block(block: Records, out: Outputs, path: Path) -> "BlockFacts":
+    """Writes a block of nodes as a unit's files.
+
+    Args:
+        block: distinct records, ascending by digest.
+        out: the unit's outputs.
+        path: a local file that may be written.
+    """
+    each = max(1, _GROUP_BYTES // block.dtype.itemsize)
+    write(path, (block[start : start + each] for start in range(0, max(1, len(block)), each)), block, ids=False)
+    out.put_file(ROLE, path, rows=len(block))
+    content = hashlib.sha256()
+    for name in ("digest", "value"):
+        content.update(np.ascontiguousarray(block[name]).data)
+    facts = BlockFacts(len(block), content.hexdigest())
+    out.put_json("block.json", facts.__dict__)
+    return facts
 
 
 @dataclass(frozen=True)
-class PartImages:
-    """The images of a part that can be compared.
+class BlockFacts:
+    """What a certificate says of a block.
 
-    Args:
-        images: image_id and sha256, neither of them null.
-        values: [n, …], the value of each that is compared; of one type and shape in all parts.
-        unusable: the number of images that were left out because their value cannot be compared.
+    Attributes:
+        nodes: their number.
+        sha256: of the digests, then the values, in order.
     """
 
-    images: pa.Table
-    values: npt.NDArray[Any]
-    unusable: int = 0
+    nodes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, folder: Folder, block: int) -> Self:
+        """Returns the facts that `put_block` stored."""
+        return cls(**folder.json("block.json", block))
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The distinct digests of a corpus, each with one value.
+    """The nodes of a block.
 
     Args:
         digests: uint8 [n, 32], ascending, without repeats.
         values: [n, …], unchanged.
-        images: the number of images with a digest and a usable value.
-        unusable: the number of images with a digest whose value cannot be compared; they have no node.
     """
 
     digests: npt.NDArray[np.uint8]
     values: npt.NDArray[Any]
-    images: int
-    unusable: int
 
-    def near(
-        self, i: npt.NDArray[np.integer], j: npt.NDArray[np.integer], similarity: npt.NDArray[np.float64]
-    ) -> pa.Table:
-        """Converts pairs of nodes, i < j, into rows of `schema.NEAR`."""
-        # Nodes ascend by digest, so i < j is sha256_a < sha256_b.
-        return pa.table([_hex(self.digests[i]), _hex(self.digests[j]), pa.array(similarity)], schema=NEAR)
-
-
-def collect(read: Callable[[int], PartImages], parts: Sequence[int], scratch: Path, where: str) -> Nodes:
-    """Reads the images of all parts and keeps one value for each digest: that of the smallest image_id.
-
-    Args:
-        read: reads the images of a part.
-        parts: the parts to read.
-        scratch: a local folder; the returned arrays are mapped from files in it.
-        where: the folder of the values, for messages.
-
-    Raises:
-        BrokenResult: the values of two parts differ in type or shape, or a digest is not 64 hex digits.
-    """
-    images = unusable = 0
-    record: np.dtype[Any] | None = None
-    with contextlib.ExitStack() as opened:
-        buckets: dict[int, IO[bytes]] = {}
-        for part in parts:
-            found = read(part)
-            records = _records(found, f"{where}: part {part}")
-            record = records.dtype if record is None else record
-            if record != records.dtype:
-                differ = f"values of {records.dtype['value']}, others of {record['value']}"
-                raise BrokenResult(f"{where}: part {part} has {differ}")
-            images += len(records)
-            unusable += found.unusable
-            for first, rows in _by_first_byte(records):
-                if first not in buckets:
-                    buckets[first] = opened.enter_context((scratch / f"bucket-{first:02x}").open("wb"))
-                buckets[first].write(rows.tobytes())
-    digests_file, values_file = scratch / "digests", scratch / "values"
-    count, value = 0, record["value"] if record is not None else np.dtype("f2")
-    with digests_file.open("wb") as digests, values_file.open("wb") as values:
-        for first in sorted(buckets):
-            bucket = scratch / f"bucket-{first:02x}"
-            distinct = _distinct(np.fromfile(bucket, dtype=record))
-            bucket.unlink()
-            digests.write(distinct["digest"].tobytes())
-            values.write(distinct["value"].tobytes())
-            count += len(distinct)
-    return Nodes(
-        _mapped(digests_file, np.dtype(np.uint8), (count, DIGEST_BYTES)),
-        _mapped(values_file, value.base, (count, *value.shape)),
-        images,
-        unusable,
-    )
+    @classmethod
+    def load(cls, folder: Folder, block: int, scratch: Path) -> Self:
+        """Reads a block into two local files, from which the arrays are mapped; holds one row group in memory."""
+        count, files = 0, (scratch / f"digests-{block}", scratch / f"values-{block}")
+        with files[0].open("wb") as digests, files[1].open("wb") as values:
+            for table in folder.tables(ROLE, block, ["digest", "value"]):
+                digests.write(_plain(table["digest"]).data)
+                values.write(_plain(table["value"]).data)
+                count += table.num_rows
+        about = table.schema.metadata
+        value, shape = np.dtype(about[b"dtype"].decode()), tuple(json.loads(about[b"shape"]))
+        return cls(
+            _mapped(files[0], np.dtype(np.uint8), (count, DIGEST_BYTES)), _mapped(files[1], value, (count, *shape))
+        )
 
 
-def _records(found: PartImages, where: str) -> npt.NDArray[Any]:
-    digests = bytes.fromhex("".join(found.images["sha256"].to_pylist()))
-    if len(digests) != DIGEST_BYTES * len(found.images):
-        raise BrokenResult(f"{where} has a sha256 that is not 64 hex digits")
-    # Big-endian words sort as their bytes do.
-    value = ("value", found.values.dtype, found.values.shape[1:])
-    records = np.empty(len(found.images), dtype=np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), value]))
-    records["digest"] = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)
-    records["image"] = np.frombuffer(b"".join(found.images["image_id"].to_pylist()), dtype=">u8").reshape(-1, 2)
-    records["value"] = found.values
-    return records
+def near_table(
+    left: Nodes,
+    right: Nodes,
+    i: npt.NDArray[np.integer[Any]],
+    j: npt.NDArray[np.integer[Any]],
+    similarity: npt.NDArray[np.float64],
+) -> pa.Table:
+    """Converts pairs of nodes into rows of `schema.NEAR`; the digest of each i has to be before that of its j."""
+    return pa.table([_hex(left.digests[i]), _hex(right.digests[j]), pa.array(similarity)], schema=NEAR)
 
 
-def _by_first_byte(records: npt.NDArray[Any]) -> list[tuple[int, npt.NDArray[Any]]]:
-    first = (records["digest"][:, 0] >> np.uint64(56)).astype(np.uint8)
-    order = np.argsort(first, kind="stable")
-    values, starts = np.unique(first[order], return_index=True)
-    return list(zip(values.tolist(), np.split(records[order], starts[1:]), strict=True)) if len(records) else []
+def gather(found: Iterable[PartImages], where: str) -> tuple[Records, dict[str, int]]:
+    """Returns the distinct records of some parts, and how many images they have, and have that cannot be compared."""
+    pieces, counts = [], {"images": 0, "unusable": 0}
+    for number, images in enumerate(found):
+        pieces.append(records(images, f"{where}: part {number}"))
+        counts["images"] += len(images.images)
+        counts["unusable"] += images.unusable
+    return distinct(pieces, where), counts
 
 
-def _distinct(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """One record for each digest, that of the smallest image_id; ascending by digest."""
-    words = [records["image"][:, 1], records["image"][:, 0]]
-    words += [records["digest"][:, word] for word in (3, 2, 1, 0)]
-    records = records[np.lexsort(words)]
-    digest = records["digest"]
-    first = np.ones(len(records), dtype=bool)
-    first[1:] = (digest[1:] != digest[:-1]).any(axis=1)
-    return records[first]
+def _record(value: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
+    return np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), ("value", value, shape)])
+
+
+def _binary(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    flat = np.ascontiguousarray(values)
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
+
+
+def _plain(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    """The bytes of a column of binaries of one width, one after the other."""
+    whole = column.combine_chunks()
+    if not len(whole):
+        return np.empty(0, np.uint8)
+    width = whole.type.byte_width
+    return np.frombuffer(whole.buffers()[1], np.uint8)[whole.offset * width : (whole.offset + len(whole)) * width]
 
 
 def _hex(digests: npt.NDArray[np.uint8]) -> pa.Array:
     """Digests uint8 [n, 32] as strings of 64 hex digits."""
     digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
     text = digits[np.stack((digests >> 4, digests & 15), axis=-1)].reshape(len(digests), 2 * DIGEST_BYTES)
-    fixed = [None, pa.py_buffer(text.tobytes())]
-    of = pa.binary(2 * DIGEST_BYTES)
-    return pa.FixedSizeBinaryArray.from_buffers(of, len(text), fixed).cast(pa.binary()).cast(pa.string())
+    return _binary(text, pa.binary(2 * DIGEST_BYTES)).cast(pa.binary()).cast(pa.string())
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

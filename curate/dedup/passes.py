@@ -1,35 +1,129 @@
-"""The passes of `dedup`: one search, of a single unit, for each kind of duplicate whose near pairs a step reads."""
+"""The passes of `dedup`: nodes, and a search, for each kind of duplicate whose near pairs a step reads."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from curate.dedup.tiles import tiles
 from curate.duplicates import NearKind, near_kinds
 from curate.prepare import Prepared, near_kinds_of
-from curate.runs.passes import Declaration, Layout
+from curate.runs.booking import Booking, for_pack
+from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.work import Work
-from curate.store import WHOLE, Json
+from curate.store import WHOLE, Inputs, Json
+
+VERSION = 1
+
+MOST_BLOCKS = 500
+"""Blocks of the longest runs, whose blocks are larger: 500 make 125,250 tiles."""
+
+SHELF_ROWS = 200_000
+"""Rows of a shelf, whose images are held in memory."""
 
 
-def declare(prepared: Prepared, scope: Json) -> Iterator[Declaration]:
-    """Declares the near pairs, which depend on the search, on its floor and on the parts that are covered."""
+def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]:
+    """Declares nodes, which depend on the parts that are covered, and the near pairs, which depend on the floor.
+
+    Args:
+        prepared: the recipe.
+        scope: the covered parts.
+        rows: of the covered parts.
+    """
     for kind in _asked(prepared):
-        depends = {**kind.depends(prepared.recipe.dedup), **scope}
+        blocks = _blocks(kind, rows)
+        divided = {"blocks": blocks} if blocks > 1 else {}
         reads = kind.reads(prepared.models)
-        yield Declaration(kind.search_pass, "dedup", kind.version, depends, reads, is_decided_on=True)
+        yield Declaration(kind.nodes_pass, "dedup", VERSION, {**scope, **divided}, reads)
+        depends = kind.depends(prepared.recipe.dedup)
+        yield Declaration(kind.search_pass, "dedup", kind.version, depends, [kind.nodes_pass], is_decided_on=True)
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """Yields the work of each search."""
+    """Yields the works of each search; each is done before the next is asked for."""
     for kind in _asked(prepared):
-        name = kind.search_pass
+        nodes, search = layout.passes[kind.nodes_pass], layout.passes[kind.search_pass]
+        inputs = layout.inputs(kind.nodes_pass, kind.search_pass)
+        settings = {"kind": kind.name, **kind.settings(prepared.recipe)}
+        blocks = nodes.declared.depends.get("blocks", 1)
+        workers, booking = prepared.recipe.booking("dedup", for_pack, uses_gpu=kind.wants_gpu)
+        if blocks > 1:
+            yield from by_blocks(kind, nodes, search, inputs, settings, blocks, layout.rows, workers, booking)
+            continue
         yield Work(
-            name,
+            kind.search_pass,
             "curate.dedup.worker:open_worker",
-            {"kind": kind.name, **kind.settings(prepared.recipe)},
-            {name: layout.passes[name]},
-            layout.inputs(name),
+            settings,
+            {kind.search_pass: search, kind.nodes_pass: nodes},
+            inputs,
             (WHOLE,),
-            booking=prepared.recipe.booking("dedup", uses_gpu=kind.wants_gpu)[1],
+            booking=booking,
         )
+
+
+def by_blocks(
+    kind: NearKind,
+    nodes: Pass,
+    search: Pass,
+    inputs: Inputs,
+    settings: Json,
+    blocks: int,
+    rows: float,
+    workers: int | None,
+    booking: Booking,
+) -> Iterator[Work]:
+    """Yields the works of a run of several blocks (`curate.dedup.worker`).
+
+    Args:
+        kind: the kind of duplicate.
+        nodes: the pass of the blocks.
+        search: the pass of the near pairs.
+        inputs: the passes that both read.
+        settings: of the search, with `kind`.
+        blocks: their number.
+        rows: of a part, on average.
+        workers: their number; None: the engine chooses it.
+        booking: what each worker reserves.
+    """
+    store, each = nodes.folder.store, max(1, int(SHELF_ROWS / max(1.0, rows)))
+    n_shelves = -(-len(inputs.parts) // each)
+    work_folder = f"{nodes.folder.path}/work"
+    shelves = Pass.of(store, Declaration(f"{work_folder}/shelves", "dedup", VERSION, {"rows": SHELF_ROWS}))
+    settings = {**settings, "blocks": blocks, "parts_each": each, "shelves": n_shelves}
+    without_gpu = replace(booking, gpus=0.0)
+
+    def step(
+        name: str, output: Pass, units: range | tuple[int], per_unit: float = 0.0, booked: Booking = without_gpu
+    ) -> Work:
+        is_whole = tuple(units) == (WHOLE,)
+        return Work(
+            kind.search_pass if name == "search" else f"{kind.search_pass}-{name}",
+            f"curate.dedup.worker:open_{name}",
+            settings,
+            {output.declared.name: output},
+            Inputs({**inputs.folders, "shelves": shelves.folder}, inputs.parts),
+            units,
+            per_unit,
+            processes=1 if is_whole else workers,
+            booking=booked,
+            is_small=is_whole,
+        )
+
+    gather = step("gather", nodes, range(blocks), len(inputs.parts) * rows / blocks)
+    add_up = step("add_up", nodes, (WHOLE,))
+    if len(gather.done()) < blocks or not add_up.done():
+        # So that nodes that were stopped are known as such, and are swept when they are done.
+        nodes.settle()
+        yield step("shelve", shelves, range(n_shelves), rows * each)
+        yield gather
+        yield add_up
+    if store.kind(work_folder):
+        store.delete_folder(work_folder)
+    yield step("search", search, range(len(tiles(blocks))), booked=booking)
+    yield step("certify", search, (WHOLE,))
+
+
+def _blocks(kind: NearKind, rows: int) -> int:
+    """The number of blocks for so many rows."""
+    return min(MOST_BLOCKS, max(1, -(-rows // kind.block_rows)))
 
 
 def _asked(prepared: Prepared) -> Iterator[NearKind]:

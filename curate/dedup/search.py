@@ -9,7 +9,7 @@ On a CPU, candidates are found by short vectors (`curate.dedup.sieve`) where a s
 and on a GPU, by the float32 product of whole vectors.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.dedup.sieve import Basis, Sieve, fit
+from curate.dedup.sieve import Basis, Sieve, Vectors, fit
+from curate.duplicates import Account
 
 Indices = npt.NDArray[np.int64]
 Found = tuple[Indices, Indices, npt.NDArray[np.float64]]
+
+_NONE = np.empty(0, np.int64)
 
 DIGITS = 6
 """Similarities are rounded to this many decimals, and compared with the floor after that."""
@@ -36,99 +39,151 @@ _GATHERED = 256
 
 
 def near_pairs(
-    vectors: npt.NDArray[np.float16],
+    left: Vectors,
+    right: Vectors | None,
     floor: float,
     tile: int,
     device: torch.device,
     scratch: Path,
+    account: Account,
     *,
     threads: int = 1,
-    choose: Callable[[npt.NDArray[np.float16], float], Basis | None] = fit,
+    choose: Callable[[Vectors, float], Basis | None] = fit,
 ) -> Iterator[Found]:
-    """Yields all pairs i < j whose cosine, rounded to 1e-6, is at least the floor.
+    """Yields all pairs whose cosine, rounded to 1e-6, is at least the floor.
 
     Memory: two tiles of vectors, for each thread one block of products, and the pairs found in one row of tiles.
 
     Args:
-        vectors: float16 [n, dim], finite and not zero, in random order; read a tile at a time.
+        left: float16 [n, dim], finite and not zero, in random order; read a tile at a time.
+        right: another set, as `left`, of which each is paired with each of `left`; None: the pairs i < j of `left`.
         floor: the lowest cosine that counts.
         tile: vectors in one side of a tile.
         device: computes the products.
         scratch: a local folder, for short vectors: up to 2 kB a vector.
+        account: is told what happens to every pair.
         threads: threads that compare short vectors; products of whole vectors use torch's own.
         choose: chooses the basis of short vectors, or none; called on a CPU only.
 
     Yields:
         (i, j, similarity) of one row of tiles, ascending by (i, j); the rows of tiles are in ascending order, too.
     """
-    basis = choose(vectors, floor) if device.type == "cpu" else None
+    basis = choose(left, floor) if device.type == "cpu" else None
     if basis is None:
-        found = _by_whole_vectors(vectors, floor, tile, device)
+        found = _by_whole_vectors(left, right, floor, tile, device, account)
     else:
-        found = _by_short_vectors(Sieve.of(vectors, floor, basis, scratch), tile, threads)
+        sieves = [Sieve.of(left, floor, basis, scratch / "left")]
+        sieves += [] if right is None else [Sieve.of(right, floor, basis, scratch / "right")]
+        found = _by_short_vectors(sieves, tile, threads, account)
+    others = left if right is None else right
     for i, j in found:
-        similarity = cosine(vectors, i, j)
+        account.compared += len(i)
+        similarity = cosine(left, others, i, j)
         near = similarity >= floor
         i, j, similarity = i[near], j[near], similarity[near]
         order = np.lexsort((j, i))
         yield i[order], j[order], similarity[order]
 
 
+def cosines(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
+    """Returns the cosine of each of `left` and each of `right`, rounded to 1e-6, by the float64 product: the oracle."""
+    near, far = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    norms = np.outer(_dot(near, near), _dot(far, far))
+    rounded: npt.NDArray[np.float64] = np.round(near @ far.T / np.sqrt(norms), DIGITS)
+    return rounded
+
+
 def _by_whole_vectors(
-    vectors: npt.NDArray[np.float16], floor: float, tile: int, device: torch.device
+    left: Vectors, right: Vectors | None, floor: float, tile: int, device: torch.device, account: Account
 ) -> Iterator[tuple[Indices, Indices]]:
     """Yields the candidates of each row of tiles, by the float32 product of whole vectors."""
-    count, dim = vectors.shape
+    dim = left.shape[1]
+    others = left if right is None else right
     # The rounding error of a float32 dot product of unit vectors is at most dim · 2^-24 in any order of summation,
     # and as much again for the two norms; 1e-6 covers the rounding of the result.
     bound = floor - (2 * dim + 16) * 2.0**-24 - 1e-6
-    for top in range(0, count, tile):
-        left = _unit(vectors[top : top + tile], device)
-        rows, columns = [], []
-        for start in range(top, count, tile):
-            right = left if start == top else _unit(vectors[start : start + tile], device)
-            above = _at_least(left @ right.T, bound)
-            i, j = above[:, 0] + top, above[:, 1] + start
-            rows.append(i[i < j])
-            columns.append(j[i < j])
-        yield np.concatenate(rows), np.concatenate(columns)
+    account.bounds["float32"] = {"values": dim, "below": bound}
+    for top in range(0, len(left), tile):
+        rows = slice(top, min(top + tile, len(left)))
+        here = _unit(left[rows], device)
+        found_i, found_j = [], []
+        for columns in _slices(top if right is None else 0, len(others), tile):
+            there = here if right is None and columns.start == top else _unit(others[columns], device)
+            above = _at_least(here @ there.T, bound)
+            i, j = _wanted(above[:, 0] + top, above[:, 1] + columns.start, right)
+            account.exclude("float32", _pairs(rows, columns, right) - len(i))
+            found_i.append(i)
+            found_j.append(j)
+        yield np.concatenate([_NONE, *found_i]), np.concatenate([_NONE, *found_j])
 
 
-def _by_short_vectors(sieve: Sieve, tile: int, threads: int) -> Iterator[tuple[Indices, Indices]]:
-    """Yields the candidates of each row of tiles, by both kinds of short vectors."""
-    count = len(sieve.first)
+def _by_short_vectors(
+    sieves: Sequence[Sieve], tile: int, threads: int, account: Account
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yields the candidates of each row of tiles, by both kinds of short vectors.
 
-    def candidates(block: tuple[slice, slice]) -> tuple[Indices, Indices]:
-        left, right = block
-        i, j = _sifted(sieve, left, right)
-        return i[i < j], j[i < j]
+    Args:
+        sieves: of the only set, or of both.
+        tile: vectors in one row of tiles.
+        threads: threads that compare.
+        account: is told what happens to every pair.
+    """
+    left, right = sieves[0], sieves[-1]
+    other = None if len(sieves) == 1 else right.first
+    names = ("short", "longer")
+    for name, width, bound in zip(names, (left.first.shape[1], left.second.shape[1]), left.bounds, strict=True):
+        account.bounds[name] = {"values": width, "below": bound}
+
+    def candidates(block: tuple[slice, slice]) -> tuple[Indices, Indices, int]:
+        rows, columns = block
+        first = torch.from_numpy(np.array(left.first[rows])) @ torch.from_numpy(np.array(right.first[columns])).T
+        width = first.shape[1]
+        at = np.flatnonzero(first.numpy() >= left.bounds[0])
+        i, j = _wanted(at // width + rows.start, at % width + columns.start, other)
+        products = np.empty(len(i), np.float32)
+        for start in range(0, len(i), _GATHERED):
+            chunk = slice(start, start + _GATHERED)
+            np.einsum("kd,kd->k", left.second[i[chunk]], right.second[j[chunk]], out=products[chunk])
+        is_left = products >= left.bounds[1]
+        return i[is_left], j[is_left], len(i)
 
     # torch's own threads cost more for products of this size than they save.
     own = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for top in range(0, count, tile):
-                rows = list(_slices(top, min(top + tile, count), _ROWS))
-                blocks = [(left, right) for right in _slices(top, count, _COLUMNS) for left in rows]
+            for top in range(0, len(left.first), tile):
+                rows = list(_slices(top, min(top + tile, len(left.first)), _ROWS))
+                blocks = [
+                    (some, columns)
+                    for columns in _slices(top if other is None else 0, len(right.first), _COLUMNS)
+                    for some in rows
+                    if _pairs(some, columns, other)
+                ]
                 found = list(pool.map(candidates, blocks))
-                yield np.concatenate([i for i, _ in found]), np.concatenate([j for _, j in found])
+                for (some, columns), (i, _, passed) in zip(blocks, found, strict=True):
+                    account.exclude("short", _pairs(some, columns, other) - passed)
+                    account.exclude("longer", passed - len(i))
+                yield (
+                    np.concatenate([_NONE, *(i for i, _, _ in found)]),
+                    np.concatenate([_NONE, *(j for _, j, _ in found)]),
+                )
     finally:
         torch.set_num_threads(own)
 
 
-def _sifted(sieve: Sieve, left: slice, right: slice) -> tuple[Indices, Indices]:
-    """The pairs of two ranges that neither kind of short vectors excludes."""
-    first = torch.from_numpy(np.array(sieve.first[left])) @ torch.from_numpy(np.array(sieve.first[right])).T
-    width = first.shape[1]
-    at = np.flatnonzero(first.numpy() >= sieve.bounds[0])
-    i, j = at // width + left.start, at % width + right.start
-    products = np.empty(len(at), np.float32)
-    for start in range(0, len(at), _GATHERED):
-        chunk = slice(start, start + _GATHERED)
-        np.einsum("kd,kd->k", sieve.second[i[chunk]], sieve.second[j[chunk]], out=products[chunk])
-    left_over = products >= sieve.bounds[1]
-    return i[left_over], j[left_over]
+def _pairs(rows: slice, columns: slice, right: object | None) -> int:
+    """The number of pairs of two ranges; where there is one set only, of those i < j."""
+    if right is not None:
+        return len(range(rows.start, rows.stop)) * len(range(columns.start, columns.stop))
+    i = np.arange(rows.start, rows.stop)
+    above: Indices = np.maximum(columns.stop - np.maximum(i + 1, columns.start), 0)
+    return int(above.sum())
+
+
+def _wanted(i: Indices, j: Indices, right: object | None) -> tuple[Indices, Indices]:
+    """The pairs; where there is one set only, those i < j."""
+    return (i, j) if right is not None else (i[i < j], j[i < j])
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
@@ -145,15 +200,15 @@ def _at_least(products: torch.Tensor, bound: float) -> Indices:
     return listed
 
 
-def cosine(vectors: npt.NDArray[np.float16], i: Indices, j: Indices) -> npt.NDArray[np.float64]:
-    """The cosines of vectors[i[k]] and vectors[j[k]], rounded to 1e-6."""
+def cosine(left: Vectors, right: Vectors, i: Indices, j: Indices) -> npt.NDArray[np.float64]:
+    """The cosines of left[i[k]] and right[j[k]], rounded to 1e-6."""
     similarity = np.empty(len(i), dtype=np.float64)
-    step = max(1, _EXACT_VALUES // max(1, vectors.shape[1]))
+    step = max(1, _EXACT_VALUES // max(1, left.shape[1]))
     for start in range(0, len(i), step):
         chunk = slice(start, start + step)
-        left, right = vectors[i[chunk]].astype(np.float64), vectors[j[chunk]].astype(np.float64)
-        norms = _dot(left, left) * _dot(right, right)
-        similarity[chunk] = _dot(left, right) / np.sqrt(norms)
+        one, other = left[i[chunk]].astype(np.float64), right[j[chunk]].astype(np.float64)
+        norms = _dot(one, one) * _dot(other, other)
+        similarity[chunk] = _dot(one, other) / np.sqrt(norms)
     rounded: npt.NDArray[np.float64] = np.round(similarity, DIGITS)
     return rounded
 
@@ -162,7 +217,7 @@ def _dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.N
     return np.asarray(np.einsum("kd,kd->k", left, right))
 
 
-def _unit(vectors: npt.NDArray[np.float16], device: torch.device) -> torch.Tensor:
+def _unit(vectors: Vectors, device: torch.device) -> torch.Tensor:
     # A copy, as torch warns about arrays that cannot be written, such as this read-only map.
     stored: torch.Tensor = torch.from_numpy(np.array(vectors)).to(device).float()
     unit: torch.Tensor = stored / stored.norm(dim=1, keepdim=True)

@@ -100,16 +100,19 @@ class Sieve:
 
     @classmethod
     def of(cls, vectors: Vectors, floor: float, basis: Basis, scratch: Path) -> Self:
-        """Shortens all vectors; holds some thousands in memory."""
+        """Shortens all vectors; holds some thousands in memory. Makes the folder `scratch` for the files."""
         widths = [head + _blocks(len(basis.rotation), head) for head in basis.heads]
+        scratch.mkdir()
         files = [scratch / f"short-{number}" for number in range(len(widths))]
         with files[0].open("wb") as first, files[1].open("wb") as second:
             for start in range(0, len(vectors), _CHUNK):
                 for file, short in zip((first, second), basis.shorten(vectors[start : start + _CHUNK]), strict=True):
                     file.write(short.tobytes())
         mapped = [
+            np.empty((0, width), np.float32)
+            if not len(vectors)
             # As a plain array: every slice of np.memmap costs some microseconds more.
-            np.asarray(np.memmap(file, np.float32, "r", shape=(len(vectors), width)))
+            else np.asarray(np.memmap(file, np.float32, "r", shape=(len(vectors), width)))
             for file, width in zip(files, widths, strict=True)
         ]
         lowest = [floor - basis.margin(width) for width in widths]

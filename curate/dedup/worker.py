@@ -1,26 +1,34 @@
-"""Dedup: runs a search over the tables of all parts, and writes `near.parquet`."""
+"""Dedup: gathers distinct images in blocks, and searches the tiles of blocks for near pairs.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+    shelve ─→ gather ─→ search ─→ certify
+
+A run that fits into one block is one unit (`open_worker`). In a longer one these are works by units, which run side by
+side and are not done again after a kill: `shelve` by some parts, `gather` by block, `search` by tile. `add_up`, after
+`gather`, and `certify` are one unit each.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from curate.dedup import nodes
+from curate.dedup.certificate import ACCOUNT, put_certificate
+from curate.dedup.nodes import BlockFacts, Nodes
+from curate.dedup.tiles import put_tile, tiles
 from curate.duplicates import KINDS, NearKind
-from curate.errors import UsageError
-from curate.schema import NEAR
+from curate.errors import UsageError, counted
 from curate.scratch import scratch
+from curate.side_by_side import side_by_side
 from curate.store import Inputs, Outputs
+from curate.summaries import markers
 
 Worker = Callable[[int, Inputs, Mapping[str, Outputs]], None]
 
-_ROW_GROUP = 1 << 17
-"""Near pairs in one row group, a fixed number, so that the file does not depend on the size of the tiles."""
-
 
 def open_worker(settings: Mapping[str, Any]) -> Worker:
-    """The worker of a search, whose single unit is the whole corpus.
+    """The worker of a search whose single unit is the whole corpus, in one block.
 
     Args:
         settings: `kind`, the name of a kind of duplicate, and the settings of that kind's search.
@@ -28,37 +36,140 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     Raises:
         UsageError: the kind has no search, or this machine does not have the device.
     """
-    kind = KINDS.find(settings["kind"])
-    if not isinstance(kind, NearKind):
-        raise UsageError(f"duplicates by {kind.name} are found without a search")
-    search = kind.open({name: value for name, value in settings.items() if name != "kind"})
+    kind, of_kind = _kind(settings)
+    search = kind.open(of_kind)
 
-    def dedup(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
-        out = outputs[kind.search_pass]
+    def dedup(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         with scratch("dedup") as folder:
-            near = _write(folder / "near.parquet", search(inputs, folder, out))
-            out.put_file("near.parquet", folder / "near.parquet", rows=near)
-        out.counts.update(near=near)
+            if out := outputs.get(kind.nodes_pass):
+                found = (kind.images(inputs, part, of_kind) for part in inputs.parts)
+                block, counts = nodes.gather(found, _where(kind, inputs))
+                of_block = out.part(0)
+                nodes.put_block(block, of_block, folder / nodes.ROLE)
+                of_block.commit()
+                _count(out, counts)
+                del block
+            if out := outputs.get(kind.search_pass):
+                gathered = inputs[kind.nodes_pass]
+                loaded = Nodes.load(gathered, 0, folder)
+                tile = out.part(0)
+                put_tile(search, 0, (0, 0), (loaded, loaded), tile, _made(folder / "tile"))
+                tile.commit()
+                put_certificate(kind.name, [BlockFacts.of(gathered, 0)], [out.folder.json(ACCOUNT, 0)], out)
 
     return dedup
 
 
-def _write(path: Path, tables: Iterable[pa.Table]) -> int:
-    rows = 0
-    with pq.ParquetWriter(path, NEAR, compression="zstd", write_page_checksum=True) as writer:
-        for group in _groups(tables):
-            writer.write_table(group, row_group_size=_ROW_GROUP)
-            rows += group.num_rows
-    return rows
+def open_shelve(settings: Mapping[str, Any]) -> Worker:
+    """The worker that writes the distinct images of some parts, in one row group for each block.
+
+    Args:
+        settings: as for `open_worker`, and `blocks`, their number, and `parts_each`, the parts of a unit.
+    """
+    kind, of_kind = _kind(settings)
+    blocks, each = settings["blocks"], settings["parts_each"]
+
+    def shelve(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        (out,) = outputs.values()
+        found = (kind.images(inputs, part, of_kind) for part in inputs.parts[unit * each : (unit + 1) * each])
+        shelf, counts = nodes.gather(found, _where(kind, inputs))
+        with scratch("dedup") as folder:
+            nodes.write(folder / nodes.ROLE, nodes.by_block(shelf, blocks), shelf)
+            out.put_file(nodes.ROLE, folder / nodes.ROLE, rows=len(shelf))
+        out.counts.update(counts)
+
+    return shelve
 
 
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yields the same rows in tables of `_ROW_GROUP` rows; the last table may be shorter."""
-    held = NEAR.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        while held.num_rows >= _ROW_GROUP:
-            yield held.slice(0, _ROW_GROUP)
-            held = held.slice(_ROW_GROUP)
-    if held.num_rows:
-        yield held
+def open_gather(settings: Mapping[str, Any]) -> Worker:
+    """The worker that writes the nodes of a block.
+
+    Args:
+        settings: as for `open_worker`, and `shelves`, their number.
+    """
+    kind, _ = _kind(settings)
+
+    def gather(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        (out,) = outputs.values()
+        shelves = inputs["shelves"]
+        rows = side_by_side(lambda shelf: shelves.row_group(nodes.ROLE, shelf, unit), range(settings["shelves"]))
+        with scratch("dedup") as folder:
+            block = nodes.distinct([nodes.read(table) for table in rows], _where(kind, inputs))
+            nodes.put_block(block, out, folder / nodes.ROLE)
+
+    return gather
+
+
+def open_add_up(settings: Mapping[str, Any]) -> Worker:
+    """The worker that adds up the shelves' counts of images. Settings: `shelves`, their number."""
+
+    def add_up(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        (out,) = outputs.values()
+        counts: Counter[str] = Counter(images=0, unusable=0)
+        for _, marker in markers(inputs["shelves"], range(settings["shelves"])):
+            counts.update(marker.counts)
+        _count(out, counts)
+
+    return add_up
+
+
+def open_search(settings: Mapping[str, Any]) -> Worker:
+    """The worker that searches tiles.
+
+    Args:
+        settings: as for `open_worker`, and `blocks`, their number.
+
+    Raises:
+        UsageError: this machine does not have the device.
+    """
+    kind, of_kind = _kind(settings)
+    search, divided = kind.open(of_kind), tiles(settings["blocks"])
+
+    def search_tile(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        (out,) = outputs.values()
+        a, b = divided[unit]
+        with scratch("dedup") as folder:
+            left = Nodes.load(inputs[kind.nodes_pass], a, folder)
+            right = left if a == b else Nodes.load(inputs[kind.nodes_pass], b, folder)
+            put_tile(search, unit, (a, b), (left, right), out, _made(folder / "tile"))
+
+    return search_tile
+
+
+def open_certify(settings: Mapping[str, Any]) -> Worker:
+    """The worker that writes the certificate. Settings: `kind`; `blocks`, their number."""
+    kind, _ = _kind(settings)
+
+    def certify(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
+        (out,) = outputs.values()
+        blocks = range(settings["blocks"])
+        facts = list(side_by_side(partial(BlockFacts.of, inputs[kind.nodes_pass]), blocks))
+        accounts = list(side_by_side(partial(out.folder.json, ACCOUNT), range(len(tiles(len(blocks))))))
+        put_certificate(kind.name, facts, accounts, out)
+
+    return certify
+
+
+def _kind(settings: Mapping[str, Any]) -> tuple[NearKind, dict[str, Any]]:
+    kind = KINDS.find(settings["kind"])
+    if not isinstance(kind, NearKind):
+        raise UsageError(f"duplicates by {kind.name} are found without a search")
+    return kind, {name: value for name, value in settings.items() if name != "kind"}
+
+
+def _where(kind: NearKind, inputs: Inputs) -> str:
+    """The folder of the values, for messages."""
+    *_, values = (folder.path for name, folder in inputs.folders.items() if name != kind.nodes_pass)
+    return values
+
+
+def _count(out: Outputs, counts: Mapping[str, int]) -> None:
+    out.counts.update(counts)
+    if unusable := counts["unusable"]:
+        left_out = counted(unusable, "image was", "images were")
+        out.notes.append(f"{left_out} not compared: no embedding of unit length")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
+from curate.duplicates import near_tables
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
 from curate.schema import FETCHED, NOT_SAMPLED, REPEATED, SIMILARITY
@@ -193,7 +194,7 @@ def near_similarities(near: Folder, above: float) -> Histogram:
             what the step acts on, and the others in OTHER.
     """
     histogram = Histogram(3)
-    for table in near.tables("near.parquet", columns=["similarity"]):
+    for table in near_tables(near, ["similarity"]):
         values = table["similarity"].to_numpy()
         histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
     return histogram

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.columns import PairColumns
+from curate.duplicates import near_tables
 from curate.errors import BrokenResult
 from curate.scratch import scratch
 from curate.select import rows as part_rows
@@ -97,7 +98,7 @@ def select(
     for part, rows in side_by_side(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
-    report = funnel.run(lambda name: inputs[name].tables("near.parquet"))
+    report = funnel.run(lambda name: near_tables(inputs[name]))
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))

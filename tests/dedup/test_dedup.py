@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.searches import nodes_of, searched_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import schema
-from curate.dedup import worker
+from curate.dedup import tiles, worker
 from curate.errors import BrokenResult, DeviceLost, UsageError
-from curate.store import WHOLE, Folder, Inputs, Store
+from curate.store import Folder, Inputs, Store
 
 Image = tuple[str | None, list[float] | None]
 """A digest and an embedding, either of which may be missing."""
@@ -45,8 +46,6 @@ def corpus(root: Path, parts: list[list[Image]], dim: int) -> tuple[Inputs, dict
 
 
 def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int = 1) -> tuple[pa.Table, Folder]:
-    folder = Folder(Store(str(root)), "dedup-image_embedding", f"t{tile}-{threads}")
-    out = folder.outputs()
     chosen = {
         "kind": "image_embedding",
         "floor": floor,
@@ -55,9 +54,8 @@ def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int 
         "device": "cpu",
         "threads": threads,
     }
-    worker.open_worker(chosen)(WHOLE, inputs, {"dedup-image_embedding": out})
-    out.commit()
-    return folder.table("near.parquet"), folder
+    folder = searched_whole(root, chosen, inputs, f"t{tile}-{threads}")
+    return folder.table("near.parquet", 0), folder
 
 
 def oracle(everything: dict[bytes, Image], floor: float) -> list[tuple[str, str, float]]:
@@ -75,6 +73,10 @@ def oracle(everything: dict[bytes, Image], floor: float) -> list[tuple[str, str,
         if similarity >= floor:
             near.append((a, b, similarity))
     return near
+
+
+def unusable(everything: dict[bytes, Image]) -> int:
+    return sum(bool(sha) and vector is not None and not any(vector) for sha, vector in everything.values())
 
 
 def rows(table: pa.Table) -> list[tuple[str, str, float]]:
@@ -103,7 +105,9 @@ def test_small_corpora_agree_with_brute_force(
     assert rows(table) == expected
     assert table.schema.equals(schema.NEAR)
     usable = [sha for sha, vector in everything.values() if sha and vector is not None and any(vector)]
-    assert folder.marker().counts == {"images": len(usable), "digests": len(set(usable)), "near": len(expected)}
+    n = len(set(usable))
+    assert folder.marker().counts == {"tiles": 1, "nodes": n, "pairs": n * (n - 1) // 2, "near": len(expected)}
+    assert nodes_of(folder).marker().counts == {"images": len(usable), "unusable": unusable(everything)}
 
 
 def test_values_around_the_floor_are_told_apart_exactly(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_values_around_the_floor_are_told_apart_exactly(tmp_path: Path) -> None:
 
 
 def test_neither_tile_nor_threads_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_ROW_GROUP", 100)
+    monkeypatch.setattr(tiles, "_ROW_GROUP", 100)
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((20, 64))
     vectors = centres[rng.integers(0, 20, 300)] + 0.3 * rng.standard_normal((300, 64))
@@ -147,8 +151,8 @@ def test_neither_tile_nor_threads_change_a_byte(tmp_path: Path, monkeypatch: pyt
     found = {}
     for tile, threads in ((7, 1), (64, 2), (300, 1), (4096, 2)):
         table, folder = dedup(tmp_path, inputs, 0.85, tile, threads)
-        found[tile] = folder.marker().files["near.parquet"].sha256
-        assert folder.marker().files["near.parquet"].rows == len(table)
+        found[tile] = folder.marker(0).files["near.parquet"].sha256
+        assert folder.marker(0).files["near.parquet"].rows == len(table)
         assert rows(table) == oracle(everything, 0.85)
         assert len(table) > 300, "several row groups"
     assert len(set(found.values())) == 1
@@ -160,15 +164,16 @@ def test_the_smallest_image_id_stands_for_a_digest(tmp_path: Path) -> None:
     inputs, _ = corpus(tmp_path, parts, 2)
     table, folder = dedup(tmp_path, inputs, 0.99)
     assert rows(table) == [(*sorted((digest(1), digest(2))), 1.0)]
-    assert folder.marker().counts == {"images": 3, "digests": 2, "near": 1}
+    assert folder.marker().counts == {"tiles": 1, "nodes": 2, "pairs": 1, "near": 1}
+    assert nodes_of(folder).marker().counts == {"images": 3, "unusable": 0}
 
 
 def test_an_embedding_that_is_not_a_number_is_left_out_and_noted(tmp_path: Path) -> None:
-    images: list[Image] = [(digest(1), [math.nan, 1.0]), (digest(2), [0.0, 1.0]), (digest(3), [0.0, 1.0])]
-    inputs, _ = corpus(tmp_path, [images], 2)
+    values = {1: [math.nan, 1.0], 2: [0.0, 1.0], 3: [0.0, 1.0], 4: [0.0, 1.5]}
+    inputs, _ = corpus(tmp_path, [[(digest(number), value) for number, value in values.items()]], 2)
     table, folder = dedup(tmp_path, inputs, 0.5)
     assert [row[2] for row in rows(table)] == [1.0]
-    assert folder.marker().notes == ("1 image was not compared: the embedding is zero or not finite",)
+    assert nodes_of(folder).marker().notes == ("2 images were not compared: no embedding of unit length",)
 
 
 def test_a_corpus_without_images_has_an_empty_table(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_a_corpus_without_images_has_an_empty_table(tmp_path: Path) -> None:
     table, folder = dedup(tmp_path, inputs, 0.9)
     assert table.num_rows == 0
     assert table.schema.equals(schema.NEAR)
-    assert folder.marker().counts == {"images": 0, "digests": 0, "near": 0}
+    assert folder.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0}
 
 
 def test_tables_of_other_images_are_refused(tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
 """Near pairs by perceptual hash against brute force, and the step that goes by them."""
 
 import itertools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.near_pairs import put_near
+from helpers.searches import searched_whole
 from helpers.select_run import Image, Row, run_select, step, write_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import schema
-from curate.dedup import hamming, worker
+from curate.dedup import hamming
+from curate.duplicates import Account
 from curate.errors import BrokenResult, RecipeError
 from curate.recipe import parse
-from curate.store import WHOLE, Folder, Inputs, Store
+from curate.store import Folder, Inputs, Store
 
 WORD = st.integers(0, 2**16 - 1)
 
@@ -36,7 +41,19 @@ def brute_force(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
 
 
 def searched(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
-    found = list(hamming.near_hashes(np.array(hashes, np.uint64), within))
+    """The pairs of all hashes, which are also those within and between two halves of them."""
+    values, account, cut = np.array(hashes, np.uint64), Account(), len(hashes) // 2
+    found = listed(hamming.near_hashes(values, None, within, account))
+    assert account.pairs == math.comb(len(hashes), 2)
+    assert account.compared >= len(found)
+    between = Account()
+    across = listed(hamming.near_hashes(values[:cut], values[cut:], within, between))
+    assert [(i, j + cut, bits) for i, j, bits in across] == [pair for pair in found if pair[0] < cut <= pair[1]]
+    assert between.pairs == cut * (len(hashes) - cut)
+    return found
+
+
+def listed(found: Iterator[hamming.Found]) -> list[tuple[int, int, int]]:
     return [pair for of in found for pair in zip(*(column.tolist() for column in of), strict=True)]
 
 
@@ -84,11 +101,7 @@ def corpus(root: Path, parts: list[list[tuple[str | None, str | None]]]) -> Inpu
 
 
 def search(root: Path, inputs: Inputs, bits: int) -> Folder:
-    folder = Folder(Store(str(root)), "dedup-phash", "f")
-    out = folder.outputs()
-    worker.open_worker({"kind": "phash", "bits": bits})(WHOLE, inputs, {"dedup-phash": out})
-    out.commit()
-    return folder
+    return searched_whole(root, {"kind": "phash", "bits": bits}, inputs)
 
 
 def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(tmp_path: Path) -> None:
@@ -103,11 +116,11 @@ def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(tmp_path: Path) 
     for (a, left), (b, right) in itertools.combinations(sorted(zip(map(digest, range(60)), hashes, strict=True)), 2):
         if (left ^ right).bit_count() <= 8:
             expected.append({"sha256_a": a, "sha256_b": b, "similarity": 1 - (left ^ right).bit_count() / 64})
-    table = folder.table("near.parquet")
+    table = folder.table("near.parquet", 0)
     assert table.to_pylist() == expected
     assert len(expected) > 100
     assert table.schema.equals(schema.NEAR)
-    assert folder.marker().counts == {"images": 61, "digests": 60, "near": len(expected)}
+    assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected)}
 
 
 def test_what_is_no_hash_is_refused(tmp_path: Path) -> None:
@@ -149,11 +162,9 @@ def test_a_step_goes_by_it_beside_one_by_embedding(tmp_path: Path) -> None:
     ]
     inputs = write_inputs(tmp_path, rows, 1, [(names["b"], names["c"], 0.96), (names["a"], names["c"], 0.97)])
     folder = Folder(Store(str(tmp_path)), "dedup-phash", "0")
-    out = folder.outputs()
     pairs = [(*sorted((names["a"], names[other])), 1 - bits / 64) for other, bits in (("b", 6), ("d", 7))]
     columns = [list(column) for column in zip(*sorted(pairs), strict=True)]
-    out.put_table("near.parquet", pa.table(columns, schema=schema.NEAR))
-    out.commit()
+    put_near(folder, pa.table(columns, schema=schema.NEAR))
     steps = [
         step("look", duplicates={"by": "phash", "within": 6}),
         step("embed", duplicates={"by": "image_embedding", "above": 0.95}),

@@ -1,5 +1,7 @@
 """Short vectors: their products bound cosines from above, whatever the basis, and a search by them finds every pair."""
 
+import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from curate.dedup import search
 from curate.dedup.search import near_pairs
 from curate.dedup.sieve import Basis, Sieve, fit
+from curate.duplicates import Account
 
 CPU = torch.device("cpu")
 
@@ -32,13 +35,32 @@ def spread(rng: np.random.Generator, count: int, dim: int, decay: float) -> npt.
 
 def pairs(vectors: npt.NDArray[np.float16], floor: float, folder: Path, **more: object) -> list[tuple[int, int, float]]:
     tile = int(str(more.pop("tile", 4096)))
-    found = list(near_pairs(vectors, floor, tile, CPU, folder, **more))  # type: ignore[arg-type]
+    """The pairs of all vectors, which are also those between two parts of them; every pair is accounted for."""
+    found = searched(vectors, None, floor, tile, folder, **more)
+    cut = len(vectors) // 3
+    across = searched(vectors[:cut], vectors[cut:], floor, tile, folder, **more)
+    assert [(i, j + cut, cosine) for i, j, cosine in across] == [pair for pair in found if pair[0] < cut <= pair[1]]
+    return found
+
+
+def searched(
+    left: npt.NDArray[np.float16],
+    right: npt.NDArray[np.float16] | None,
+    floor: float,
+    tile: int,
+    folder: Path,
+    **more: object,
+) -> list[tuple[int, int, float]]:
+    account = Account()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        found = list(near_pairs(left, right, floor, tile, CPU, Path(scratch), account, **more))  # type: ignore[arg-type]
+    assert account.pairs == (math.comb(len(left), 2) if right is None else len(left) * len(right))
     return [pair for columns in found for pair in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def brute(vectors: npt.NDArray[np.float16], floor: float) -> list[tuple[int, int, float]]:
     i, j = np.triu_indices(len(vectors), 1)
-    similarity = search.cosine(vectors, i, j)
+    similarity = search.cosine(vectors, vectors, i, j)
     near = similarity >= floor
     return list(zip(i[near].tolist(), j[near].tolist(), similarity[near].tolist(), strict=True))
 
@@ -110,8 +132,8 @@ def test_the_fitted_sieve_leaves_few_candidates_and_misses_none(tmp_path: Path) 
     vectors = spread(rng, 6_000, 256, 0.9)
     basis = fit(vectors, 0.95)
     assert basis is not None
-    sieve = Sieve.of(vectors, 0.95, basis, tmp_path)
-    candidates = sum(len(i) for i, _ in search._by_short_vectors(sieve, 4096, 2))
+    sieve = Sieve.of(vectors, 0.95, basis, tmp_path / "sieve")
+    candidates = sum(len(i) for i, _ in search._by_short_vectors([sieve], 4096, 2, Account()))
     whole = pairs(vectors, 0.95, tmp_path, choose=lambda *_: None)
     assert pairs(vectors, 0.95, tmp_path, threads=2) == whole
     assert len(whole) >= 500

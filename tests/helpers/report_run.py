@@ -16,6 +16,7 @@ from curate.columns import describe
 from curate.select.funnel import FACTS
 from curate.select.steps.contract import Words
 from curate.store import WHOLE, Folder, Inputs, Store
+from helpers.near_pairs import put_near
 
 SCRIPT = "<script>alert(1)</script>"
 ATTRIBUTE = '"><img src=x onerror=alert(2)>'
@@ -154,11 +155,8 @@ def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("po
         out.counts.update(rows=rows)
         out.commit()
     made.funnel = _funnel(made.reasons) | {"missing_parts": list(missing), "sample": sample}
-    near = folders["dedup-image_embedding"].outputs(WHOLE)
     values = {"sha256_a": ["0" * 64] * 3, "sha256_b": ["1" * 64] * 3, "similarity": [0.91, 0.95, 0.96]}
-    near.put_table("near.parquet", pa.table(values, schema=schema.NEAR))
-    near.counts.update(images=9, digests=9, near=3)
-    near.commit()
+    put_near(folders["dedup-image_embedding"], pa.table(values, schema=schema.NEAR))
     select = folders["select"].outputs(WHOLE)
     select.put_json("funnel.json", made.funnel)
     select.counts.update(planned=made.funnel["planned"], kept=made.funnel["kept"])

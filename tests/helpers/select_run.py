@@ -12,6 +12,7 @@ from curate.columns import describe
 from curate.runs.sample import Sample
 from curate.select.worker import open_worker
 from curate.store import WHOLE, Folder, Inputs, Store
+from helpers.near_pairs import put_near
 
 SIGNALS = {"caption": {"caption_words": pa.int32()}, "concept_cat": {"concept_cat": pa.float32()}}
 PLAN = pa.schema([*schema.PLAN, ("source_Price", pa.float64())])
@@ -143,7 +144,7 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
     put("plan", "summary.parquet", WHOLE, pa.table({}))
     edges = sorted((*sorted(pair[:2]), pair[2]) for pair in near)
     columns = [list(column) for column in zip(*edges, strict=True)] or [[], [], []]
-    put("dedup-image_embedding", "near.parquet", WHOLE, pa.table(columns, schema=schema.NEAR))
+    put_near(folders["dedup-image_embedding"], pa.table(columns, schema=schema.NEAR))
     return Inputs(folders, list(range(parts)))
 
 

@@ -1,8 +1,9 @@
 """`by: image_embedding`: images whose embeddings by the first model have a high cosine."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curate.dedup.nodes import PartImages, collect
-from curate.duplicates import NearKind, Search
-from curate.errors import BrokenResult, counted, short
+from curate.duplicates import Account, NearKind, PartImages, Search
+from curate.errors import BrokenResult, short
 from curate.keys import Keys
-from curate.store import Folder, Inputs, Json, Outputs
+from curate.store import Inputs, Json
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ImageEmbeddingKeys(Keys):
@@ -45,6 +48,8 @@ class ImageEmbedding(NearKind):
     about = "a cosine at `above` or more"
     keys = ImageEmbeddingKeys
     section = CosineSearch
+    # At 512 values 280 MB, and as much for each of two short vectors.
+    block_rows = 1 << 18
     # Every image that could be decoded has an embedding.
     column = "decoded"
     measure = "cosine"
@@ -83,44 +88,62 @@ class ImageEmbedding(NearKind):
             "threads": recipe.models[model].threads,
         }
 
+    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
+        """See `NearKind`."""
+        fetch, embed = inputs["fetch"], inputs[f"embed-{settings['model']}"]
+        fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
+        embedded = embed.table("images.parquet", part, ["image_id", "image_embedding"])
+        if not fetched["image_id"].equals(embedded["image_id"]):
+            raise BrokenResult(f"{embed.path}: part {part} does not list the images of {fetch.path}")
+        dim = embedded.schema.field("image_embedding").type.list_size
+        present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(embedded["image_embedding"]))
+        fetched, vectors = fetched.filter(present), _vectors(embedded["image_embedding"].filter(present), dim)
+        # Cosines in float64 are exact for values up to 1 (`curate.dedup.search`); NaN is not up to 1.
+        usable = np.logical_and((np.abs(vectors) <= 1).all(axis=1), vectors.any(axis=1))
+        return PartImages(fetched.filter(pa.array(usable)), vectors[usable], int(len(usable) - usable.sum()))
+
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
         # Imported here, as a process that only reads a recipe does not need torch.
         import torch
 
-        from curate.dedup.search import near_pairs
-        from curate.device import choose_device, gpu_failures, without_tf32
+        from curate.device import choose_device, without_tf32
 
         device = choose_device(settings["device"])
         torch.set_num_threads(settings["threads"])
         # The margin of the search is computed for float32; TF32 would need a margin a thousand times as wide.
         without_tf32()
-
-        def search(inputs: Inputs, folder: Path, out: Outputs) -> Iterator[pa.Table]:
-            fetch, embed = inputs["fetch"], inputs[f"embed-{settings['model']}"]
-            nodes = collect(lambda part: _images(fetch, embed, part), inputs.parts, folder, embed.path)
-            out.counts.update(images=nodes.images, digests=len(nodes.digests))
-            if nodes.unusable:
-                left_out = counted(nodes.unusable, "image was", "images were")
-                out.notes.append(f"{left_out} not compared: the embedding is zero or not finite")
-            with gpu_failures(device):
-                floor, tile, threads = settings["floor"], settings["tile"], settings["threads"]
-                for i, j, cosine in near_pairs(nodes.values, floor, tile, device, folder, threads=threads):
-                    yield nodes.near(i, j, cosine)
-
-        return search
+        return _Search(settings["floor"], settings["tile"], settings["threads"], device)
 
 
-def _images(fetch: Folder, embed: Folder, part: int) -> PartImages:
-    fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
-    embedded = embed.table("images.parquet", part, ["image_id", "image_embedding"])
-    if not fetched["image_id"].equals(embedded["image_id"]):
-        raise BrokenResult(f"{embed.path}: part {part} does not list the images of {fetch.path}")
-    dim = embedded.schema.field("image_embedding").type.list_size
-    present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(embedded["image_embedding"]))
-    fetched, vectors = fetched.filter(present), _vectors(embedded["image_embedding"].filter(present), dim)
-    usable = np.logical_and(np.isfinite(vectors).all(axis=1), vectors.any(axis=1))
-    return PartImages(fetched.filter(pa.array(usable)), vectors[usable], int(len(usable) - usable.sum()))
+@dataclass(frozen=True)
+class _Search:
+    lowest: float
+    tile: int
+    threads: int
+    device: "torch.device"
+
+    def near(
+        self, left: npt.NDArray[Any], right: npt.NDArray[Any] | None, scratch: Path, account: Account
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+        """See `Search`."""
+        from curate.dedup.search import near_pairs
+        from curate.device import gpu_failures
+
+        with gpu_failures(self.device):
+            yield from near_pairs(
+                left, right, self.lowest, self.tile, self.device, scratch, account, threads=self.threads
+            )
+
+    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `Search`."""
+        from curate.dedup.search import cosines
+
+        return cosines(left, right)
+
+    def floor(self) -> float:
+        """See `Search`."""
+        return self.lowest
 
 
 def _vectors(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float16]:

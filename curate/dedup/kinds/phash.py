@@ -1,20 +1,20 @@
 """`by: phash`: images whose perceptual hashes differ in few of 64 bits."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import pyarrow.compute as pc
 from pydantic import Field
 
 from curate.dedup.hamming import BITS, near_hashes
-from curate.dedup.nodes import PartImages, collect
-from curate.duplicates import NearKind, Search
+from curate.duplicates import Account, NearKind, PartImages, Search
 from curate.errors import BrokenResult
 from curate.keys import Keys
-from curate.store import Folder, Inputs, Json, Outputs
+from curate.store import Inputs, Json
 
 
 class PhashKeys(Keys):
@@ -45,6 +45,7 @@ class Phash(NearKind):
     about = "at most `within` of 64 bits differ"
     keys = PhashKeys
     section = HammingSearch
+    block_rows = 1 << 22
     column = "phash"
     measure = "share of equal bits"
 
@@ -75,30 +76,45 @@ class Phash(NearKind):
         """See `NearKind`."""
         return {"bits": recipe.dedup.phash_bits}
 
+    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
+        """See `NearKind`."""
+        del settings
+        fetch, pixels = inputs["fetch"], inputs["pixels"]
+        fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
+        measured = pixels.table("pixels.parquet", part, ["image_id", "phash"])
+        if not fetched["image_id"].equals(measured["image_id"]):
+            raise BrokenResult(f"{pixels.path}: part {part} does not list the images of {fetch.path}")
+        present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(measured["phash"]))
+        fetched, digits = fetched.filter(present), "".join(measured["phash"].filter(present).to_pylist())
+        if len(digits) != BITS // 4 * len(fetched):
+            raise BrokenResult(f"{pixels.path}: part {part} has a phash that is not 16 hex digits")
+        return PartImages(fetched, np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
+
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
-        within: int = settings["bits"]
-
-        def search(inputs: Inputs, folder: Path, out: Outputs) -> Iterator[pa.Table]:
-            fetch, pixels = inputs["fetch"], inputs["pixels"]
-            nodes = collect(lambda part: _images(fetch, pixels, part), inputs.parts, folder, pixels.path)
-            out.counts.update(images=nodes.images, digests=len(nodes.digests))
-            for i, j, bits in near_hashes(nodes.values, within):
-                yield nodes.near(i, j, 1 - bits / BITS)
-
-        return search
+        return _Search(settings["bits"])
 
 
-def _images(fetch: Folder, pixels: Folder, part: int) -> PartImages:
-    fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
-    measured = pixels.table("pixels.parquet", part, ["image_id", "phash"])
-    if not fetched["image_id"].equals(measured["image_id"]):
-        raise BrokenResult(f"{pixels.path}: part {part} does not list the images of {fetch.path}")
-    present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(measured["phash"]))
-    fetched, digits = fetched.filter(present), "".join(measured["phash"].filter(present).to_pylist())
-    if len(digits) != BITS // 4 * len(fetched):
-        raise BrokenResult(f"{pixels.path}: part {part} has a phash that is not 16 hex digits")
-    return PartImages(fetched, np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
+@dataclass(frozen=True)
+class _Search:
+    within: int
+
+    def near(
+        self, left: npt.NDArray[Any], right: npt.NDArray[Any] | None, scratch: Path, account: Account
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+        """See `Search`."""
+        del scratch
+        for i, j, bits in near_hashes(left, right, self.within, account):
+            yield i, j, 1 - bits / BITS
+
+    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `Search`."""
+        shares: npt.NDArray[np.float64] = 1 - np.bitwise_count(left[:, None] ^ right[None, :]) / BITS
+        return shares
+
+    def floor(self) -> float:
+        """See `Search`."""
+        return 1 - self.within / BITS
 
 
 KIND = Phash()
