@@ -70,6 +70,10 @@ class Account:
 class Search(Protocol):
     """A search that was opened; sets of values are arrays as in `PartImages`, and may be mapped from files."""
 
+    @property
+    def floor(self) -> float:
+        """The lowest similarity of a near pair."""
+
     def near(
         self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any] | None", scratch: Path, account: Account
     ) -> "Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]":
@@ -81,12 +85,6 @@ class Search(Protocol):
             scratch: an empty local folder.
             account: is told what happens to every pair.
         """
-
-    def similarities(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
-        """Returns the similarity of each of `left` and each of `right`, float64 [n, m], computed without any bound."""
-
-    def floor(self) -> float:
-        """Returns the lowest similarity of a near pair."""
 
 
 class DuplicateKind(ABC):
@@ -172,6 +170,10 @@ class NearKind(DuplicateKind):
         Raises:
             BrokenResult: the tables of the part do not belong together.
         """
+
+    @abstractmethod
+    def similarities(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+        """Returns the similarity of each of `left` and each of `right`, float64 [n, m], computed without any bound."""
 
     @abstractmethod
     def open(self, settings: Json) -> Search:

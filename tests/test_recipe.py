@@ -84,10 +84,6 @@ def test_every_key_is_documented_with_its_default():
             "unknown key 'workers.fetch.counts' in the recipe; did you mean 'count'?",
         ),
         (
-            with_(workers={"dedup": {"count": 2}}),
-            "recipe: workers: dedup.count: a search for near pairs is one unit, which one worker runs",
-        ),
-        (
             with_(workers={"embed": {"gpus": 1}}, embed={"device": "cpu"}),
             "recipe: workers.embed.gpus: embed.device is cpu, so no GPU would be used",
         ),

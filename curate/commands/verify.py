@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.errors import BrokenResult, StoreError
+from curate.dedup import certificate
+from curate.errors import BrokenResult, Damaged, StoreError
 from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
 from curate.runs import latest, retention
@@ -34,6 +35,10 @@ _UNREADABLE = (OSError, EOFError, pa.ArrowException, BrokenResult, KeyError, Val
 
 _BY_PART = ("plan", "fetch", "pixels", "embed-", "signals-", "select")
 """Short names, or their beginnings, of the folders that have a unit for every part."""
+
+
+_BY_BLOCK = ("nodes-", "dedup-")
+"""The beginnings of the short names of folders whose units are blocks, and pairs of blocks."""
 
 
 class Fault(str):
@@ -97,11 +102,12 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
     keys are unique; row i of the layouts' files is the i-th kept pair of the decisions, and there are no other rows.
     The decisions: they have every planned row once, with a reason exactly where the row is dropped, and planned =
     kept + dropped by reason, per part and in total. The bookkeeping: recipe.json, decided.json, every pass.json and the
-    result's markers can be read, have their checksums, and agree with the manifest.
+    result's markers can be read, have their checksums, and agree with the manifest. The searches for near pairs: their
+    certificates account for every pair of distinct images.
 
     Args:
         store: the run's folder.
-        deep: also compare every file of every pass with its marker.
+        deep: also compare every file of every pass with its marker, and some images with all others.
         manifest: the name of the manifest's file.
 
     Returns:
@@ -122,6 +128,7 @@ def verify(store: Store, *, deep: bool = False, manifest: str = "manifest.json")
         _check_result(store, said, _ids(spill) if complete else None, problems)
         both = (("select", None), ("pack", None))
         problems += [Fault(f"{said.pack}: key {uid} is not unique", *both) for uid in _repeated(spill)]
+    problems += _search_faults(said, deep=deep)
     if deep:
         problems += _marker_faults(store, said)
     return problems
@@ -407,6 +414,30 @@ def _hex(ids: npt.NDArray[Any]) -> list[str]:
     return [text[start : start + 32] for start in range(0, len(text), 32)]
 
 
+# The searches for near pairs ---------------------------------------------------------------------------------
+
+
+def _search_faults(said: Manifest, *, deep: bool) -> Iterator[Fault]:
+    """Adds up the certificate of each search; with `deep` also compares some images with all others again."""
+    for short, search in said.folders.items():
+        if not short.startswith("dedup-"):
+            continue
+        of_nodes = f"nodes-{short.removeprefix('dedup-')}"
+        if of_nodes not in said.folders:
+            # An earlier release wrote no certificate.
+            continue
+        nodes = said.folders[of_nodes]
+        try:
+            found = [*certificate.faults(nodes, search), *(certificate.redone(nodes, search) if deep else ())]
+        except Damaged as error:
+            damaged = of_nodes if error.folder == nodes.path else short
+            yield Fault(_line(error), *((damaged, unit) for unit in error.units))
+        except _UNREADABLE as error:
+            yield Fault(f"{search.path}: its certificate cannot be read: {_line(error)}", (short, None))
+        else:
+            yield from (Fault(f"{search.path}: {line}", (short, unit)) for line, unit in found)
+
+
 # The markers -------------------------------------------------------------------------------------------------
 
 
@@ -418,6 +449,9 @@ def _marker_faults(store: Store, said: Manifest) -> Iterator[Fault]:
         done = folder.units()
         units = {*said.parts} if short.startswith(_BY_PART) else {WHOLE}
         units |= {WHOLE} if short in ("plan", "select") else set()
+        if short.startswith(_BY_BLOCK):
+            # Where the certificate cannot be read, `_search_faults` says so.
+            units |= done
         # These files were deleted on purpose.
         without = {retention.ROLE} if short == "fetch" and retention.released(folder) else set[str]()
         for unit in sorted(units - done):

@@ -133,7 +133,7 @@ def put_block(block: Records, out: Outputs, path: Path) -> "BlockFacts":
 
 @dataclass(frozen=True)
 class BlockFacts:
-    """What a certificate says of a block.
+    """The facts about a block that a certificate states.
 
     Attributes:
         nodes: their number.

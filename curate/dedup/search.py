@@ -1,9 +1,8 @@
 """The exact search among vectors: finds all pairs with a cosine at or above a floor, tile by tile.
 
-Candidates are found with a margin that no rounding error can exceed; each candidate's cosine is then computed again in
-float64. Stored values are float16 of magnitude at most 1. Their products are whole multiples of 2^-48, and a sum of
-them below 16 fits into float64's 53 bits, so the dot products are exact in any order of summation. The result does not
-depend on how candidates are found: on tile size, threads, BLAS, device, or the sample of a sieve.
+Candidates are found with a margin that no rounding error can exceed; each candidate's cosine is then computed again, in
+float64 (`curate.dedup.cosine`). The result does not depend on how candidates are found: on tile size, threads, BLAS,
+device, or the sample of a sieve.
 
 On a CPU, candidates are found by short vectors (`curate.dedup.sieve`) where a sample says that this costs less; else,
 and on a GPU, by the float32 product of whole vectors.
@@ -17,19 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from curate.dedup.sieve import Basis, Sieve, Vectors, fit
+from curate.dedup.cosine import Indices, Vectors, cosine
+from curate.dedup.sieve import Basis, Sieve, fit
 from curate.duplicates import Account
 
-Indices = npt.NDArray[np.int64]
 Found = tuple[Indices, Indices, npt.NDArray[np.float64]]
 
 _NONE = np.empty(0, np.int64)
-
-DIGITS = 6
-"""Similarities are rounded to this many decimals, and compared with the floor after that."""
-
-_EXACT_VALUES = 1 << 16
-"""Float64 values of one side that are held at a time while exact cosines are computed: they stay in the cache."""
 
 _ROWS, _COLUMNS = 512, 1024
 """Vectors on the two sides of a product of short vectors: its 2 MB stay in the cache while they are looked through."""
@@ -83,14 +76,6 @@ def near_pairs(
         i, j, similarity = i[near], j[near], similarity[near]
         order = np.lexsort((j, i))
         yield i[order], j[order], similarity[order]
-
-
-def cosines(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
-    """Returns the cosine of each of `left` and each of `right`, rounded to 1e-6, by the float64 product: the oracle."""
-    near, far = np.asarray(left, np.float64), np.asarray(right, np.float64)
-    norms = np.outer(_dot(near, near), _dot(far, far))
-    rounded: npt.NDArray[np.float64] = np.round(near @ far.T / np.sqrt(norms), DIGITS)
-    return rounded
 
 
 def _by_whole_vectors(
@@ -198,23 +183,6 @@ def _at_least(products: torch.Tensor, bound: float) -> Indices:
     found[:, 0] = peaked[found[:, 0]]
     listed: Indices = found.cpu().numpy()
     return listed
-
-
-def cosine(left: Vectors, right: Vectors, i: Indices, j: Indices) -> npt.NDArray[np.float64]:
-    """The cosines of left[i[k]] and right[j[k]], rounded to 1e-6."""
-    similarity = np.empty(len(i), dtype=np.float64)
-    step = max(1, _EXACT_VALUES // max(1, left.shape[1]))
-    for start in range(0, len(i), step):
-        chunk = slice(start, start + step)
-        one, other = left[i[chunk]].astype(np.float64), right[j[chunk]].astype(np.float64)
-        norms = _dot(one, one) * _dot(other, other)
-        similarity[chunk] = _dot(one, other) / np.sqrt(norms)
-    rounded: npt.NDArray[np.float64] = np.round(similarity, DIGITS)
-    return rounded
-
-
-def _dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(np.einsum("kd,kd->k", left, right))
 
 
 def _unit(vectors: Vectors, device: torch.device) -> torch.Tensor:

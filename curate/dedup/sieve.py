@@ -32,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from curate.dedup.cosine import Vectors
+
 HEADS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 BLOCKS = 8
 """Blocks into which the rest is split; 16 exclude hardly more pairs and cost twice the width."""
@@ -47,8 +49,6 @@ _CANDIDATE, _CANDIDATE_WIDTH, _EXACT = 60.0, 0.4, 2_000.0
 """Nanoseconds of one core for each pair, and for each value of it, in a dense product; for each candidate whose longer
 vectors are compared, and each of their values; for each cosine in float64. Measured on an AVX2 core at 512 dimensions.
 They only choose the widths: other values give other widths and the same pairs."""
-
-Vectors = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)

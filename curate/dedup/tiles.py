@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.dedup.nodes import Nodes, near_table
-from curate.duplicates import Account, Search
+from curate.duplicates import Account, NearKind, Search
 from curate.errors import BrokenResult, counted
 from curate.schema import NEAR
 from curate.store import Outputs
@@ -35,12 +35,19 @@ def tiles(blocks: int) -> list[tuple[int, int]]:
 
 
 def put_tile(
-    search: Search, tile: int, blocks: tuple[int, int], sides: tuple[Nodes, Nodes], out: Outputs, scratch: Path
+    kind: NearKind,
+    search: Search,
+    tile: int,
+    blocks: tuple[int, int],
+    sides: tuple[Nodes, Nodes],
+    out: Outputs,
+    scratch: Path,
 ) -> None:
     """Searches a tile, and writes its near pairs and its account.
 
     Args:
-        search: the opened search.
+        kind: the kind of duplicate.
+        search: its search, opened.
         tile: its number.
         blocks: their numbers; the nodes of the first are before those of the second, or the same.
         sides: their nodes.
@@ -63,10 +70,10 @@ def put_tile(
 
     path = scratch / "near.parquet"
     near = _write(path, found())
-    check(again, compared(search, rows, sides, is_one=is_one), f"tile {blocks[0]} × {blocks[1]}")
+    check(again, compared(kind, search.floor, rows, sides, is_one=is_one), f"tile {blocks[0]} × {blocks[1]}")
     out.put_file("near.parquet", path, rows=near)
     checked = {"rows": rows.tolist(), "near": len(again)}
-    same = {"blocks": blocks, "pairs": account.pairs, "near": near, "checked": checked}
+    same = {"blocks": blocks, "floor": search.floor, "pairs": account.pairs, "near": near, "checked": checked}
     out.put_json("account.json", {**same, **account.to_json()}, same=same)
     out.counts.update(near=near)
 
@@ -77,14 +84,16 @@ def sample(count: int, tile: int, why: str) -> npt.NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(count, min(count, CHECKED), replace=False)).astype(np.int64)
 
 
-def compared(search: Search, rows: npt.NDArray[np.int64], sides: tuple[Nodes, Nodes], *, is_one: bool) -> Pairs:
+def compared(
+    kind: NearKind, floor: float, rows: npt.NDArray[np.int64], sides: tuple[Nodes, Nodes], *, is_one: bool
+) -> Pairs:
     """Returns the near pairs (i, j) of some rows i, found without any bound; i < j where both sides are one block."""
     left, right = sides
     found: Pairs = {}
     step = 1 << 16
     for start in range(0, len(right.values) if len(rows) else 0, step):
-        similarity = search.similarities(left.values[rows], right.values[start : start + step])
-        at, j = np.nonzero(similarity >= search.floor())
+        similarity = kind.similarities(left.values[rows], right.values[start : start + step])
+        at, j = np.nonzero(similarity >= floor)
         found.update(_pairs(rows[at], j + start, similarity[at, j], is_one=is_one))
     return found
 

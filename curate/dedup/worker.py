@@ -53,7 +53,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 gathered = inputs[kind.nodes_pass]
                 loaded = Nodes.load(gathered, 0, folder)
                 tile = out.part(0)
-                put_tile(search, 0, (0, 0), (loaded, loaded), tile, _made(folder / "tile"))
+                put_tile(kind, search, 0, (0, 0), (loaded, loaded), tile, _made(folder / "tile"))
                 tile.commit()
                 put_certificate(kind.name, [BlockFacts.of(gathered, 0)], [out.folder.json(ACCOUNT, 0)], out)
 
@@ -131,7 +131,7 @@ def open_search(settings: Mapping[str, Any]) -> Worker:
         with scratch("dedup") as folder:
             left = Nodes.load(inputs[kind.nodes_pass], a, folder)
             right = left if a == b else Nodes.load(inputs[kind.nodes_pass], b, folder)
-            put_tile(search, unit, (a, b), (left, right), out, _made(folder / "tile"))
+            put_tile(kind, search, unit, (a, b), (left, right), out, _made(folder / "tile"))
 
     return search_tile
 

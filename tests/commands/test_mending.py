@@ -98,7 +98,7 @@ def test_what_is_computed_again_is_the_same_and_nothing_else_has_to_go(run, caps
         else:
             damage(Path(store.path(next(folder.file(role, unit) for role in folder.marker(unit).files))))
         expected.append(folder.marker_name(unit))
-        expected += [folder.marker_name(WHOLE)] if short in ("plan", "select") else []
+        expected += [folder.marker_name(WHOLE)] if short.startswith(("plan", "nodes-", "dedup-", "select")) else []
     names, advice = mended(store, command, capsys)
     assert names == sorted(expected)
     heading = advice.index("to repair, delete these and run the recipe again:")
@@ -130,7 +130,7 @@ def test_what_is_fetched_again_takes_with_it_what_was_computed_of_it(run, capsys
     assert "1 fault" in advice
     assert advice[-1] == "1 part will be fetched again; where images have changed, decisions may change"
     by_part = ("fetch", "pixels", "embed-pocket", "signals-caption", "signals-concept_grey")
-    whole = ("dedup-image_embedding", "select", "pack", "report")
+    whole = ("nodes-image_embedding", "dedup-image_embedding", "select", "pack", "report")
     assert names == sorted(
         [*(of[name].marker_name(part) for name in by_part)]
         + [f"{of[name].path}/" for name in whole]

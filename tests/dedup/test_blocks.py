@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from dedup.test_dedup import Image, corpus, digest, oracle, rows
 from helpers.inline_engine import InlineEngine
-from helpers.searches import all_near, nodes_of, searched_by_blocks, searched_whole
+from helpers.searches import (
+    Image,
+    all_near,
+    corpus,
+    digest,
+    nodes_of,
+    oracle,
+    rows,
+    searched_by_blocks,
+    searched_whole,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

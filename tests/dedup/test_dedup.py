@@ -1,48 +1,18 @@
-import itertools
 import math
-import operator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from helpers.searches import nodes_of, searched_whole
+from helpers.searches import Image, corpus, digest, nodes_of, oracle, rows, searched_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import schema
 from curate.dedup import tiles, worker
 from curate.errors import BrokenResult, DeviceLost, UsageError
-from curate.store import Folder, Inputs, Store
-
-Image = tuple[str | None, list[float] | None]
-"""A digest and an embedding, either of which may be missing."""
-
-
-def digest(number: int) -> str:
-    # The leading digits spread over buckets, the rest ties within one.
-    return f"{number * 37 % 256:02x}{number:062x}"
-
-
-def corpus(root: Path, parts: list[list[Image]], dim: int) -> tuple[Inputs, dict[bytes, Image]]:
-    """Commits fetch and embed folders; image ids descend within the list, so that order is not by luck."""
-    store = Store(str(root))
-    inputs = Inputs({name: Folder(store, name, "f") for name in ("fetch", "embed-m")}, range(len(parts)))
-    everything: dict[bytes, Image] = {}
-    for part, images in enumerate(parts):
-        ids = [(10**6 - 1000 * part - n).to_bytes(16, "big") for n in range(len(images))]
-        rows = sorted(zip(ids, images, strict=True))
-        everything |= dict(rows)
-        id_column = pa.array([image for image, _ in rows], schema.ID)
-        fetched = pa.table({"image_id": id_column, "sha256": pa.array([sha for _, (sha, _) in rows], pa.string())})
-        vectors = [None if vector is None else np.array(vector, np.float16) for _, (_, vector) in rows]
-        embedded = pa.table({"image_id": id_column, "image_embedding": pa.array(vectors, schema.embedding(dim))})
-        for name, table in (("fetch", fetched), ("embed-m", embedded)):
-            out = inputs[name].outputs(part)
-            out.put_table("images.parquet", table)
-            out.commit()
-    return inputs, everything
+from curate.store import Folder, Inputs
 
 
 def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int = 1) -> tuple[pa.Table, Folder]:
@@ -58,29 +28,8 @@ def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int 
     return folder.table("near.parquet", 0), folder
 
 
-def oracle(everything: dict[bytes, Image], floor: float) -> list[tuple[str, str, float]]:
-    """Brute force over Python numbers: correctly rounded sums, one root at the end."""
-    nodes: dict[str, list[float]] = {}
-    for image in sorted(everything):
-        sha, vector = everything[image]
-        if sha and vector is not None and any(np.array(vector, np.float16)):
-            nodes.setdefault(sha, [float(np.float16(value)) for value in vector])
-    near = []
-    for a, b in itertools.combinations(sorted(nodes), 2):
-        dot = math.fsum(map(operator.mul, nodes[a], nodes[b]))
-        norms = math.fsum(x * x for x in nodes[a]) * math.fsum(y * y for y in nodes[b])
-        similarity = round(dot / math.sqrt(norms), 6)
-        if similarity >= floor:
-            near.append((a, b, similarity))
-    return near
-
-
 def unusable(everything: dict[bytes, Image]) -> int:
     return sum(bool(sha) and vector is not None and not any(vector) for sha, vector in everything.values())
-
-
-def rows(table: pa.Table) -> list[tuple[str, str, float]]:
-    return list(zip(*(table[name].to_pylist() for name in schema.NEAR.names), strict=True))
 
 
 VALUES = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 0.6, 0.8, 1.0])

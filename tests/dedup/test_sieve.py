@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.dedup import search
+from curate.dedup.cosine import cosine
 from curate.dedup.search import near_pairs
 from curate.dedup.sieve import Basis, Sieve, fit
 from curate.duplicates import Account
@@ -60,7 +61,7 @@ def searched(
 
 def brute(vectors: npt.NDArray[np.float16], floor: float) -> list[tuple[int, int, float]]:
     i, j = np.triu_indices(len(vectors), 1)
-    similarity = search.cosine(vectors, vectors, i, j)
+    similarity = cosine(vectors, vectors, i, j)
     near = similarity >= floor
     return list(zip(i[near].tolist(), j[near].tolist(), similarity[near].tolist(), strict=True))
 

@@ -1,10 +1,15 @@
 """Runs searches for near pairs on tables that a test wrote."""
 
+import itertools
+import math
+import operator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from curate import schema
 from curate.dedup import passes, worker
 from curate.duplicates import KINDS, NearKind, near_tables
 from curate.runs.booking import Booking
@@ -15,6 +20,57 @@ from curate.schema import NEAR
 from curate.store import WHOLE, Folder, Inputs, Store
 from helpers.inline_engine import InlineEngine
 from helpers.plan_run import Silent
+
+Image = tuple[str | None, list[float] | None]
+"""A digest and an embedding, either of which may be missing."""
+
+
+def digest(number: int) -> str:
+    """Returns a digest."""
+    # The leading digits spread over buckets, the rest ties within one.
+    return f"{number * 37 % 256:02x}{number:062x}"
+
+
+def corpus(root: Path, parts: list[list[Image]], dim: int) -> tuple[Inputs, dict[bytes, Image]]:
+    """Commits fetch and embed folders; image ids descend within the list, so that order is not by luck."""
+    store = Store(str(root))
+    inputs = Inputs({name: Folder(store, name, "f") for name in ("fetch", "embed-m")}, range(len(parts)))
+    everything: dict[bytes, Image] = {}
+    for part, images in enumerate(parts):
+        ids = [(10**6 - 1000 * part - n).to_bytes(16, "big") for n in range(len(images))]
+        rows = sorted(zip(ids, images, strict=True))
+        everything |= dict(rows)
+        id_column = pa.array([image for image, _ in rows], schema.ID)
+        fetched = pa.table({"image_id": id_column, "sha256": pa.array([sha for _, (sha, _) in rows], pa.string())})
+        vectors = [None if vector is None else np.array(vector, np.float16) for _, (_, vector) in rows]
+        embedded = pa.table({"image_id": id_column, "image_embedding": pa.array(vectors, schema.embedding(dim))})
+        for name, table in (("fetch", fetched), ("embed-m", embedded)):
+            out = inputs[name].outputs(part)
+            out.put_table("images.parquet", table)
+            out.commit()
+    return inputs, everything
+
+
+def oracle(everything: dict[bytes, Image], floor: float) -> list[tuple[str, str, float]]:
+    """Brute force over Python numbers: correctly rounded sums, one root at the end."""
+    nodes: dict[str, list[float]] = {}
+    for image in sorted(everything):
+        sha, vector = everything[image]
+        if sha and vector is not None and any(np.array(vector, np.float16)):
+            nodes.setdefault(sha, [float(np.float16(value)) for value in vector])
+    near = []
+    for a, b in itertools.combinations(sorted(nodes), 2):
+        dot = math.fsum(map(operator.mul, nodes[a], nodes[b]))
+        norms = math.fsum(x * x for x in nodes[a]) * math.fsum(y * y for y in nodes[b])
+        similarity = round(dot / math.sqrt(norms), 6)
+        if similarity >= floor:
+            near.append((a, b, similarity))
+    return near
+
+
+def rows(table: pa.Table) -> list[tuple[str, str, float]]:
+    """Returns the rows of a table of near pairs."""
+    return list(zip(*(table[name].to_pylist() for name in schema.NEAR.names), strict=True))
 
 
 def searched_whole(root: Path, settings: dict[str, Any], inputs: Inputs, fingerprint: str = "f") -> Folder:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curate.dedup.cosine import cosines
 from curate.duplicates import Account, NearKind, PartImages, Search
 from curate.errors import BrokenResult, short
 from curate.keys import Keys
@@ -102,6 +103,10 @@ class ImageEmbedding(NearKind):
         usable = np.logical_and((np.abs(vectors) <= 1).all(axis=1), vectors.any(axis=1))
         return PartImages(fetched.filter(pa.array(usable)), vectors[usable], int(len(usable) - usable.sum()))
 
+    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `NearKind`."""
+        return cosines(left, right)
+
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
         # Imported here, as a process that only reads a recipe does not need torch.
@@ -118,7 +123,7 @@ class ImageEmbedding(NearKind):
 
 @dataclass(frozen=True)
 class _Search:
-    lowest: float
+    floor: float
     tile: int
     threads: int
     device: "torch.device"
@@ -132,18 +137,8 @@ class _Search:
 
         with gpu_failures(self.device):
             yield from near_pairs(
-                left, right, self.lowest, self.tile, self.device, scratch, account, threads=self.threads
+                left, right, self.floor, self.tile, self.device, scratch, account, threads=self.threads
             )
-
-    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """See `Search`."""
-        from curate.dedup.search import cosines
-
-        return cosines(left, right)
-
-    def floor(self) -> float:
-        """See `Search`."""
-        return self.lowest
 
 
 def _vectors(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float16]:

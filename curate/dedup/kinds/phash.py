@@ -90,6 +90,11 @@ class Phash(NearKind):
             raise BrokenResult(f"{pixels.path}: part {part} has a phash that is not 16 hex digits")
         return PartImages(fetched, np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
 
+    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `NearKind`."""
+        shares: npt.NDArray[np.float64] = 1 - np.bitwise_count(left[:, None] ^ right[None, :]) / BITS
+        return shares
+
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
         return _Search(settings["bits"])
@@ -107,11 +112,7 @@ class _Search:
         for i, j, bits in near_hashes(left, right, self.within, account):
             yield i, j, 1 - bits / BITS
 
-    def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """See `Search`."""
-        shares: npt.NDArray[np.float64] = 1 - np.bitwise_count(left[:, None] ^ right[None, :]) / BITS
-        return shares
-
+    @property
     def floor(self) -> float:
         """See `Search`."""
         return 1 - self.within / BITS
