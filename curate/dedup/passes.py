@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from curate.dedup.tiles import tiles
 from curate.duplicates import NearKind, near_kinds
 from curate.prepare import Prepared, near_kinds_of
-from curate.runs.booking import Booking, for_pack
+from curate.runs.booking import Booking, for_pack, for_search
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.work import Work
 from curate.store import WHOLE, Inputs, Json
@@ -44,7 +45,8 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         inputs = layout.inputs(kind.nodes_pass, kind.search_pass)
         settings = {"kind": kind.name, **kind.settings(prepared.recipe)}
         blocks = nodes.declared.depends.get("blocks", 1)
-        workers, booking = prepared.recipe.booking("dedup", for_pack, uses_gpu=kind.wants_gpu)
+        each = partial(for_search, settings.get("threads", 1))
+        workers, booking = prepared.recipe.booking("dedup", each, uses_gpu=kind.wants_gpu)
         if blocks > 1:
             yield from by_blocks(kind, nodes, search, inputs, settings, blocks, layout.rows, workers, booking)
             continue
@@ -88,7 +90,7 @@ def by_blocks(
     work_folder = f"{nodes.folder.path}/work"
     shelves = Pass.of(store, Declaration(f"{work_folder}/shelves", "dedup", VERSION, {"rows": SHELF_ROWS}))
     settings = {**settings, "blocks": blocks, "parts_each": each, "shelves": n_shelves}
-    without_gpu = replace(booking, gpus=0.0)
+    without_gpu = replace(booking, gpus=0.0, default_count=for_pack)
 
     def step(
         name: str, output: Pass, units: range | tuple[int], per_unit: float = 0.0, booked: Booking = without_gpu

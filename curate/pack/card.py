@@ -77,6 +77,7 @@ def card(
             "",
             *_funnel(funnel),
             "",
+            *_searches(funnel),
             "## Models",
             "",
             *_models(recipe, facts),
@@ -123,6 +124,17 @@ def _funnel(funnel: Json) -> list[str]:
     kept = f"**{funnel['kept']:,}**"
     rows.append(("**kept**", "", kept, "", "", ""))
     return _table(("step", "drops", "reached it", "dropped", "share", "without a value"), "llrrrr", rows)
+
+
+def _searches(funnel: Json) -> list[str]:
+    """Lines about what the searches for near duplicates cover."""
+    lines = [
+        f"The search for {_code(step['name'])} is exact: each of the {counted(step['searched'], 'pair')} of distinct "
+        "images was compared, or excluded by a proved bound."
+        for step in funnel["steps"]
+        if step["searched"] is not None
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _models(recipe: Json, facts: Mapping[str, Json]) -> list[str]:

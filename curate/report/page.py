@@ -123,6 +123,7 @@ class Figure:
         quantiles: per group of pairs, the values at `QUANTILES`.
         missing: pairs without a value.
         measure: for near copies, the name of their similarity.
+        searched: for near copies, all pairs of distinct images.
     """
 
     title: str
@@ -131,6 +132,7 @@ class Figure:
     quantiles: Sequence[tuple[str, Sequence[float | None]]]
     missing: int
     measure: str = ""
+    searched: int | None = None
 
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -347,7 +349,7 @@ def _near(inputs: Inputs, gathered: _Gathered) -> list[Figure]:
         lines = [step["threshold"] for step in steps]
         title = "Near copies" if len(by_search) == 1 else f"Near copies by {steps[0]['by']}"
         figure = _drawn(title, near_similarities(inputs[search], min(lines)), names, lines, [])
-        figures.append(replace(figure, measure=steps[0]["measure"]))
+        figures.append(replace(figure, measure=steps[0]["measure"], searched=steps[0]["searched"]))
     return figures
 
 

@@ -38,6 +38,11 @@ def for_pack(available: Resources) -> int:
     return max(1, int(available.cpus))
 
 
+def for_search(threads: int, available: Resources) -> int:
+    """Returns one worker for each GPU; without GPUs one for so many CPUs as each has threads."""
+    return int(available.gpus) if available.gpus >= 1 else max(1, int(available.cpus // threads))
+
+
 @dataclass(frozen=True)
 class Booking:
     """The resources that each worker of a work reserves.

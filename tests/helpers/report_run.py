@@ -62,6 +62,7 @@ STEPS: list[dict[str, Any]] = [
         "names_kept": True,
         "near": "dedup-image_embedding",
         "measure": "cosine",
+        "searched": 1_225,
         "by": "image_embedding",
         "prefer": "clip_similarity",
         "threshold": 0.95,
