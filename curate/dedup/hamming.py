@@ -1,45 +1,84 @@
-"""The exact search among 64-bit hashes: finds all pairs that differ in few bits, by multi-index hashing.
+"""The exact search among hashes of 64 or 256 bits: finds all pairs that differ in few bits.
 
-A hash is cut into 4 words of 16 bits. Where two hashes differ in at most r = 4a + b bits (0 ≤ b < 4), one of the first
+A hash is cut into w words of 16 bits. Where two hashes differ in at most r = wa + b bits (0 ≤ b < w), one of the first
 b + 1 words differs in at most a bits, or one of the others in at most a - 1. Otherwise at least
-(b + 1)(a + 1) + (3 - b)a = r + 1 bits would differ. So the search looks up, for each word, the hashes whose word
+(b + 1)(a + 1) + (w - 1 - b)a = r + 1 bits would differ. So the search looks up, for each word, the hashes whose word
 differs in no more bits than that, and compares them in full (Norouzi, Punjani and Fleet: Fast search in Hamming space
 with multi-index hashing, CVPR 2012).
+
+With more bits, words are looked up in more spellings and find more hashes. Where this costs more than a comparison of
+all pairs, as a sample of the hashes says, all pairs are compared. Both ways find the same pairs.
 """
 
 from collections.abc import Iterator
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
 
-BITS = 64
+_WORD_BITS = 16
 
-_WORDS, _WORD_BITS = 4, 16
+_WORDS = 64 // _WORD_BITS
+"""Words in each number of a hash."""
 
-_CANDIDATES = 1 << 22
-"""Candidate pairs that are compared at a time; a single hash may have more."""
+_CANDIDATES = 1 << 20
+"""Candidate pairs and looked-up words that are held at a time; a single hash may have more."""
 
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+_SAMPLE = 1024
+"""Hashes by which the number of candidates is estimated."""
+
+_CANDIDATE_COST = 8
+"""A candidate's comparison takes as long as that of this many pairs in a comparison of all (measured)."""
+
+_FEW = 16
+"""Few pairs of a tile: fewer than one in this many."""
+
+_ROWS, _COLUMNS = 32, 4096
+"""Hashes on the two sides of a tile of a comparison of all pairs: its 1 MB stays in the cache."""
+
+Hashes = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
+Found = tuple[Indices, Indices, Indices]
 
 
-def near_hashes(hashes: npt.NDArray[np.uint64], within: int) -> Iterator[Found]:
+def near_hashes(hashes: Hashes, within: int) -> Iterator[Found]:
     """Yields all pairs i < j whose hashes differ in at most `within` bits.
 
-    Memory: about 50 bytes for each hash, and the candidates that are compared at a time.
+    Memory: about 50 bytes for each hash of 64 bits, 230 for one of 256, and what is compared at a time.
 
     Args:
-        hashes: uint64 [n].
-        within: 0 to 64.
+        hashes: uint64 [n], or [n, numbers] for hashes of several numbers.
+        within: bits, 0 to 64 times the numbers.
 
     Yields:
         (i, j, differing bits) as arrays, ascending by (i, j) within and across the yielded arrays.
     """
-    index = [_Word(hashes, word, radius) for word, radius in enumerate(_radii(within)) if radius >= 0]
-    most = np.zeros(len(hashes), np.int64)
+    hashes = hashes[:, None] if hashes.ndim == 1 else hashes
+    index = _worthwhile_index(hashes, within)
+    if index is None:
+        yield from _among_all(hashes, within)
+    else:
+        yield from _by_words(hashes, index, within)
+
+
+def _worthwhile_index(hashes: Hashes, within: int) -> "list[_Word] | None":
+    """The index by words; None where it takes less time to compare all pairs, by a sample of the hashes."""
+    radii = _radii(within, hashes.shape[1] * _WORDS)
+    most = len(hashes) / 2 / _CANDIDATE_COST
+    if sum(comb(_WORD_BITS, bits) for radius in radii for bits in range(radius + 1)) >= most:
+        return None
+    index = [_Word(hashes, word, radius) for word, radius in enumerate(radii) if radius >= 0]
+    sample = np.linspace(0, len(hashes) - 1, min(_SAMPLE, len(hashes))).astype(np.int64)
+    work = sum(int(word.work(sample).sum()) for word in index)
+    return index if work < most * len(sample) else None
+
+
+def _by_words(hashes: Hashes, index: "list[_Word]", within: int) -> Iterator[Found]:
+    work = np.zeros(len(hashes), np.int64)
     for word in index:
-        most += word.candidates(slice(None))
-    before = np.concatenate([[0], np.cumsum(most)])
+        work += word.work(np.arange(len(hashes)))
+    before = np.concatenate([[0], np.cumsum(work)])
     start = 0
     while start < len(hashes):
         stop = int(np.searchsorted(before, before[start] + _CANDIDATES, "right")) - 1
@@ -48,70 +87,105 @@ def near_hashes(hashes: npt.NDArray[np.uint64], within: int) -> Iterator[Found]:
         start = stop
 
 
-def _radii(within: int) -> list[int]:
+def _among_all(hashes: Hashes, within: int) -> Iterator[Found]:
+    columns = np.ascontiguousarray(hashes.T)
+    for top in range(0, len(hashes), _ROWS):
+        pieces = []
+        for left in range(top, len(hashes), _COLUMNS):
+            i, j, bits = _near_in(columns[:, top : top + _ROWS], columns[:, left : left + _COLUMNS], within)
+            i, j = i + top, j + left
+            later = j > i
+            pieces.append((i[later], j[later], bits[later]))
+        yield _sorted(pieces)
+
+
+def _near_in(rows: Hashes, others: Hashes, within: int) -> Found:
+    """The near pairs of a tile; hashes are [numbers, n]."""
+    numbers = len(rows)
+    # Sums of 256 bits do not fit into the 8 that `bitwise_count` returns.
+    bits = np.zeros((rows.shape[1], others.shape[1]), np.uint16)
+    compared = 0
+    # Once the first numbers leave few pairs, the others are compared for these alone.
+    while compared < numbers and np.count_nonzero(bits <= within) * _FEW > bits.size:
+        bits += np.bitwise_count(np.bitwise_xor.outer(rows[compared], others[compared]))
+        compared += 1
+    i, j = np.nonzero(bits <= within)
+    exact = bits[i, j].astype(np.int64)
+    for number in range(compared, numbers):
+        exact += np.bitwise_count(rows[number, i] ^ others[number, j])
+    near = exact <= within
+    return i[near], j[near], exact[near]
+
+
+def _radii(within: int, words: int) -> list[int]:
     """The number of bits in which each word may differ; -1 for a word that need not be looked up."""
-    a, b = divmod(within, _WORDS)
-    return [a if word <= b else a - 1 for word in range(_WORDS)]
+    a, b = divmod(within, words)
+    return [a if word <= b else a - 1 for word in range(words)]
 
 
 class _Word:
     """An index of the hashes by one of their words.
 
     Args:
-        hashes: uint64 [n].
-        word: its number, from 0 for the lowest bits.
+        hashes: uint64 [n, numbers].
+        word: its number, from 0 for the lowest bits of the first number.
         radius: the number of bits in which it may differ.
     """
 
-    def __init__(self, hashes: npt.NDArray[np.uint64], word: int, radius: int) -> None:
+    def __init__(self, hashes: Hashes, word: int, radius: int) -> None:
         self.radius = radius
-        self._shift = np.uint64(_WORD_BITS * word)
+        self._number, place = divmod(word, _WORDS)
+        self._shift = np.uint64(_WORD_BITS * place)
         self._values = self.of(hashes)
         self._order = np.argsort(self._values, kind="stable").astype(np.uint32 if len(hashes) < 1 << 32 else np.int64)
         counts = np.bincount(self._values, minlength=1 << _WORD_BITS)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         flips = (bits for number in range(radius + 1) for bits in combinations(range(_WORD_BITS), number))
-        self._masks = [np.uint16(sum(1 << bit for bit in bits)) for bits in flips]
+        self._masks = np.array([sum(1 << bit for bit in bits) for bits in flips], np.uint16)
 
-    def of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
+    def of(self, hashes: Hashes) -> npt.NDArray[np.uint16]:
         """The word of each hash."""
-        return ((hashes >> self._shift) & np.uint64(0xFFFF)).astype(np.uint16)
+        return ((hashes[:, self._number] >> self._shift) & np.uint64(0xFFFF)).astype(np.uint16)
 
-    def candidates(self, of: slice) -> npt.NDArray[np.int64]:
-        """For each of these hashes, the number of hashes whose word differs from its own in at most `radius` bits."""
+    def work(self, of: Indices) -> Indices:
+        """For each of these hashes, the number of words to look up, and of hashes that they find."""
         values = self._values[of]
-        found = np.zeros(len(values), np.int64)
+        found = np.full(len(values), len(self._masks), np.int64)
         for mask in self._masks:
             found += self._starts[(values ^ mask).astype(np.int64) + 1] - self._starts[values ^ mask]
         return found
 
-    def look_up(self, start: int, stop: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yields pairs of arrays (i, j): hashes of this range, and their candidates."""
-        rows, values = np.arange(start, stop), self._values[start:stop]
-        for mask in self._masks:
-            bucket = (values ^ mask).astype(np.int64)
-            begin = self._starts[bucket]
-            counts = self._starts[bucket + 1] - begin
-            i = np.repeat(rows, counts)
-            # Within each run of one hash: 0, 1, 2, … from where its bucket begins.
-            place = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(begin, counts)
-            yield i, self._order[place].astype(np.int64)
+    def look_up(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """Returns arrays (i, j): hashes of this range, and those whose word differs in no more bits than `radius`."""
+        buckets = (self._values[start:stop, None] ^ self._masks).astype(np.int64).ravel()
+        begin = self._starts[buckets]
+        counts = self._starts[buckets + 1] - begin
+        i = np.repeat(np.repeat(np.arange(start, stop), len(self._masks)), counts)
+        # Within each bucket: 0, 1, 2, … from where it begins.
+        place = np.arange(len(i)) + np.repeat(begin - np.cumsum(counts) + counts, counts)
+        return i, self._order[place].astype(np.int64)
 
 
-def _near_of(hashes: npt.NDArray[np.uint64], index: list[_Word], start: int, stop: int, within: int) -> Found:
+def _near_of(hashes: Hashes, index: list[_Word], start: int, stop: int, within: int) -> Found:
     """The near pairs (i, j) with i in a range."""
     pieces: list[Found] = []
     for number, word in enumerate(index):
-        for i, j in word.look_up(start, stop):
-            later = j > i
-            i, j = i[later], j[later]
-            differ = hashes[i] ^ hashes[j]
-            bits = np.bitwise_count(differ)
-            near = bits <= within
-            # A pair that several words find is kept for the first of them only.
-            for earlier in index[:number]:
-                near &= np.bitwise_count(earlier.of(differ)) > earlier.radius
-            pieces.append((i[near], j[near], bits[near].astype(np.int64)))
+        i, j = word.look_up(start, stop)
+        later = j > i
+        i, j = i[later], j[later]
+        differ = hashes[i] ^ hashes[j]
+        bits = np.bitwise_count(differ).sum(axis=1, dtype=np.int64)
+        near = bits <= within
+        i, j, differ, bits = i[near], j[near], differ[near], bits[near]
+        # A pair that several words find is kept for the first of them only.
+        first = np.ones(len(i), bool)
+        for earlier in index[:number]:
+            first &= np.bitwise_count(earlier.of(differ)) > earlier.radius
+        pieces.append((i[first], j[first], bits[first]))
+    return _sorted(pieces)
+
+
+def _sorted(pieces: list[Found]) -> Found:
     i, j, bits = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
     order = np.lexsort((j, i))
     return i[order], j[order], bits[order]

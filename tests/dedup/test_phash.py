@@ -1,4 +1,4 @@
-"""Near pairs by perceptual hash against brute force, and the step that goes by them."""
+"""Near pairs by perceptual hash, and the step that goes by them."""
 
 import itertools
 from pathlib import Path
@@ -7,61 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers.select_run import Image, Row, run_select, step, write_inputs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from curate import schema
-from curate.dedup import hamming, worker
+from curate.dedup import worker
 from curate.errors import BrokenResult, RecipeError
 from curate.recipe import parse
 from curate.store import WHOLE, Folder, Inputs, Store
-
-WORD = st.integers(0, 2**16 - 1)
-
-
-@st.composite
-def near_lists(draw: st.DrawFn) -> list[int]:
-    """Hashes of which many are a few bits from one another, anywhere in the 64."""
-    found = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
-    for _ in range(draw(st.integers(0, 25))):
-        flips = draw(st.sets(st.integers(0, 63), max_size=18))
-        found.append(draw(st.sampled_from(found)) ^ sum(1 << bit for bit in flips))
-    return found
-
-
-def brute_force(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
-    pairs = itertools.combinations(range(len(hashes)), 2)
-    differing = ((i, j, (hashes[i] ^ hashes[j]).bit_count()) for i, j in pairs)
-    return [pair for pair in differing if pair[2] <= within]
-
-
-def searched(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
-    found = list(hamming.near_hashes(np.array(hashes, np.uint64), within))
-    return [pair for of in found for pair in zip(*(column.tolist() for column in of), strict=True)]
-
-
-@given(hashes=near_lists(), within=st.integers(0, 16), candidates=st.sampled_from([1, 7, 1 << 22]))
-@settings(deadline=None)
-def test_every_pair_within_is_found_once_and_in_order(hashes: list[int], within: int, candidates: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_CANDIDATES", candidates)
-        assert searched(hashes, within) == brute_force(hashes, within)
-
-
-@pytest.mark.parametrize("within", [0, 1, 3, 4, 6, 7, 8, 10])
-def test_differences_that_spread_over_the_words_in_every_way(within: int) -> None:
-    # 0 against hashes with so many bits set, or one more, divided among the four words in every way.
-    ways = [way for way in itertools.product(range(within + 2), repeat=4) if within <= sum(way) <= within + 1]
-    hashes = [0, *(sum(((1 << bits) - 1) << 16 * word for word, bits in enumerate(way)) for way in ways)]
-    near = [way for way in ways if sum(way) <= within]
-    assert [pair[1] for pair in searched(hashes, within) if pair[0] == 0] == [
-        1 + place for place, way in enumerate(ways) if way in near
-    ]
-
-
-@pytest.mark.parametrize("hashes", [[], [5], [5] * 40])
-def test_few_hashes_and_equal_ones(hashes: list[int]) -> None:
-    assert searched(hashes, 3) == brute_force(hashes, 3)
 
 
 def digest(number: int) -> str:

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curate.dedup.hamming import BITS, near_hashes
+from curate.dedup.hamming import near_hashes
 from curate.dedup.nodes import PartImages, collect
 from curate.duplicates import NearKind, Search
 from curate.errors import BrokenResult
 from curate.keys import Keys
 from curate.store import Folder, Inputs, Json, Outputs
+
+BITS = 64
 
 
 class PhashKeys(Keys):
