@@ -8,11 +8,13 @@ modules of `curate.dedup.kinds`, one each; the libraries of a search are importe
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from curate.keys import Keys
+from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
 from curate.store import Inputs, Json, Outputs
 
@@ -35,6 +37,21 @@ class DuplicateKind(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     keys: ClassVar[type[Keys]] = Keys
+
+    def check_key(self, key: str, value: Any) -> None:
+        """Checks a value against the bounds of this kind; another kind may have a key of that name with other bounds.
+
+        Raises:
+            ValueError: this kind has the key, and does not take the value.
+        """
+        if field := self.keys.model_fields.get(key):
+            annotated: Any = Annotated[field.annotation, *field.metadata]
+            taken: TypeAdapter[Any] = TypeAdapter(annotated)
+            try:
+                taken.validate_python(value)
+            except ValidationError:
+                schema = taken.json_schema()
+                raise ValueError(f"{shown(value)} is not allowed; write {allowed(schema, schema)}") from None
 
     @abstractmethod
     def words(self, keys: Any) -> str:
