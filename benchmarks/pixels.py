@@ -5,8 +5,8 @@
 One thread, milliseconds per decoded picture, the fastest of some rounds. `before` is version 1 of the pixels pass,
 which computed each column from every pixel at the stored size: colourfulness over the whole picture, sharpness from a
 bicubic resize. `shift` is the median over the pictures of |after - before| / before, and `same_hash` the share of
-unchanged hashes. The large pictures are 2 × 2 photographs side by side, enlarged to 1600 × 1600. The last line is one
-JSON object.
+unchanged hashes. `pdq` is the PDQ hash, which is computed only where a step reads it. The large pictures are 2 × 2
+photographs side by side, enlarged to 1600 × 1600. The last line is one JSON object.
 
 Measured on two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 375), Pillow 13:
 
@@ -16,6 +16,10 @@ Measured on two cores of an AMD EPYC, 140 photographs of ImageNet (most 500 × 3
 
 Most of the remaining time is the resize for the hash (Lanczos, 0.8 ms for a photo), which imagehash prescribes.
 Sharpness has another scale than before, as a bilinear resize blurs more than a bicubic one.
+
+`pdq`, measured later on the same machine while others worked on it (`after` came to 3.3 and 8.1): 1.7 for a photo and
+13.4 for a large one. Nearly all of the latter is the reference's shrinking to 512 pixels, which smaller pictures do
+not need.
 """
 
 import argparse
@@ -32,6 +36,7 @@ from PIL import Image
 
 from curate.decoding.images import REDUCED, decode
 from curate.embed.pixels.basic import Measures, measure
+from curate.embed.pixels.kinds.pdq import hash_and_quality
 from curate.phash import perceptual_hashes
 
 COLUMNS = ("brightness", "contrast", "colorfulness", "sharpness")
@@ -58,6 +63,7 @@ def main() -> None:
             "decode": time_of(decode, stored),
             "before": time_of(at_full_size, whole),
             "after": time_of(measure, reduced),
+            "pdq": time_of(hash_and_quality, reduced),
             "shift": {column: shift(before, after, column) for column in COLUMNS},
             "same_hash": round(float(np.mean([a == b for a, b in zip(*hashes, strict=True)])), 3),
         }

@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from curate.keys import Keys
+from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
 from curate.store import Folder, Inputs, Json
 
@@ -102,6 +104,21 @@ class DuplicateKind(ABC):
     about: ClassVar[str]
     keys: ClassVar[type[Keys]] = Keys
 
+    def check_key(self, key: str, value: Any) -> None:
+        """Checks a value against the bounds of this kind; another kind may have a key of that name with other bounds.
+
+        Raises:
+            ValueError: this kind has the key, and does not take the value.
+        """
+        if field := self.keys.model_fields.get(key):
+            annotated: Any = Annotated[field.annotation, *field.metadata]
+            taken: TypeAdapter[Any] = TypeAdapter(annotated)
+            try:
+                taken.validate_python(value)
+            except ValidationError:
+                schema = taken.json_schema()
+                raise ValueError(f"{shown(value)} is not allowed; write {allowed(schema, schema)}") from None
+
     @abstractmethod
     def words(self, keys: Any) -> str:
         """A short description of which images are duplicates, with the threshold; `keys` are of the class `keys`."""
@@ -118,6 +135,7 @@ class NearKind(DuplicateKind):
         block_rows: images in a block, about: what a tile's memory allows.
         column: a column of pairs that is null where an image cannot be compared.
         measure: a noun for the similarity.
+        left_out: why an image cannot be compared.
         wants_gpu: whether the search can use a GPU.
     """
 
@@ -126,6 +144,7 @@ class NearKind(DuplicateKind):
     block_rows: ClassVar[int]
     column: ClassVar[str]
     measure: ClassVar[str]
+    left_out: ClassVar[str] = "no value"
     wants_gpu: ClassVar[bool] = False
 
     @property
@@ -154,6 +173,11 @@ class NearKind(DuplicateKind):
     @abstractmethod
     def reads(self, models: Sequence[str]) -> list[str]:
         """The short names of the passes whose values are compared; `models` are the recipe's, the first one first."""
+
+    def gathers(self, dedup: Any) -> Json:
+        """The keys of the recipe's section that determine which images are compared; part of the nodes' fingerprint."""
+        del dedup
+        return {}
 
     @abstractmethod
     def depends(self, dedup: Any) -> Json:

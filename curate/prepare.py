@@ -35,7 +35,7 @@ from curate.runs.retry_rounds import Round, recorded
 from curate.select.steps.contract import Step
 from curate.select.steps.registry import check as check_steps
 from curate.select.steps.registry import read as read_steps
-from curate.select.steps.registry import versions
+from curate.select.steps.registry import versions, wanted
 from curate.signals.contract import Images, ModelShape, Prompts, Scorer
 from curate.signals.registry import scorers
 from curate.store import Folder, Json, Store
@@ -70,7 +70,7 @@ class Prepared:
     """Images that signals compare images with, likewise: `model`, `where`, `images` (each with `path` and `sha256`)."""
     columns: PairColumns = field(default_factory=PairColumns)
     pixels: Sequence[PixelScorer] = ()
-    """The pixel scorers of other packages, with the results of their `learn`."""
+    """The pixel scorers, with the results of their `learn`."""
     caution: str = ""
     """A guarantee that the output's store does not give, in one line (`Store.check_writable`); else empty."""
     remembered: Remembered = field(default_factory=Remembered)
@@ -106,10 +106,9 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
         remembered = Remembered.of(store)
     listing = _listing(recipe, remembered)
     plan, has_captions = _looked(recipe, listing, remembered)
-    columns = columns_of(recipe, plan)
-    _check_steps(recipe, columns, remembered)
-    if not has_captions:
-        columns = _without_captions(recipe, plan, columns)
+    known = columns_of(recipe, plan)
+    read = _check_steps(recipe, known, remembered)
+    columns = columns_of(recipe, plan, read) if has_captions else _without_captions(recipe, plan, known, read)
     identity = {
         "source": listing,
         "columns": chosen(recipe.source, without={"paths"}),
@@ -124,7 +123,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
     prompts, targets = _directions(requested, remembered)
     pixels = [
         replace(scorer, learned=scorer.kind.learn(scorer.where, scorer.keys, endpoint))
-        for scorer in pixel_scorers(recipe.pixels)
+        for scorer in pixel_scorers(recipe.pixels, read)
     ]
     blocked, blocked_phash = _blocked(recipe.fetch, remembered)
     # Last of the checks that read, as the longest.
@@ -187,20 +186,25 @@ def _looked(recipe: Recipe, listing: Sequence[Json], remembered: Remembered) -> 
     return columns, bool(found["has_captions"])
 
 
-def _check_steps(recipe: Recipe, columns: PairColumns, remembered: Remembered) -> None:
-    """Raises RecipeError where a step does not fit the columns; the same steps are checked once."""
+def _check_steps(recipe: Recipe, columns: PairColumns, remembered: Remembered) -> list[str]:
+    """Returns the columns that the steps read; the same steps are checked once.
+
+    Raises:
+        RecipeError: a step does not fit the columns.
+    """
     steps, types = steps_of(recipe), columns.types()
 
-    def find() -> tuple[bool, Sequence[str]]:
+    def find() -> tuple[list[str], Sequence[str]]:
         check_steps(steps, types)
-        return True, ()
+        return wanted(steps, list(types)), ()
 
     asked = {
         "steps": [step.model_dump(mode="json") for step in recipe.select],
         "kinds": versions(steps),
         "columns": {name: str(kind) for name, kind in types.items()},
     }
-    remembered.get("steps", asked, find)
+    read: list[str] = remembered.get("steps", asked, find)
+    return read
 
 
 def _facts(name: str, model: Model, remembered: Remembered, tell: Callable[[str], None]) -> ModelFacts:
@@ -316,8 +320,8 @@ def _scorers(recipe: Recipe, *, has_captions: bool) -> Iterator[Scorer]:
             raise RecipeError(f"{scorer.where} reads captions, and {_NO_CAPTIONS}")
 
 
-def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumns) -> PairColumns:
-    """Returns the columns of a run whose source has no captions.
+def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumns, read: Sequence[str]) -> PairColumns:
+    """Returns the columns of a run whose source has no captions; `read` as in `columns_of`.
 
     Raises:
         RecipeError: the recipe asks for something that is computed from captions.
@@ -325,7 +329,7 @@ def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumn
     mirrored = next((name for name, model in recipe.models.items() if model.mirror), None)
     if mirrored:
         raise RecipeError(f"models.{mirrored}.mirror scores captions, and {_NO_CAPTIONS}")
-    columns = columns_of(recipe, plan, has_captions=False)
+    columns = columns_of(recipe, plan, read, has_captions=False)
     known = list(with_captions.types())
     for step in steps_of(recipe):
         for name in step.kind.columns(step, known):
@@ -336,15 +340,20 @@ def _without_captions(recipe: Recipe, plan: pa.Schema, with_captions: PairColumn
     return columns
 
 
-def columns_of(recipe: Recipe, plan: pa.Schema, *, has_captions: bool = True) -> PairColumns:
+def columns_of(
+    recipe: Recipe, plan: pa.Schema, read: Sequence[str] | None = None, *, has_captions: bool = True
+) -> PairColumns:
     """Returns the columns that every pair of a run of the recipe has.
+
+    `read` are the columns that the steps read: pixel scorers without keys are computed only for them. None: as if the
+    steps read all that there are.
 
     Scorers are sorted by name: no fingerprint covers the order of signals in a recipe, so the order must not change
     bytes.
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
     requested = sorted(_scorers(recipe, has_captions=has_captions), key=lambda scorer: scorer.name)
-    pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels)}
+    pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels, read)}
     signals = {scorer.name: scorer.columns for scorer in requested}
     return describe_columns(plan, mirrored, signals, dict(sorted(pixels.items())), captions=has_captions)
 

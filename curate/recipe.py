@@ -303,6 +303,7 @@ def _pixels() -> type[Keys]:
     fields: dict[str, Any] = {
         name: (dict[Name, kind.keys], Field({}, description=kind.about, max_length=1000))  # type: ignore[name-defined]
         for name, kind in PIXEL_KINDS.items()
+        if kind.keys is not None
     }
     about = "Columns that other packages compute from the images: a field for each kind that is installed."
     return create_model("Pixels", __base__=Keys, __doc__=about, **fields)

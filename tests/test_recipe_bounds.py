@@ -39,6 +39,7 @@ EXAMPLE: dict[str, Any] = {
         {"drop": "draw", "keep_random": {"fraction": 0.5}},
         {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.95}},
         {"drop": "alike", "duplicates": {"by": "phash", "within": 3}},
+        {"drop": "looking_alike", "duplicates": {"by": "pdq", "within": 31}},
     ],
     "pack": {"layouts": ["webdataset"]},
     "workers": {"fetch": {"count": 1}},

@@ -29,13 +29,15 @@ def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]
         scope: the covered parts.
         rows: of the covered parts.
     """
+    dedup = prepared.recipe.dedup
     for kind in _asked(prepared):
         blocks = _blocks(kind, rows)
         divided = {"blocks": blocks} if blocks > 1 else {}
         reads = kind.reads(prepared.models)
-        yield Declaration(kind.nodes_pass, "dedup", VERSION, {**scope, **divided}, reads)
-        depends = kind.depends(prepared.recipe.dedup)
-        yield Declaration(kind.search_pass, "dedup", kind.version, depends, [kind.nodes_pass], is_decided_on=True)
+        yield Declaration(kind.nodes_pass, "dedup", VERSION, {**kind.gathers(dedup), **scope, **divided}, reads)
+        yield Declaration(
+            kind.search_pass, "dedup", kind.version, kind.depends(dedup), [kind.nodes_pass], is_decided_on=True
+        )
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:

@@ -47,7 +47,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 of_block = out.part(0)
                 nodes.put_block(block, of_block, folder / nodes.ROLE)
                 of_block.commit()
-                _count(out, counts)
+                _count(kind, out, counts)
                 del block
             if out := outputs.get(kind.search_pass):
                 gathered = inputs[kind.nodes_pass]
@@ -101,14 +101,15 @@ def open_gather(settings: Mapping[str, Any]) -> Worker:
 
 
 def open_add_up(settings: Mapping[str, Any]) -> Worker:
-    """The worker that adds up the shelves' counts of images. Settings: `shelves`, their number."""
+    """The worker that adds up the shelves' counts of images. Settings: `kind`; `shelves`, their number."""
+    kind, _ = _kind(settings)
 
     def add_up(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
         counts: Counter[str] = Counter(images=0, unusable=0)
         for _, marker in markers(inputs["shelves"], range(settings["shelves"])):
             counts.update(marker.counts)
-        _count(out, counts)
+        _count(kind, out, counts)
 
     return add_up
 
@@ -163,11 +164,11 @@ def _where(kind: NearKind, inputs: Inputs) -> str:
     return values
 
 
-def _count(out: Outputs, counts: Mapping[str, int]) -> None:
+def _count(kind: NearKind, out: Outputs, counts: Mapping[str, int]) -> None:
     out.counts.update(counts)
     if unusable := counts["unusable"]:
         left_out = counted(unusable, "image was", "images were")
-        out.notes.append(f"{left_out} not compared: no embedding of unit length")
+        out.notes.append(f"{left_out} not compared: {kind.left_out}")
 
 
 def _made(folder: Path) -> Path:

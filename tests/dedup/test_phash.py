@@ -1,8 +1,6 @@
-"""Near pairs by perceptual hash against brute force, and the step that goes by them."""
+"""Near pairs by perceptual hash, and the step that goes by them."""
 
 import itertools
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,74 +9,11 @@ import pytest
 from helpers.near_pairs import put_near
 from helpers.searches import searched_whole
 from helpers.select_run import Image, Row, run_select, step, write_inputs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from curate import schema
-from curate.dedup import hamming
-from curate.duplicates import Account
 from curate.errors import BrokenResult, RecipeError
 from curate.recipe import parse
 from curate.store import Folder, Inputs, Store
-
-WORD = st.integers(0, 2**16 - 1)
-
-
-@st.composite
-def near_lists(draw: st.DrawFn) -> list[int]:
-    """Hashes of which many are a few bits from one another, anywhere in the 64."""
-    found = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
-    for _ in range(draw(st.integers(0, 25))):
-        flips = draw(st.sets(st.integers(0, 63), max_size=18))
-        found.append(draw(st.sampled_from(found)) ^ sum(1 << bit for bit in flips))
-    return found
-
-
-def brute_force(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
-    pairs = itertools.combinations(range(len(hashes)), 2)
-    differing = ((i, j, (hashes[i] ^ hashes[j]).bit_count()) for i, j in pairs)
-    return [pair for pair in differing if pair[2] <= within]
-
-
-def searched(hashes: list[int], within: int) -> list[tuple[int, int, int]]:
-    """The pairs of all hashes, which are also those within and between two halves of them."""
-    values, account, cut = np.array(hashes, np.uint64), Account(), len(hashes) // 2
-    found = listed(hamming.near_hashes(values, None, within, account))
-    assert account.pairs == math.comb(len(hashes), 2)
-    assert account.compared >= len(found)
-    between = Account()
-    across = listed(hamming.near_hashes(values[:cut], values[cut:], within, between))
-    assert [(i, j + cut, bits) for i, j, bits in across] == [pair for pair in found if pair[0] < cut <= pair[1]]
-    assert between.pairs == cut * (len(hashes) - cut)
-    return found
-
-
-def listed(found: Iterator[hamming.Found]) -> list[tuple[int, int, int]]:
-    return [pair for of in found for pair in zip(*(column.tolist() for column in of), strict=True)]
-
-
-@given(hashes=near_lists(), within=st.integers(0, 16), candidates=st.sampled_from([1, 7, 1 << 22]))
-@settings(deadline=None)
-def test_every_pair_within_is_found_once_and_in_order(hashes: list[int], within: int, candidates: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_CANDIDATES", candidates)
-        assert searched(hashes, within) == brute_force(hashes, within)
-
-
-@pytest.mark.parametrize("within", [0, 1, 3, 4, 6, 7, 8, 10])
-def test_differences_that_spread_over_the_words_in_every_way(within: int) -> None:
-    # 0 against hashes with so many bits set, or one more, divided among the four words in every way.
-    ways = [way for way in itertools.product(range(within + 2), repeat=4) if within <= sum(way) <= within + 1]
-    hashes = [0, *(sum(((1 << bits) - 1) << 16 * word for word, bits in enumerate(way)) for way in ways)]
-    near = [way for way in ways if sum(way) <= within]
-    assert [pair[1] for pair in searched(hashes, within) if pair[0] == 0] == [
-        1 + place for place, way in enumerate(ways) if way in near
-    ]
-
-
-@pytest.mark.parametrize("hashes", [[], [5], [5] * 40])
-def test_few_hashes_and_equal_ones(hashes: list[int]) -> None:
-    assert searched(hashes, 3) == brute_force(hashes, 3)
 
 
 def digest(number: int) -> str:
@@ -140,7 +75,7 @@ def near(**keys: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "duplicates: by: phash needs `within`, and no other kind takes it"),
+        ({}, "duplicates: by: pdq or phash needs `within`, and no other kind takes it"),
         ({"within": 6, "above": 0.9}, "duplicates: by: image_embedding needs `above`, and no other kind takes it"),
         ({"within": 17}, "duplicates.within: 17 is not allowed; write a whole number from 0 to 16"),
         ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits"),

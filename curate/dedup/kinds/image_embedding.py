@@ -54,6 +54,7 @@ class ImageEmbedding(NearKind):
     # Every image that could be decoded has an embedding.
     column = "decoded"
     measure = "cosine"
+    left_out = "no embedding of unit length"
     wants_gpu = True
 
     def words(self, keys: ImageEmbeddingKeys) -> str:

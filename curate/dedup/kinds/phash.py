@@ -1,20 +1,17 @@
 """`by: phash`: images whose perceptual hashes differ in few of 64 bits."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from pydantic import Field
 
-from curate.dedup.hamming import BITS, near_hashes
-from curate.duplicates import Account, NearKind, PartImages, Search
-from curate.errors import BrokenResult
+from curate.dedup.hashes import HashSearch, read_hashes, shares_of_equal_bits
+from curate.duplicates import NearKind, PartImages, Search
 from curate.keys import Keys
 from curate.store import Inputs, Json
+
+BITS = 64
 
 
 class PhashKeys(Keys):
@@ -79,43 +76,15 @@ class Phash(NearKind):
     def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
         """See `NearKind`."""
         del settings
-        fetch, pixels = inputs["fetch"], inputs["pixels"]
-        fetched = fetch.table("images.parquet", part, ["image_id", "sha256"])
-        measured = pixels.table("pixels.parquet", part, ["image_id", "phash"])
-        if not fetched["image_id"].equals(measured["image_id"]):
-            raise BrokenResult(f"{pixels.path}: part {part} does not list the images of {fetch.path}")
-        present = pc.and_(pc.is_valid(fetched["sha256"]), pc.is_valid(measured["phash"]))
-        fetched, digits = fetched.filter(present), "".join(measured["phash"].filter(present).to_pylist())
-        if len(digits) != BITS // 4 * len(fetched):
-            raise BrokenResult(f"{pixels.path}: part {part} has a phash that is not 16 hex digits")
-        return PartImages(fetched, np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
+        return read_hashes(inputs["fetch"], inputs["pixels"], part, "phash", BITS)
 
     def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `NearKind`."""
-        shares: npt.NDArray[np.float64] = 1 - np.bitwise_count(left[:, None] ^ right[None, :]) / BITS
-        return shares
+        return shares_of_equal_bits(left, right)
 
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
-        return _Search(settings["bits"])
-
-
-@dataclass(frozen=True)
-class _Search:
-    within: int
-
-    def near(
-        self, left: npt.NDArray[Any], right: npt.NDArray[Any] | None, scratch: Path, account: Account
-    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
-        """See `Search`."""
-        del scratch
-        for i, j, bits in near_hashes(left, right, self.within, account):
-            yield i, j, 1 - bits / BITS
-
-    @property
-    def floor(self) -> float:
-        """See `Search`."""
-        return 1 - self.within / BITS
+        return HashSearch(settings["bits"], BITS)
 
 
 KIND = Phash()

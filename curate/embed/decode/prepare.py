@@ -42,7 +42,7 @@ class Prepare:
         with_measures: whether the pixels are measured.
         is_exact: whether pixels equal those of open_clip's preprocessing, or may differ slightly (`preprocess.py`,
             `decoding.images.decode`).
-        scorers: pixel scorers of other packages.
+        scorers: pixel scorers besides the measures.
     """
 
     preprocesses: Sequence[Preprocess]

@@ -1,8 +1,9 @@
 """The interface of a kind of pixel scorer: it computes columns by image from decoded pictures, in the embed pass.
 
 A package provides a kind by an entry point in the group `curate.pixels`; a recipe uses it under its name:
-`pixels: {<kind>: {<name>: <keys>}}`. Each such scorer has a folder of its own, `pixels-<name>`, so for a new scorer the
-pictures are decoded again and nothing else is computed.
+`pixels: {<kind>: {<name>: <keys>}}`. A kind without keys has one scorer, which is computed where a step reads one of
+its columns; those of this package are modules of `curate.embed.pixels.kinds`. Each scorer has a folder of its own,
+`pixels-<name>`, so for a new scorer the pictures are decoded again and nothing else is computed.
 
 There are two forms. A `PixelMeasure` takes one picture at a time and runs where pictures are resized (in the worker's
 threads, or for a GPU in the processes that decode). A `PixelModel` takes batches of crops and runs on the models'
@@ -39,10 +40,11 @@ class PixelKind(ABC):
 
     Attributes:
         name: the key under `pixels` that holds its entries.
-        prefix: prefix of the names of its scorers, and so of their columns.
+        prefix: prefix of the names of its scorers, and so of their columns; the name of the scorer of a kind without
+            keys.
         version: to be raised whenever its values change; part of the fingerprint.
         about: one sentence for the recipe's documentation.
-        keys: the pydantic model (a `curate.keys.Keys`) of an entry's keys.
+        keys: the pydantic model (a `curate.keys.Keys`) of an entry's keys; None for a kind without keys.
         side: pictures may be decoded reduced, to a shorter side of at least this many pixels; None: never reduced.
     """
 
@@ -102,9 +104,9 @@ class PixelScorer:
 
     Attributes:
         name: `nsfw_strict`; the folder of its columns is `pixels-<name>`.
-        where: its key in the recipe: `pixels.nsfw.strict`.
+        where: its key in the recipe, `pixels.nsfw.strict`; the name of a kind without keys.
         kind: its kind.
-        keys: the keys of its entry in the recipe.
+        keys: the keys of its entry in the recipe; None where its kind has none.
         package: the package that provides the kind; None where it is built in.
         learned: the result of `PixelKind.learn`; empty before that is called.
     """
@@ -129,4 +131,5 @@ class PixelScorer:
 
     def settings(self) -> Json:
         """Returns what a worker needs to open it (`registry.opened`), JSON-able."""
-        return {"kind": self.kind.name, "keys": self.keys.model_dump(mode="json"), "learned": dict(self.learned)}
+        keys = {} if self.keys is None else self.keys.model_dump(mode="json")
+        return {"kind": self.kind.name, "keys": keys, "learned": dict(self.learned)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
 from curate.duplicates import KINDS, DuplicateKind, NearKind
 from curate.keys import Keys, Text
@@ -22,13 +22,18 @@ class _AnyDuplicates(Keys):
     by: str
     prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_its_kind_takes_it(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and (kind := KINDS.get(info.data.get("by", ""))):
+            kind.check_key(str(info.field_name), value)
+        return value
+
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> Self:
         for key, kinds in _kinds_by_key().items():
             if (self.by in kinds) != (getattr(self, key) is not None):
                 raise ValueError(f"by: {' or '.join(kinds)} needs `{key}`, and no other kind takes it")
-        # Raises where a key is out of its kind's bounds.
-        _ = self.limits
         return self
 
     @property

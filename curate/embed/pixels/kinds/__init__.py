@@ -1,0 +1,1 @@
+"""The built-in kinds of pixel scorers, one module each; they are computed where a step reads their columns."""
