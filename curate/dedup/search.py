@@ -8,6 +8,7 @@ On a CPU, candidates are found by short vectors (`curate.dedup.sieve`) where a s
 and on a GPU, by the float32 product of whole vectors.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,11 +120,17 @@ def _by_short_vectors(
     for name, width, bound in zip(names, (left.first.shape[1], left.second.shape[1]), left.bounds, strict=True):
         account.bounds[name] = {"values": width, "below": bound}
 
+    held = threading.local()
+
     def candidates(block: tuple[slice, slice]) -> tuple[Indices, Indices, int]:
         rows, columns = block
-        first = torch.from_numpy(np.array(left.first[rows])) @ torch.from_numpy(np.array(right.first[columns])).T
-        width = first.shape[1]
-        at = np.flatnonzero(first.numpy() >= left.bounds[0])
+        near, far = (torch.from_numpy(np.array(side)) for side in (left.first[rows], right.first[columns]))
+        width, count = len(far), len(near) * len(far)
+        # Memory that is asked for anew costs a fifth of the product.
+        if not hasattr(held, "products"):
+            held.products, held.passed = torch.empty(_ROWS * _COLUMNS), np.empty(_ROWS * _COLUMNS, np.bool_)
+        first = torch.mm(near, far.T, out=held.products[:count].view(len(near), width))
+        at = np.flatnonzero(np.greater_equal(first.numpy().ravel(), left.bounds[0], out=held.passed[:count]))
         i, j = _wanted(at // width + rows.start, at % width + columns.start, other)
         products = np.empty(len(i), np.float32)
         for start in range(0, len(i), _GATHERED):
