@@ -63,15 +63,17 @@ def distinct(pieces: Sequence[Records], where: str) -> Records:
         if piece.dtype != filled[0].dtype:
             some, others = filled[0].dtype["value"], piece.dtype["value"]
             raise BrokenResult(f"{where}: some parts have values of {some}, others of {others}")
-    # Of this type, as NumPy would change the order of bytes.
-    together = np.concatenate(filled, dtype=filled[0].dtype)
+    # As plain bytes: NumPy copies records field by field, and changes the order of their bytes.
+    record = filled[0].dtype
+    plain = np.concatenate([piece.view(f"V{record.itemsize}") for piece in filled])
+    together = plain.view(record)
     words = [together["image"][:, 1], together["image"][:, 0]]
     words += [together["digest"][:, word] for word in (3, 2, 1, 0)]
-    together = together[np.lexsort(words)]
-    digest = together["digest"]
+    order = np.lexsort(words)
+    digest = together["digest"][order]
     first = np.ones(len(together), dtype=bool)
     first[1:] = (digest[1:] != digest[:-1]).any(axis=1)
-    return together[first]
+    return plain[order[first]].view(record)
 
 
 def by_block(ascending: Records, blocks: int) -> list[Records]:

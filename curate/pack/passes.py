@@ -15,7 +15,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
 
-VERSION = 4
+VERSION = 5
 
 SMALL_RESULT = 5_000
 """Kept pairs up to which the driver packs in its own process: a second's work of one core. More go to all cores."""
