@@ -6,6 +6,9 @@ other pairs are dropped. Two kept nodes are never near, and every dropped pair h
 it. Where it has several, it names the most similar one by the first step that drops it, and among equally similar ones
 the best.
 
+Where all captions of an image stay, a pair is dropped when a kept pair has a near digest, or the same digest and the
+same caption. So the nodes that keep pairs are the same ones, and each of them keeps the best pair of every caption.
+
 Consecutive steps are decided as one, over the pairs that any of them counts as duplicates; each dropped pair is then
 assigned to the first step by which it duplicates a kept pair. Decided one after the other, steps would make chains: a
 pair would be dropped as an exact copy of a pair that the next step drops as a near copy.
@@ -40,7 +43,7 @@ class Reach:
     near: Mapping[str, float] = field(default_factory=dict)
 
 
-def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> None:
+def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, caption: str | None = None) -> None:
     """Adds to `dropped` the rows of `alive` that duplicate another one.
 
     Args:
@@ -48,9 +51,12 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
         reaches: one for each step that is decided here, in their order.
         value: the column of `alive` whose higher value ranks first; null ranks last, ties by pair_id.
         digest: the column of `alive` that holds sha256.
+        caption: the column of `alive` that tells captions apart, where all captions of a kept image stay; None where
+            only its best pair stays.
     """
+    texts = "" if caption is None else f"{caption} AS caption,"
     rows.do(
-        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256,
+        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256, {texts}
         row_number() OVER (ORDER BY {value} DESC NULLS LAST, high, low) AS rank
         FROM alive WHERE {digest} IS NOT NULL"""
     )
@@ -60,11 +66,19 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
         _load_near(rows, reaches)
         _lose_near(rows)
     # Equal digests are duplicates for every step.
+    stays, same = "nodes", "sha256"
+    if caption is not None:
+        stays, same = "captions", "sha256, caption"
+        rows.do(
+            f"""CREATE OR REPLACE TABLE captions AS SELECT {same}, min(pair.rank) AS rank
+            FROM ranked pair JOIN nodes USING (sha256)
+            WHERE nodes.rank NOT IN (SELECT node FROM lost) GROUP BY {same}"""
+        )
     rows.do(
         f"""INSERT INTO dropped
         SELECT pair.id, {min(reach.step for reach in reaches)}, best.high, best.low, 1.0
-        FROM ranked pair JOIN nodes USING (sha256) JOIN ranked best ON best.rank = nodes.rank
-        WHERE pair.rank > nodes.rank AND nodes.rank NOT IN (SELECT node FROM lost)"""
+        FROM ranked pair JOIN {stays} stays USING ({same}) JOIN ranked best ON best.rank = stays.rank
+        WHERE pair.rank > stays.rank AND stays.rank NOT IN (SELECT node FROM lost)"""
     )
 
 

@@ -29,6 +29,8 @@ BITS = [0, 4, 5, 6, 7]
 Near = dict[frozenset[str], float]
 """Similarity by pair of digests."""
 
+Run = tuple[list[Row], dict[str, Near], list[str], str]
+
 EMBEDDING, PHASH = {"by": "image_embedding", "above": 0.95}, {"by": "phash", "within": 5}
 STEPS: dict[str, dict[str, Any]] = {
     "same": {"by": "sha256"},
@@ -41,8 +43,8 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> tuple[list[Row], dict[str, Near], list[str]]:
-    """Rows of few images and captions, near pairs by kind, and the names of steps."""
+def runs(draw: st.DrawFn) -> Run:
+    """Rows of few images and captions, near pairs by kind, the names of steps, and their `keep`."""
     rows = [
         Row(
             Image(f"http://x/{number}", sha256=draw(st.sampled_from(DIGESTS))),
@@ -56,7 +58,8 @@ def runs(draw: st.DrawFn) -> tuple[list[Row], dict[str, Near], list[str]]:
         "image_embedding": draw(st.dictionaries(pairs, st.sampled_from(COSINES), max_size=15)),
         "phash": draw(st.dictionaries(pairs, st.sampled_from([1 - bits / 64 for bits in BITS]), max_size=15)),
     }
-    return rows, near, draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3, unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3, unique=True))
+    return rows, near, names, draw(st.sampled_from(["best", "all_captions"]))
 
 
 def threshold(kind: dict[str, Any]) -> float:
@@ -76,7 +79,7 @@ def rank(row: Row) -> tuple[bool, float, bytes]:
     return (row.similarity is None, -(row.similarity or 0.0), row.pair_id)
 
 
-def by_definition(rows: Sequence[Row], near: dict[str, Near], names: Sequence[str]) -> dict[bytes, Any]:
+def by_definition(rows: Sequence[Row], near: dict[str, Near], names: Sequence[str], keep: str) -> dict[bytes, Any]:
     """By pair: None where it stays, else the step, the kept pair and the similarity, decided in the order of rank."""
     kept: list[Row] = []
     decided: dict[bytes, Any] = {}
@@ -85,6 +88,8 @@ def by_definition(rows: Sequence[Row], near: dict[str, Near], names: Sequence[st
         for number, name in enumerate(names):
             for place, other in enumerate(kept):
                 same = row.image.sha256 == other.image.sha256
+                if same and keep == "all_captions" and row.caption != other.caption:
+                    continue
                 similarity = 1.0 if same else near_by(name, near, row, other)
                 if similarity is not None:
                     matches.append((number, -similarity, place))
@@ -133,22 +138,23 @@ def decide(rows: Sequence[Row], near: dict[str, Near], steps: Sequence[dict[str,
 
 
 @given(runs())
-def test_what_stays_and_what_goes_is_by_definition(run: tuple[list[Row], dict[str, Near], list[str]]) -> None:
-    rows, near, names = run
-    decided = decide(rows, near, [step(name, duplicates=STEPS[name]) for name in names])
-    assert decided == by_definition(rows, near, names)
+def test_what_stays_and_what_goes_is_by_definition(run: Run) -> None:
+    rows, near, names, keep = run
+    decided = decide(rows, near, [step(name, duplicates={**STEPS[name], "keep": keep}) for name in names])
+    assert decided == by_definition(rows, near, names, keep)
     # The guarantees, apart from the order in which the definition decides.
     of = {row.pair_id: row for row in rows}
     kept = [of[pair] for pair, fate in decided.items() if fate is None]
     for a, b in itertools.combinations(kept, 2):
         assert not any(near_by(name, near, a, b) for name in names)
-        assert a.image.sha256 != b.image.sha256
+        assert a.image.sha256 != b.image.sha256 or (keep == "all_captions" and a.caption != b.caption)
     for pair, fate in decided.items():
         if fate is not None:
             name, original, similarity = fate
             assert decided[original] is None
             assert rank(of[original]) < rank(of[pair])
             same = of[original].image.sha256 == of[pair].image.sha256
+            assert not same or keep == "best" or of[original].caption == of[pair].caption
             assert similarity == (1.0 if same else near_by(name, near, of[original], of[pair]))
 
 
@@ -208,6 +214,42 @@ def test_only_images_that_are_near_by_every_kind_are_duplicates(tmp_path: Path) 
     assert facts["without"] == "4 without a value stay"
 
 
+def test_all_captions_of_the_best_image_stay(tmp_path: Path) -> None:
+    first, again, near_one = (Image(f"http://x/{n}", sha256=DIGESTS[n // 2]) for n in (0, 1, 2))
+    rows = [
+        Row(first, "a cat", similarity=0.9),
+        Row(near_one, "a cat", similarity=0.8),
+        Row(first, "a dog", similarity=0.7),
+        # The same bytes from another place, with a caption that is there already, and with one that is not.
+        Row(again, "a cat", similarity=0.6),
+        Row(again, "a Cat", similarity=None),
+        Row(near_one, "a bird", similarity=0.5),
+    ]
+    inputs = write_inputs(tmp_path, rows, 1, [(DIGESTS[0], DIGESTS[1], 0.97)])
+    keep = {"keep": "all_captions"}
+    steps = [
+        step("same", duplicates={"by": "sha256", **keep}),
+        step("near", duplicates=EMBEDDING | keep),
+    ]
+    funnel, _, out = run_select(inputs, steps, tmp_path / "run")
+    cat, other, dog, repeat, spelt, bird = (row.pair_id for row in rows)
+    assert decided_of([out.table("decisions.parquet", 0)]) == {
+        cat: None,
+        other: ("near", cat, 0.97),
+        dog: None,
+        repeat: ("same", cat, 1.0),
+        spelt: None,
+        bird: ("near", cat, 0.97),
+    }
+    facts = funnel["steps"][-2]
+    assert facts["keep"] == "all_captions"
+    assert facts["says"] == "equal bytes; keeps the image with the highest clip_similarity, with all its captions"
+    assert facts["rule"] == (
+        "all but one image of each set of duplicates by `sha256` (equal bytes), best `clip_similarity` kept with all "
+        "its captions"
+    )
+
+
 def recipe(*duplicates: dict[str, Any]) -> Recipe:
     steps = [{"drop": f"near_{number}", "duplicates": keys} for number, keys in enumerate(duplicates)]
     return parse({"version": 1, "source": {"paths": ["x"]}, "output": "o", "select": steps})
@@ -238,6 +280,23 @@ def test_a_wrong_list_of_kinds_is_one_line(keys: dict[str, Any], message: str) -
     assert message in str(caught.value)
     assert "select step 'near_0'" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_steps_agree_on_what_stays() -> None:
+    keeps = {"by": "sha256", "keep": "all_captions"}
+    with pytest.raises(RecipeError, match=r"'near_1' keeps best, but 'near_0' keeps all_captions; steps with `dup"):
+        recipe(keeps, EMBEDDING)
+    recipe(keeps, EMBEDDING | {"keep": "all_captions"})
+    with pytest.raises(RecipeError, match=r"'near_0': duplicates\.keep: 'all' is not allowed; write best or all_cap"):
+        recipe({"by": "sha256", "keep": "all"})
+
+
+def test_captions_are_read_where_they_are_compared() -> None:
+    (asked,) = steps_of(recipe({"by": "sha256", "keep": "all_captions"}))
+    assert asked.kind.columns(asked, []) == ["clip_similarity", "sha256", "caption"]
+    columns = {"clip_similarity": pa.float32(), "sha256": pa.string()}
+    with pytest.raises(RecipeError, match=r"select step 'near_0': duplicates\.keep: there is no column 'caption'"):
+        asked.kind.check(asked, columns)
 
 
 def test_all_kinds_of_a_step_are_searched_and_their_columns_read() -> None:

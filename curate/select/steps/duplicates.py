@@ -93,6 +93,12 @@ class _AnyDuplicates(_AnyKind):
         None, description="In place of `by`: images are duplicates where each of these kinds counts them as such."
     )
 
+    keep: Literal["best", "all_captions"] = Field(
+        "best",
+        description="What stays of each set of duplicates: `best`, one pair; `all_captions`, one image with all its "
+        "captions.",
+    )
+
     @field_validator("all")
     @classmethod
     def _each_kind_once(cls, value: list[NearKeys] | None) -> list[NearKeys] | None:
@@ -130,7 +136,7 @@ else:
 class Duplicates(StepKind[DuplicatesKeys]):
     """Keeps the best of each set of duplicates (`curate.select.greedy`).
 
-    Consecutive steps that prefer the same column are decided as one, by the first of them.
+    Consecutive steps with the same `prefer` and `keep` are decided as one, by the first of them.
     """
 
     name = "duplicates"
@@ -138,7 +144,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
     keys = DuplicatesKeys
 
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
-        """See `StepKind`: duplicates come last, prefer the same column, and need no pair that the search leaves out."""
+        """See `StepKind`: duplicates come last, agree on what stays, and need no pair that the search leaves out."""
         for step in steps:
             for number, one in enumerate(step.duplicates.each if step.duplicates else ()):
                 missed = one.kind.not_searched(one.limits, recipe.dedup) if isinstance(one.kind, NearKind) else ""
@@ -155,11 +161,13 @@ class Duplicates(StepKind[DuplicatesKeys]):
                     f"select step {step.drop!r} comes after {first.drop!r}, which drops duplicates in favour of pairs "
                     f"that {step.drop!r} may drop; put the steps with `duplicates` last"
                 )
-            if step.duplicates.prefer != first.duplicates.prefer:
-                raise ValueError(
-                    f"select step {step.drop!r} prefers {step.duplicates.prefer}, but {first.drop!r} prefers "
-                    f"{first.duplicates.prefer}; steps with `duplicates` are decided as one and need the same"
-                )
+            for key in _SHARED:
+                own, others = getattr(step.duplicates, key), getattr(first.duplicates, key)
+                if own != others:
+                    raise ValueError(
+                        f"select step {step.drop!r} {key}s {own}, but {first.drop!r} {key}s {others}; "
+                        "steps with `duplicates` are decided as one and need the same"
+                    )
 
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
@@ -168,17 +176,21 @@ class Duplicates(StepKind[DuplicatesKeys]):
     def columns(self, step: Step[DuplicatesKeys], known: Sequence[str]) -> list[str]:
         """See `StepKind`."""
         del known
-        return [step.keys.prefer, "sha256", *(kind.column for kind, _ in _near(step))]
+        caption = ["caption"] if step.keys.keep == "all_captions" else []
+        return [step.keys.prefer, "sha256", *(kind.column for kind, _ in _near(step)), *caption]
 
     def check(self, step: Step[DuplicatesKeys], columns: Mapping[str, pa.DataType]) -> None:
-        """See `StepKind`: the preferred column has an order."""
+        """See `StepKind`: the preferred column has an order, and there are captions where they are compared."""
         kind = step.column("duplicates.prefer", step.keys.prefer, columns)
         if pa.types.is_nested(kind):
             raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, which has no order")
+        if step.keys.keep == "all_captions":
+            step.column("duplicates.keep", "caption", columns)
 
     def expressions(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
-        """See `StepKind`: the preferred value, the digest, and whether the image can be compared with near ones."""
-        return [quoted(step.keys.prefer), "sha256", *(_compared(kind) for kind, _ in _near(step))]
+        """See `StepKind`: the preferred value, digests, and whether the image can be compared with near ones."""
+        caption = [_CAPTION] if step.keys.keep == "all_captions" else []
+        return [quoted(step.keys.prefer), "sha256", *(_compared(kind) for kind, _ in _near(step)), *caption]
 
     def decide(self, step: Step[DuplicatesKeys], steps: Sequence[Step[Any]], rows: Survivors) -> Facts:
         """See `StepKind`."""
@@ -187,6 +199,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
         facts: Facts = {
             "by": step.keys.by,
             "prefer": prefer,
+            "keep": step.keys.keep,
             "columns": [prefer],
             "names_kept": True,
             "searches": [
@@ -196,7 +209,9 @@ class Duplicates(StepKind[DuplicatesKeys]):
             "nulls": rows.count(f"NOT ({' AND '.join(values)})"),
         }
         if not self._follows(step.number, steps):
-            greedy.drop(rows, self._together(step.number, steps), rows.column(quoted(prefer)), rows.column("sha256"))
+            caption = rows.column(_CAPTION) if step.keys.keep == "all_captions" else None
+            value, digest = rows.column(quoted(prefer)), rows.column("sha256")
+            greedy.drop(rows, self._together(step.number, steps), value, digest, caption)
         rows.leave(f"id NOT IN (SELECT id FROM dropped WHERE step = {step.number})")
         return facts
 
@@ -205,9 +220,13 @@ class Duplicates(StepKind[DuplicatesKeys]):
         prefer, each = step.keys.prefer, step.keys.each
         by = " and ".join(code(one.kind.name) for one in each)
         what = ", and ".join(one.kind.words(one.limits) for one in each)
+        says, one, kept = f"keeps the one with the highest {prefer}", "one", "kept"
+        if step.keys.keep == "all_captions":
+            says = f"keeps the image with the highest {prefer}, with all its captions"
+            one, kept = "one image", "kept with all its captions"
         return Words(
-            f"{what}; keeps the one with the highest {prefer}",
-            f"all but one of each set of duplicates by {by} ({what}), best {code(prefer)} kept",
+            f"{what}; {says}",
+            f"all but {one} of each set of duplicates by {by} ({what}), best {code(prefer)} {kept}",
             without_value(facts["nulls"], "stay"),
         )
 
@@ -217,9 +236,11 @@ class Duplicates(StepKind[DuplicatesKeys]):
         return "drops it" if reason == step.name else "lets it pass"
 
     def _follows(self, number: int, steps: Sequence[Step[Any]]) -> bool:
-        """Whether the step above is also of this kind and ranks by the same column."""
+        """Whether the step above is also of this kind and is decided as one with this step."""
         above = steps[number - 1] if number else None
-        return above is not None and above.kind is self and above.keys.prefer == steps[number].keys.prefer
+        if above is None or above.kind is not self:
+            return False
+        return all(getattr(above.keys, key) == getattr(steps[number].keys, key) for key in _SHARED)
 
     def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[greedy.Reach]:
         """The reaches of this step and of those after it that are decided as one with it."""
@@ -227,6 +248,13 @@ class Duplicates(StepKind[DuplicatesKeys]):
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
             last += 1
         return [_reach(step) for step in steps[number : last + 1]]
+
+
+_SHARED = ("prefer", "keep")
+"""The keys that steps need to have in common to be decided as one."""
+
+_CAPTION = "sha256(caption)"
+"""SQL for what tells captions apart; texts do not enter the funnel's database."""
 
 
 def _compared(kind: NearKind) -> str:
