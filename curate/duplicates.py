@@ -9,7 +9,7 @@ blocks, at a time. Select and report read the pairs by `near_tables`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
@@ -230,3 +230,16 @@ def near_tables(search: Folder, columns: Sequence[str] | None = None) -> Iterato
     """
     for tile in range(search.marker().counts["tiles"]):
         yield from search.tables("near.parquet", tile, columns)
+
+
+def searches_of(step: Mapping[str, Any]) -> list[Json]:
+    """Returns the facts of each search whose near pairs a step reads (`searches` in `curate.select.funnel.FACTS`).
+
+    Args:
+        step: of `funnel.json`.
+    """
+    if "searches" in step:
+        return list(step["searches"])
+    # A funnel.json from before steps by several kinds: the step itself has the facts of its one search.
+    names = ("by", "near", "measure", "threshold", "searched")
+    return [{name: step[name] for name in names}] if step["near"] else []

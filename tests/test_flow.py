@@ -178,7 +178,7 @@ def test_no_two_kept_pairs_are_duplicates_and_every_dropped_one_names_a_kept_one
     vector = dict(zip(vectors["image_id"].to_pylist(), vectors["image_embedding"].to_pylist(), strict=True))
     image = dict(zip(plan["pair_id"].to_pylist(), plan["image_id"].to_pylist(), strict=True))
     steps = {step["name"]: step for step in run["select"].json("funnel.json")["steps"]}
-    above = steps["near_image"]["threshold"]
+    above = steps["near_image"]["searches"][0]["threshold"]
     rows = decisions.to_pylist()
     kept = [row["pair_id"] for row in rows if row["kept"]]
     assert len({digest[image[pair]] for pair in kept}) == len(kept)

@@ -40,6 +40,10 @@ EXAMPLE: dict[str, Any] = {
         {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.95}},
         {"drop": "alike", "duplicates": {"by": "phash", "within": 3}},
         {"drop": "looking_alike", "duplicates": {"by": "pdq", "within": 31}},
+        {
+            "drop": "all_alike",
+            "duplicates": {"all": [{"by": "image_embedding", "above": 0.95}, {"by": "phash", "within": 3}]},
+        },
     ],
     "pack": {"layouts": ["webdataset"]},
     "workers": {"fetch": {"count": 1}},

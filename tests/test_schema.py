@@ -33,7 +33,7 @@ def test_what_may_heal_is_a_class():
 
 
 def test_the_card_has_the_words_of_every_reason():
-    facts: dict[str, Any] = {"kind": "before", "seen": 9, "dropped": 1, "nulls": 0}
+    facts: dict[str, Any] = {"kind": "before", "seen": 9, "dropped": 1, "nulls": 0, "searches": []}
     steps = [{"name": reason, "rule": reason_words(reason), **facts} for reason in REASONS]
     funnel = {"planned": 9, "kept": 1, "missing_parts": [], "sample": None, "steps": steps}
     said = card(funnel, {}, {"m": {}}, [])

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from curate.duplicates import searches_of
 from curate.errors import counted
 from curate.pack.layouts.contract import Description, LayoutFiles, Packed
 from curate.pack.layouts.registry import layouts
@@ -128,12 +129,15 @@ def _funnel(funnel: Json) -> list[str]:
 
 def _searches(funnel: Json) -> list[str]:
     """Lines about what the searches for near duplicates cover."""
-    lines = [
-        f"The search for {_code(step['name'])} is exact: each of the {counted(step['searched'], 'pair')} of distinct "
-        "images was compared, or excluded by a proved bound."
-        for step in funnel["steps"]
-        if step["searched"] is not None
-    ]
+    lines = []
+    for step in funnel["steps"]:
+        searches = searches_of(step)
+        for search in searches:
+            by = f" by {_code(search['by'])}" if len(searches) > 1 else ""
+            lines.append(
+                f"The search for {_code(step['name'])}{by} is exact: each of the {counted(search['searched'], 'pair')} "
+                "of distinct images was compared, or excluded by a proved bound."
+            )
     return [*lines, ""] if lines else []
 
 

@@ -22,6 +22,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from curate.columns import PairColumns
+from curate.duplicates import searches_of
 from curate.errors import BrokenResult, counted, short
 from curate.report.examples import Example, load
 from curate.report.histogram import Drawing, Histogram, draw
@@ -30,7 +31,7 @@ from curate.report.text import count, duration, percent, pieces, plain, rate, si
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
 from curate.schema import FETCH, NOT_SAMPLED, UNDECODABLE, reason_words
-from curate.store import Inputs
+from curate.store import Inputs, Json
 
 Step = Mapping[str, Any]
 """One of `funnel.json`'s `steps`: its facts and its words (`curate.select.funnel.FACTS`)."""
@@ -317,8 +318,10 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
 def _twins(step: Step, dropped: Example, kept: Example, similarity: float | None) -> Twins:
     if similarity is None:
         return Twins(dropped, kept, "copy")
-    is_copy = not step["measure"] or dropped.values["sha256"] == kept.values["sha256"]
-    return Twins(dropped, kept, "identical" if is_copy else f"{step['measure']} {similarity:.4f}")
+    searches = searches_of(step)
+    is_copy = not searches or dropped.values["sha256"] == kept.values["sha256"]
+    # Where images are near by several searches, the similarity is that of the first.
+    return Twins(dropped, kept, "identical" if is_copy else f"{searches[0]['measure']} {similarity:.4f}")
 
 
 def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> list[str]:
@@ -339,17 +342,22 @@ def _figure(model: str, gathered: _Gathered) -> Figure:
 
 def _near(inputs: Inputs, gathered: _Gathered) -> list[Figure]:
     """Returns a histogram for each search whose near pairs a step reads."""
-    by_search: defaultdict[str, list[Step]] = defaultdict(list)
+    by_pass: defaultdict[str, list[tuple[Json, bool]]] = defaultdict(list)
     for step in gathered.funnel["steps"]:
-        if step["near"] in inputs.folders:
-            by_search[step["near"]].append(step)
-    names = ("", "at the threshold or above: at most one of the two stays", "below: both may stay")
+        searches = searches_of(step)
+        for search in searches:
+            if search["near"] in inputs.folders:
+                by_pass[search["near"]].append((search, len(searches) == 1))
     figures = []
-    for search, steps in by_search.items():
-        lines = [step["threshold"] for step in steps]
-        title = "Near copies" if len(by_search) == 1 else f"Near copies by {steps[0]['by']}"
-        figure = _drawn(title, near_similarities(inputs[search], min(lines)), names, lines, [])
-        figures.append(replace(figure, measure=steps[0]["measure"], searched=steps[0]["searched"]))
+    for name, reads in by_pass.items():
+        lines = [search["threshold"] for search, _ in reads]
+        alone = [search["threshold"] for search, is_alone in reads if is_alone]
+        above = "at most one of the two stays" if alone else "duplicates where the step's other kinds count them, too"
+        names = ("", f"at the threshold or above: {above}", "below: both may stay")
+        first, _ = reads[0]
+        title = "Near copies" if len(by_pass) == 1 else f"Near copies by {first['by']}"
+        figure = _drawn(title, near_similarities(inputs[name], min(alone or lines)), names, lines, [])
+        figures.append(replace(figure, measure=first["measure"], searched=first["searched"]))
     return figures
 
 

@@ -30,20 +30,20 @@ FACTS: Facts = {
     "threshold": None,
     "of": None,
     "columns": [],
-    "near": None,
-    "searched": None,
-    "measure": "",
+    "searches": [],
     "names_kept": False,
 }
 """The facts of every step in `funnel.json` besides its name, kind, words, and the numbers of rows seen and dropped.
 
 nulls       the number of rows that it saw without a value
 would_drop  the number of rows of the pool that it would drop by itself; null where that depends on other rows
-threshold   rows with this value or more stay; for duplicates, images with this similarity or more count as one
+threshold   rows with this value or more stay
 of          the column that is compared with the threshold
 columns     the columns that it reads
-near        the short name of the pass whose near pairs it reads; `measure`: the name of their similarity; `searched`:
-            all pairs of distinct images, each of which the search compared or excluded by a bound
+searches    the searches whose near pairs it reads; images are duplicates where they are by all of them. Of each: `by`,
+            the kind of duplicate; `near`, the short name of its pass; `measure`, the name of its similarity;
+            `threshold`, the similarity at or above which images are duplicates by it; `searched`, all pairs of
+            distinct images, each of which it compared or excluded by a bound
 names_kept  whether a dropped pair names the kept pair that it duplicates
 """
 

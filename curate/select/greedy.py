@@ -6,6 +6,9 @@ other pairs are dropped. Two kept nodes are never near, and every dropped pair h
 it. Where it has several, it names the most similar one by the first step that drops it, and among equally similar ones
 the best.
 
+Where all captions of an image stay, a pair is dropped when a kept pair has a near digest, or the same digest and the
+same caption. So the nodes that keep pairs are the same ones, and each of them keeps the best pair of every caption.
+
 Consecutive steps are decided as one, over the pairs that any of them counts as duplicates; each dropped pair is then
 assigned to the first step by which it duplicates a kept pair. Decided one after the other, steps would make chains: a
 pair would be dropped as an exact copy of a pair that the next step drops as a near copy.
@@ -13,8 +16,8 @@ pair would be dropped as an exact copy of a pair that the next step drops as a n
 
 # ruff: noqa: S608 - statements are put together from our own words
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import duckdb
 import numpy as np
@@ -32,16 +35,15 @@ class Reach:
 
     Attributes:
         step: its number.
-        near: the pass that has found near pairs; None where only equal digests are duplicates.
-        above: the similarity at or above which a near pair counts as duplicates.
+        near: by pass that has found near pairs, the similarity at or above which it counts. Images are near where they
+            are by all of these passes, with the similarity by the first; where there is none, only equal digests count.
     """
 
     step: int
-    near: str | None = None
-    above: float = 1.0
+    near: Mapping[str, float] = field(default_factory=dict)
 
 
-def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> None:
+def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, caption: str | None = None) -> None:
     """Adds to `dropped` the rows of `alive` that duplicate another one.
 
     Args:
@@ -49,9 +51,12 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
         reaches: one for each step that is decided here, in their order.
         value: the column of `alive` whose higher value ranks first; null ranks last, ties by pair_id.
         digest: the column of `alive` that holds sha256.
+        caption: the column of `alive` that tells captions apart, where all captions of a kept image stay; None where
+            only its best pair stays.
     """
+    texts = "" if caption is None else f"{caption} AS caption,"
     rows.do(
-        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256,
+        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256, {texts}
         row_number() OVER (ORDER BY {value} DESC NULLS LAST, high, low) AS rank
         FROM alive WHERE {digest} IS NOT NULL"""
     )
@@ -61,34 +66,63 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str) -> 
         _load_near(rows, reaches)
         _lose_near(rows)
     # Equal digests are duplicates for every step.
+    stays, same = "nodes", "sha256"
+    if caption is not None:
+        stays, same = "captions", "sha256, caption"
+        rows.do(
+            f"""CREATE OR REPLACE TABLE captions AS SELECT {same}, min(pair.rank) AS rank
+            FROM ranked pair JOIN nodes USING (sha256)
+            WHERE nodes.rank NOT IN (SELECT node FROM lost) GROUP BY {same}"""
+        )
     rows.do(
         f"""INSERT INTO dropped
         SELECT pair.id, {min(reach.step for reach in reaches)}, best.high, best.low, 1.0
-        FROM ranked pair JOIN nodes USING (sha256) JOIN ranked best ON best.rank = nodes.rank
-        WHERE pair.rank > nodes.rank AND nodes.rank NOT IN (SELECT node FROM lost)"""
+        FROM ranked pair JOIN {stays} stays USING ({same}) JOIN ranked best ON best.rank = stays.rank
+        WHERE pair.rank > stays.rank AND stays.rank NOT IN (SELECT node FROM lost)"""
     )
 
 
 def _load_near(rows: Survivors, reaches: Sequence[Reach]) -> None:
-    """Stores the near pairs of digests that any step counts as duplicates, with the first such step."""
-    rows.do("CREATE OR REPLACE TABLE near (sha256_a VARCHAR, sha256_b VARCHAR, similarity DOUBLE, step INTEGER)")
-    for name in dict.fromkeys(reach.near for reach in reaches if reach.near):
-        steps = [reach for reach in reaches if reach.near == name]
-        first = " ".join(f"WHEN similarity >= {reach.above!r} THEN {reach.step}" for reach in steps)
-        least = min(reach.above for reach in steps)
-        for table in rows.near(name):
-            rows.con.register("arrived", table.filter(pc.greater_equal(table["similarity"], least)))
-            rows.do(f"INSERT INTO near SELECT sha256_a, sha256_b, similarity, CASE {first} END FROM arrived")
+    """Stores the near nodes that any step counts as duplicates, with the first such step; each pass is read once."""
+    least: dict[str, float] = {}
+    for reach in reaches:
+        for name, above in reach.near.items():
+            least[name] = min(above, least.get(name, above))
+    stored = {name: f"near_{number}" for number, name in enumerate(least)}
+    for name, table in stored.items():
+        rows.do(f"CREATE OR REPLACE TABLE {table} (sha256_a VARCHAR, sha256_b VARCHAR, similarity DOUBLE)")
+        for pairs in rows.near(name):
+            rows.con.register("arrived", pairs.filter(pc.greater_equal(pairs["similarity"], least[name])))
+            rows.do(f"INSERT INTO {table} SELECT sha256_a, sha256_b, similarity FROM arrived")
             rows.con.unregister("arrived")
+    rows.do("CREATE OR REPLACE TABLE edges (earlier BIGINT, later BIGINT, similarity DOUBLE, step INTEGER)")
+    for names in dict.fromkeys(tuple(reach.near) for reach in reaches if reach.near):
+        rows.do(f"INSERT INTO edges {_edges([stored[name] for name in names], _of_passes(reaches, names))}")
+    for table in stored.values():
+        rows.do(f"DROP TABLE {table}")
+
+
+def _of_passes(reaches: Sequence[Reach], names: Sequence[str]) -> dict[int, list[float]]:
+    """Returns, by step that reads these passes and no other, its thresholds in their order."""
+    return {reach.step: list(reach.near.values()) for reach in reaches if tuple(reach.near) == tuple(names)}
+
+
+def _edges(tables: Sequence[str], steps: Mapping[int, Sequence[float]]) -> str:
+    """SQL for the edges between nodes that are near by all of these tables, at or above the thresholds of a step."""
+    first = tables[0]
+    reached = {
+        step: " AND ".join(f"{table}.similarity >= {above!r}" for table, above in zip(tables, least, strict=True))
+        for step, least in steps.items()
+    }
+    cases = " ".join(f"WHEN {condition} THEN {step}" for step, condition in reached.items())
+    return f"""SELECT least(a.rank, b.rank), greatest(a.rank, b.rank), {first}.similarity, CASE {cases} END
+        FROM {" JOIN ".join([first, *(f"{table} USING (sha256_a, sha256_b)" for table in tables[1:])])}
+        JOIN nodes a ON a.sha256 = sha256_a JOIN nodes b ON b.sha256 = sha256_b
+        WHERE {" OR ".join(f"({condition})" for condition in reached.values())}"""
 
 
 def _lose_near(rows: Survivors) -> None:
     """Decides which nodes lose to a near node that ranks before them, and drops all their pairs."""
-    rows.do(
-        """CREATE OR REPLACE TABLE edges AS
-        SELECT least(a.rank, b.rank) AS earlier, greatest(a.rank, b.rank) AS later, similarity, step
-        FROM near JOIN nodes a ON a.sha256 = sha256_a JOIN nodes b ON b.sha256 = sha256_b"""
-    )
     for nodes in _lost(rows.con):
         rows.con.register("arrived", nodes)
         rows.do("INSERT INTO lost SELECT node FROM arrived")

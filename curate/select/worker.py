@@ -100,8 +100,8 @@ def select(
         funnel.add(part, rows)
     report = funnel.run(lambda name: near_tables(inputs[name]))
     for step in report["steps"]:
-        if step["near"]:
-            step["searched"] = inputs[step["near"]].marker().counts["pairs"]
+        for search in step["searches"]:
+            search["searched"] = inputs[search["near"]].marker().counts["pairs"]
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))

@@ -116,6 +116,7 @@ def test_a_step_goes_by_it_beside_one_by_embedding(tmp_path: Path) -> None:
     }
     facts = funnel["steps"][-2]
     assert facts["says"] == "at most 6 of 64 bits of phash differ; keeps the one with the highest clip_similarity"
-    assert (facts["near"], facts["threshold"]) == ("dedup-phash", 1 - 6 / 64)
+    (search,) = facts["searches"]
+    assert (search["near"], search["threshold"]) == ("dedup-phash", 1 - 6 / 64)
     # The made run's pixels have no hash.
     assert facts["without"] == "4 without a value stay"

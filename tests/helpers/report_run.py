@@ -28,6 +28,13 @@ HOSTILE = (SCRIPT, ATTRIBUTE, BIDI, CONTROLS, TEMPLATE, LONG, "שלום עולם
 
 BEFORE = ("repeated", "fetch:http_4xx", "fetch:dns", "undecodable")
 SMALL = "least(width, height) < 200 and '<b>' <> caption"
+COSINE = {
+    "by": "image_embedding",
+    "near": "dedup-image_embedding",
+    "measure": "cosine",
+    "threshold": 0.95,
+    "searched": 1_225,
+}
 STEPS: list[dict[str, Any]] = [
     *({"name": name, "kind": "before", "says": schema.reason_words(name)} for name in BEFORE),
     {"name": "small", "kind": "where", "says": SMALL, "is_code": True, "columns": ["width", "height", "caption"]},
@@ -60,12 +67,9 @@ STEPS: list[dict[str, Any]] = [
         "kind": "duplicates",
         "says": "cosine ≥ 0.95; keeps the one with the highest clip_similarity",
         "names_kept": True,
-        "near": "dedup-image_embedding",
-        "measure": "cosine",
-        "searched": 1_225,
+        "searches": [COSINE],
         "by": "image_embedding",
         "prefer": "clip_similarity",
-        "threshold": 0.95,
     },
 ]
 PLAN = schema.PLAN.append(pa.field("source_lang", pa.string()))

@@ -8,14 +8,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.report_run import LONG, SCRIPT, STEPS, columns_of, evaluation, make_run, settings
+from helpers import report_run
+from helpers.near_pairs import put_near
+from helpers.report_run import COSINE, LONG, SCRIPT, STEPS, columns_of, evaluation, make_run, settings
 from PIL import Image
 
+from curate.duplicates import searches_of
 from curate.errors import BrokenResult
 from curate.report.page import ranges
 from curate.report.survey import Tally
 from curate.report.thumbnail import THUMBNAIL, thumb
 from curate.report.worker import open_worker
+from curate.schema import NEAR
 from curate.store import WHOLE, Folder, Inputs
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -233,6 +237,55 @@ def test_a_run_with_missing_parts_without_dedup_and_with_two_models(tmp_path):
     assert "Near copies" not in page.text
     assert "clip_similarity_l14" in page.text
     assert "clip_similarity_b32" in page.text
+
+
+BITS = {
+    "by": "phash",
+    "near": "dedup-phash",
+    "measure": "share of equal bits",
+    "threshold": 1 - 5 / 64,
+    "searched": 1_225,
+}
+WORDS = {
+    "alone": "at the threshold or above: at most one of the two stays",
+    "with others": "at the threshold or above: duplicates where the step's other kinds count them, too",
+}
+
+
+@pytest.mark.parametrize(
+    ("same_image", "near_image", "counts"),
+    [
+        ([], [COSINE, BITS], {("image_embedding", "with others"): 2, ("phash", "with others"): 1}),
+        # The step by the cosine alone says which pairs cannot both stay.
+        (
+            [COSINE | {"threshold": 0.96}],
+            [BITS, COSINE],
+            {("image_embedding", "alone"): 1, ("phash", "with others"): 1},
+        ),
+    ],
+)
+def test_a_step_by_several_kinds_has_a_histogram_of_each(tmp_path, monkeypatch, same_image, near_image, counts):
+    changed = {"same_image": {"searches": same_image}, "near_image": {"searches": near_image}}
+    monkeypatch.setattr(report_run, "STEPS", [step | changed.get(step["name"], {}) for step in STEPS])
+    made = make_run(tmp_path)
+    folder = Folder(made.store, "dedup-phash", "0123abcd")
+    values = {"sha256_a": ["0" * 64] * 2, "sha256_b": ["1" * 64] * 2, "similarity": [1 - 5 / 64, 1 - 6 / 64]}
+    put_near(folder, pa.table(values, schema=NEAR))
+    text = report(made, Inputs({**made.inputs.folders, "dedup-phash": folder}, made.inputs.parts))
+    for (by, words), count in counts.items():
+        chart = Page(text.split(f"<h3>Near copies by {by}</h3>")[1].split('<p class="note">')[0])
+        assert "each of the 1,225 pairs of distinct images was compared" in chart.text
+        drawn = [re.findall(rf"(\d+) {WORDS[words]}", title) for title in chart.titles]
+        assert sum(int(number) for numbers in drawn for number in numbers) == count
+    # Which similarity a dropped pair names: that of the step's first kind.
+    assert f"{near_image[0]['measure']} 0.9600" in text
+
+
+def test_the_funnel_of_an_earlier_build_has_one_search_in_the_step_itself():
+    step = {**COSINE, "name": "near_image"}
+    assert searches_of(step) == [COSINE]
+    assert searches_of({"name": "small", "near": None}) == []
+    assert searches_of({"searches": [COSINE, BITS]}) == [COSINE, BITS]
 
 
 def test_decisions_that_do_not_add_up_to_the_funnel_are_refused(made):

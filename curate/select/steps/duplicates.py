@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import pyarrow as pa
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
-from curate.duplicates import KINDS, DuplicateKind, NearKind
+from curate.duplicates import KINDS, DuplicateKind, NearKind, near_kinds
 from curate.keys import Keys, Text
 from curate.select import greedy
 from curate.select.database import quoted
@@ -16,30 +16,32 @@ from curate.select.steps.contract import Facts, Step, StepKind, Words, code, wit
 from curate.select.survivors import Survivors
 
 
-class _AnyDuplicates(Keys):
-    """Keys that say which pairs are duplicates, and which one of them stays."""
+class _AnyKind(Keys):
+    """A kind of duplicate with its threshold."""
 
-    by: str
-    prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
+    by: str | None
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_its_kind_takes_it(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and (kind := KINDS.get(info.data.get("by", ""))):
+        if value is not None and (kind := KINDS.get(info.data.get("by") or "")):
             kind.check_key(str(info.field_name), value)
         return value
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> Self:
         for key, kinds in _kinds_by_key().items():
-            if (self.by in kinds) != (getattr(self, key) is not None):
-                raise ValueError(f"by: {' or '.join(kinds)} needs `{key}`, and no other kind takes it")
+            if (self.by in kinds) == (getattr(self, key) is not None):
+                continue
+            if self.by is None:
+                raise ValueError(f"`{key}` needs `by` beside it; with `all`, write it in an entry of that list")
+            raise ValueError(f"by: {' or '.join(kinds)} needs `{key}`, and no other kind takes it")
         return self
 
     @property
     def kind(self) -> DuplicateKind:
         """The kind of duplicate."""
-        return KINDS[self.by]
+        return KINDS[str(self.by)]
 
     @property
     def limits(self) -> Keys:
@@ -56,16 +58,71 @@ def _kinds_by_key() -> dict[str, list[str]]:
     return found
 
 
-def _keys() -> type[_AnyDuplicates]:
-    about = "; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
-    fields: dict[str, Any] = {"by": (Literal[tuple(KINDS)], Field(description=f"Which are duplicates. {about}."))}
+def _of_kinds() -> dict[str, Any]:
+    """The keys of all kinds of duplicates, as fields."""
+    fields: dict[str, Any] = {}
     for key, kinds in _kinds_by_key().items():
         shared = [KINDS[name].keys.model_fields[key] for name in kinds]
         kind: Any = None
         for field in shared:
             kind |= Annotated[field.annotation, *field.metadata]
         fields[key] = (kind, Field(None, description=" ".join(str(field.description) for field in shared)))
-    return create_model("Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, **fields)
+    return fields
+
+
+def _near_keys() -> type[_AnyKind]:
+    names = tuple(kind.name for kind in near_kinds())
+    by: Any = (Literal[names], Field(description="A kind with a threshold."))
+    return create_model("NearKeys", __base__=_AnyKind, __doc__=_AnyKind.__doc__, by=by, **_of_kinds())
+
+
+if TYPE_CHECKING:
+
+    class NearKeys(_AnyKind):
+        """The model that `_near_keys` makes from the registry of kinds of duplicates."""
+else:
+    NearKeys = _near_keys()
+
+
+class _AnyDuplicates(_AnyKind):
+    """Keys that say which pairs are duplicates, and which one of them stays."""
+
+    by: str | None = None
+    prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
+    all: Annotated[list[NearKeys], Field(min_length=2, max_length=len(list(near_kinds())))] | None = Field(
+        None, description="In place of `by`: images are duplicates where each of these kinds counts them as such."
+    )
+
+    keep: Literal["best", "all_captions"] = Field(
+        "best",
+        description="What stays of each set of duplicates: `best`, one pair; `all_captions`, one image with all its "
+        "captions.",
+    )
+
+    @field_validator("all")
+    @classmethod
+    def _each_kind_once(cls, value: list[NearKeys] | None) -> list[NearKeys] | None:
+        names = [one.by for one in value or ()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice} is named twice; write each kind once")
+        return value
+
+    @model_validator(mode="after")
+    def _by_or_all(self) -> Self:
+        if (self.by is None) == (self.all is None):
+            raise ValueError("write either `by`, with a kind of duplicate, or `all`, with a list of several")
+        return self
+
+    @property
+    def each(self) -> Sequence[_AnyKind]:
+        """The kinds that have to count two images as duplicates, with their thresholds; of `by` a single one."""
+        return self.all or (self,)
+
+
+def _keys() -> type[_AnyDuplicates]:
+    about = "; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
+    by: Any = (Literal[tuple(KINDS)] | None, Field(None, description=f"Which are duplicates. {about}."))
+    return create_model("Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, by=by, **_of_kinds())
 
 
 if TYPE_CHECKING:
@@ -79,7 +136,7 @@ else:
 class Duplicates(StepKind[DuplicatesKeys]):
     """Keeps the best of each set of duplicates (`curate.select.greedy`).
 
-    Consecutive steps that prefer the same column are decided as one, by the first of them.
+    Consecutive steps with the same `prefer` and `keep` are decided as one, by the first of them.
     """
 
     name = "duplicates"
@@ -87,12 +144,13 @@ class Duplicates(StepKind[DuplicatesKeys]):
     keys = DuplicatesKeys
 
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
-        """See `StepKind`: duplicates come last, prefer the same column, and need no pair that the search leaves out."""
+        """See `StepKind`: duplicates come last, agree on what stays, and need no pair that the search leaves out."""
         for step in steps:
-            if step.duplicates and isinstance(kind := step.duplicates.kind, NearKind):
-                missed = kind.not_searched(step.duplicates.limits, recipe.dedup)
+            for number, one in enumerate(step.duplicates.each if step.duplicates else ()):
+                missed = one.kind.not_searched(one.limits, recipe.dedup) if isinstance(one.kind, NearKind) else ""
                 if missed:
-                    raise ValueError(f"select step {step.drop!r}: {missed}")
+                    where = f"duplicates.all.{number}: " if step.duplicates.all else ""
+                    raise ValueError(f"select step {step.drop!r}: {where}{missed}")
         first = next((step for step in steps if step.duplicates), None)
         if first is None:
             return
@@ -103,54 +161,72 @@ class Duplicates(StepKind[DuplicatesKeys]):
                     f"select step {step.drop!r} comes after {first.drop!r}, which drops duplicates in favour of pairs "
                     f"that {step.drop!r} may drop; put the steps with `duplicates` last"
                 )
-            if step.duplicates.prefer != first.duplicates.prefer:
-                raise ValueError(
-                    f"select step {step.drop!r} prefers {step.duplicates.prefer}, but {first.drop!r} prefers "
-                    f"{first.duplicates.prefer}; steps with `duplicates` are decided as one and need the same"
-                )
+            for key in _SHARED:
+                own, others = getattr(step.duplicates, key), getattr(first.duplicates, key)
+                if own != others:
+                    raise ValueError(
+                        f"select step {step.drop!r} {key}s {own}, but {first.drop!r} {key}s {others}; "
+                        "steps with `duplicates` are decided as one and need the same"
+                    )
 
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
-        return (step.keys.by,) if isinstance(step.keys.kind, NearKind) else ()
+        return [kind.name for kind, _ in _near(step)]
 
     def columns(self, step: Step[DuplicatesKeys], known: Sequence[str]) -> list[str]:
         """See `StepKind`."""
         del known
-        kind = step.keys.kind
-        return [step.keys.prefer, "sha256", *([kind.column] if isinstance(kind, NearKind) else [])]
+        caption = ["caption"] if step.keys.keep == "all_captions" else []
+        return [step.keys.prefer, "sha256", *(kind.column for kind, _ in _near(step)), *caption]
 
     def check(self, step: Step[DuplicatesKeys], columns: Mapping[str, pa.DataType]) -> None:
-        """See `StepKind`: the preferred column has an order."""
+        """See `StepKind`: the preferred column has an order, and there are captions where they are compared."""
         kind = step.column("duplicates.prefer", step.keys.prefer, columns)
         if pa.types.is_nested(kind):
             raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, which has no order")
+        if step.keys.keep == "all_captions":
+            step.column("duplicates.keep", "caption", columns)
 
     def expressions(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
-        """See `StepKind`: the preferred value, the digest, and whether the image can be compared with near ones."""
-        kind = step.keys.kind
-        return [quoted(step.keys.prefer), "sha256", *([_compared(kind)] if isinstance(kind, NearKind) else [])]
+        """See `StepKind`: the preferred value, digests, and whether the image can be compared with near ones."""
+        caption = [_CAPTION] if step.keys.keep == "all_captions" else []
+        return [quoted(step.keys.prefer), "sha256", *(_compared(kind) for kind, _ in _near(step)), *caption]
 
     def decide(self, step: Step[DuplicatesKeys], steps: Sequence[Step[Any]], rows: Survivors) -> Facts:
         """See `StepKind`."""
-        kind, prefer = step.keys.kind, step.keys.prefer
-        nothing = f"{rows.column('sha256')} IS NULL"
-        facts: Facts = {"by": step.keys.by, "prefer": prefer, "columns": [prefer], "names_kept": True}
-        if isinstance(kind, NearKind):
-            nothing += f" OR NOT {rows.column(_compared(kind))}"
-            threshold = kind.threshold(step.keys.limits)
-            facts |= {"threshold": threshold, "near": kind.search_pass, "measure": kind.measure}
-        facts["nulls"] = rows.count(nothing)
+        prefer = step.keys.prefer
+        values = [f"{rows.column('sha256')} IS NOT NULL", *(rows.column(_compared(kind)) for kind, _ in _near(step))]
+        facts: Facts = {
+            "by": step.keys.by,
+            "prefer": prefer,
+            "keep": step.keys.keep,
+            "columns": [prefer],
+            "names_kept": True,
+            "searches": [
+                {"by": kind.name, "near": kind.search_pass, "threshold": threshold, "measure": kind.measure}
+                for kind, threshold in _near(step)
+            ],
+            "nulls": rows.count(f"NOT ({' AND '.join(values)})"),
+        }
         if not self._follows(step.number, steps):
-            greedy.drop(rows, self._together(step.number, steps), rows.column(quoted(prefer)), rows.column("sha256"))
+            caption = rows.column(_CAPTION) if step.keys.keep == "all_captions" else None
+            value, digest = rows.column(quoted(prefer)), rows.column("sha256")
+            greedy.drop(rows, self._together(step.number, steps), value, digest, caption)
         rows.leave(f"id NOT IN (SELECT id FROM dropped WHERE step = {step.number})")
         return facts
 
     def words(self, step: Step[DuplicatesKeys], facts: Facts) -> Words:
         """See `StepKind`."""
-        by, prefer, what = step.keys.by, step.keys.prefer, step.keys.kind.words(step.keys.limits)
+        prefer, each = step.keys.prefer, step.keys.each
+        by = " and ".join(code(one.kind.name) for one in each)
+        what = ", and ".join(one.kind.words(one.limits) for one in each)
+        says, one, kept = f"keeps the one with the highest {prefer}", "one", "kept"
+        if step.keys.keep == "all_captions":
+            says = f"keeps the image with the highest {prefer}, with all its captions"
+            one, kept = "one image", "kept with all its captions"
         return Words(
-            f"{what}; keeps the one with the highest {prefer}",
-            f"all but one of each set of duplicates by {code(by)} ({what}), best {code(prefer)} kept",
+            f"{what}; {says}",
+            f"all but {one} of each set of duplicates by {by} ({what}), best {code(prefer)} {kept}",
             without_value(facts["nulls"], "stay"),
         )
 
@@ -160,9 +236,11 @@ class Duplicates(StepKind[DuplicatesKeys]):
         return "drops it" if reason == step.name else "lets it pass"
 
     def _follows(self, number: int, steps: Sequence[Step[Any]]) -> bool:
-        """Whether the step above is also of this kind and ranks by the same column."""
+        """Whether the step above is also of this kind and is decided as one with this step."""
         above = steps[number - 1] if number else None
-        return above is not None and above.kind is self and above.keys.prefer == steps[number].keys.prefer
+        if above is None or above.kind is not self:
+            return False
+        return all(getattr(above.keys, key) == getattr(steps[number].keys, key) for key in _SHARED)
 
     def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[greedy.Reach]:
         """The reaches of this step and of those after it that are decided as one with it."""
@@ -172,16 +250,25 @@ class Duplicates(StepKind[DuplicatesKeys]):
         return [_reach(step) for step in steps[number : last + 1]]
 
 
+_SHARED = ("prefer", "keep")
+"""The keys that steps need to have in common to be decided as one."""
+
+_CAPTION = "sha256(caption)"
+"""SQL for what tells captions apart; texts do not enter the funnel's database."""
+
+
 def _compared(kind: NearKind) -> str:
     """SQL for whether a pair's image can be compared."""
     return f"{quoted(kind.column)} IS NOT NULL"
 
 
+def _near(step: Step[DuplicatesKeys]) -> list[tuple[NearKind, float]]:
+    """The kinds of a step that have a search, with the similarities at or above which images are duplicates."""
+    return [(one.kind, one.kind.threshold(one.limits)) for one in step.keys.each if isinstance(one.kind, NearKind)]
+
+
 def _reach(step: Step[DuplicatesKeys]) -> greedy.Reach:
-    kind = step.keys.kind
-    if isinstance(kind, NearKind):
-        return greedy.Reach(step.number, kind.search_pass, kind.threshold(step.keys.limits))
-    return greedy.Reach(step.number)
+    return greedy.Reach(step.number, {kind.search_pass: threshold for kind, threshold in _near(step)})
 
 
 STEP = Duplicates()
