@@ -126,7 +126,7 @@ def _by_short_vectors(
         rows, columns = block
         near, far = (torch.from_numpy(np.array(side)) for side in (left.first[rows], right.first[columns]))
         width, count = len(far), len(near) * len(far)
-        # Memory that is asked for anew costs a fifth of the product.
+        # To ask for memory at each product would cost a fifth more.
         if not hasattr(held, "products"):
             held.products, held.passed = torch.empty(_ROWS * _COLUMNS), np.empty(_ROWS * _COLUMNS, np.bool_)
         first = torch.mm(near, far.T, out=held.products[:count].view(len(near), width))
