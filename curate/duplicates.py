@@ -11,6 +11,7 @@ blocks, at a time. Select and report read the pairs by `near_tables`.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
@@ -24,6 +25,10 @@ from curate.store import Folder, Inputs, Json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+
+EQUAL_BYTES = "equal bytes"
+"""Words for how alike two images with one digest are; they are duplicates in every kind."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,11 @@ class DuplicateKind(ABC):
     def words(self, keys: Any) -> str:
         """A short description of which images are duplicates, with the threshold; `keys` are of the class `keys`."""
 
+    def likeness(self, similarity: float) -> str:
+        """Words for how alike two images are, from their similarity as decisions and near pairs store it."""
+        del similarity
+        return EQUAL_BYTES
+
 
 class NearKind(DuplicateKind):
     """A kind with a similarity; the pass `dedup-<name>` finds its near pairs at or above a floor.
@@ -146,6 +156,10 @@ class NearKind(DuplicateKind):
     measure: ClassVar[str]
     left_out: ClassVar[str] = "no value"
     wants_gpu: ClassVar[bool] = False
+
+    def likeness(self, similarity: float) -> str:
+        """See `DuplicateKind`: the similarity and its name, such as `cosine 0.9731`."""
+        return f"{self.measure} {_rounded_down(similarity)}"
 
     @property
     def search_pass(self) -> str:
@@ -221,6 +235,26 @@ def near_kinds() -> Iterator[NearKind]:
     return (kind for kind in KINDS.values() if isinstance(kind, NearKind))
 
 
+def likeness(step: Mapping[str, Any], similarity: float | None) -> str:
+    """Words for how alike a dropped pair's image and that of the kept pair are, such as `7 of 64 bits differ`.
+
+    Args:
+        step: the facts of the step that dropped it, as in `funnel.json`, or those of a search (`searches_of`).
+        similarity: as in decisions; None where the step of another package gives none.
+    """
+    if similarity is None:
+        return ""
+    # Where images are near by several searches, the similarity is that of the first.
+    facts = next(iter(searches_of(step)), step)
+    kind = KINDS.get(str(facts.get("by")))
+    return f"similarity {_rounded_down(similarity)}" if kind is None else kind.likeness(similarity)
+
+
+def _rounded_down(similarity: float) -> str:
+    """Returns a similarity with four decimals, never as a higher one: a pair just below 0.95 does not print 0.9500."""
+    return str(Decimal(repr(float(similarity))).quantize(Decimal("0.0001"), ROUND_FLOOR))
+
+
 def near_tables(search: Folder, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yields the near pairs (`schema.NEAR`) that a finished search has found, ascending by tile.
 
@@ -242,4 +276,4 @@ def searches_of(step: Mapping[str, Any]) -> list[Json]:
         return list(step["searches"])
     # A funnel.json from before steps by several kinds: the step itself has the facts of its one search.
     names = ("by", "near", "measure", "threshold", "searched")
-    return [{name: step[name] for name in names}] if step["near"] else []
+    return [{name: step[name] for name in names}] if step.get("near") else []

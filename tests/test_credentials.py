@@ -214,7 +214,9 @@ def test_a_broken_recipe_is_not_quoted(text: str, tmp_path: Path, capsys: pytest
     assert "http://" not in err
 
 
-@pytest.mark.parametrize("command", [["status"], ["verify"], ["retry-failed"], ["explain", "--", None, "0" * 8]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["verify"], ["retry-failed"], ["duplicates"], ["explain", "--", None, "0" * 8]]
+)
 def test_a_run_named_with_user_info_is_refused(command: list, capsys: pytest.CaptureFixture[str]) -> None:
     words = [USER_INFO[2] if word is None else word for word in command]
     words += [] if None in command else [USER_INFO[2]]

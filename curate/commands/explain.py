@@ -10,6 +10,7 @@ from curate import schema
 from curate.columns import PairColumns, predicate_view
 from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
+from curate.duplicates import EQUAL_BYTES, likeness, searches_of
 from curate.errors import UsageError
 from curate.report.terminal import plain
 from curate.runs.latest import newest
@@ -66,8 +67,8 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
     if part in decided["missing_parts"]:
         yield "decision    none: its part is missing from this result"
         return
-    decision = _values(read(columns.decisions()))
-    yield from _verdict(decision)
+    decision = _values(read([*columns.decisions(), "sha256"]))
+    yield from _verdict(folders, columns, decision, decided)
     if decision["reason"] in (schema.REPEATED, schema.NOT_SAMPLED):
         return
     image = _values(read(columns.measured_by("fetch")))
@@ -84,10 +85,28 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
         yield from _packed(folders, part, row)
 
 
-def _verdict(decision: dict[str, Any]) -> Iterator[str]:
+def _verdict(folders: dict[str, Folder], columns: PairColumns, decision: Json, decided: Json) -> Iterator[str]:
     yield f"decision    {'kept' if decision['kept'] else 'dropped: ' + decision['reason']}"
-    if decision["duplicate_of"]:
-        yield f"copies      {decision['duplicate_of'].hex()} at {decision['duplicate_similarity']:.6f}, which is kept"
+    if kept := decision["duplicate_of"]:
+        steps = folders["select"].json("funnel.json", WHOLE)["steps"]
+        step = next(step for step in steps if step["name"] == decision["reason"])
+        words = likeness(step, decision["duplicate_similarity"])
+        if words and _digest(folders, columns, kept, decided) == decision["sha256"]:
+            words = EQUAL_BYTES
+        kinds = [search["by"] for search in searches_of(step)] or [step["by"]] * bool(step.get("by"))
+        by = f", by {plain(' and '.join(kinds))}" if kinds else ""
+        yield f"copies      {kept.hex()}, which is kept{by}{words and ': '}{words}"
+
+
+def _digest(folders: dict[str, Folder], columns: PairColumns, kept: bytes, decided: Json) -> str | None:
+    """Returns the sha256 of a kept pair's image; None where the pair is kept in no part."""
+    for part, row in rows(folders["plan"], kept.hex()):
+        if part >= decided["parts"] or part in decided["missing_parts"]:
+            continue
+        (found,) = read_columns(Inputs(folders, [part]), columns, part, ["kept", "sha256"], [row]).to_pylist()
+        if found["kept"]:
+            return str(found["sha256"])
+    return None
 
 
 def _fetched(image: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The command line: `curate run | demo | retry-failed | status | explain | verify`.
+"""The command line: `curate run | demo | retry-failed | status | explain | duplicates | verify`.
 
 Exit codes are those of `curate.errors.Exit`, described in docs/exit-codes.md. Results go to stdout; progress, notices
 and errors go to stderr. Rooms are imported where a command needs them, so that `--help` and `status` do not wait for
@@ -131,6 +131,16 @@ def _parser() -> Parser:
     _add_place(explain)
     explain.add_argument("pair", help="a pair id (32 hex digits, the key in the shards; 8 may be enough), or a URL")
     explain.set_defaults(command=_explain)
+
+    duplicates = commands.add_parser(
+        "duplicates", help="list the groups of duplicates that were dropped, largest first"
+    )
+    _add_place(duplicates)
+    duplicates.add_argument(
+        "pair", nargs="?", help="only the group of this pair, with all its members: a pair id as for explain, or a URL"
+    )
+    duplicates.add_argument("--limit", type=whole_number(1, 10**6), help="number of groups that are listed (20)")
+    duplicates.set_defaults(command=_duplicates)
 
     verify = commands.add_parser("verify", help="check that a result is complete and that its sums agree")
     verify.add_argument("--deep", action="store_true", help="also check every file of every pass")
@@ -336,6 +346,22 @@ def _explain(arguments: argparse.Namespace) -> int:
         output = list(lines(store, arguments.pair, arguments.sample))
     print(*output, sep="\n")
     return 0
+
+
+def _duplicates(arguments: argparse.Namespace) -> int:
+    from curate.commands.duplicates import listed, of_pair
+
+    store, pair, limit = _store(arguments), arguments.pair, arguments.limit
+    if pair is not None and limit is not None:
+        raise UsageError("--limit is for the list of groups; all members of the group of a pair are printed")
+    lines = listed(store, limit or 20, arguments.sample) if pair is None else of_pair(store, pair, arguments.sample)
+    # Each line is printed as it is read, as a group may have very many members; an error of stdout is not the store's.
+    while True:
+        with store.accessible():
+            line = next(lines, None)
+        if line is None:
+            return 0
+        print(line)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -58,6 +58,11 @@ def shares_of_equal_bits(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uin
     return shares
 
 
+def bits_that_differ(similarity: float, bits: int) -> str:
+    """Words for the distance of two hashes of so many bits: `7 of 64 bits differ`."""
+    return f"{round((1 - similarity) * bits)} of {bits} bits differ"
+
+
 @dataclass(frozen=True)
 class HashSearch:
     """The search among hashes.

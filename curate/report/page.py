@@ -22,11 +22,13 @@ import yaml
 from markupsafe import Markup, escape
 
 from curate.columns import PairColumns
-from curate.duplicates import searches_of
+from curate.duplicates import EQUAL_BYTES, likeness, searches_of
 from curate.errors import BrokenResult, counted, short
 from curate.report.examples import Example, load
+from curate.report.groups import Group, farthest, gather, largest, naming
 from curate.report.histogram import Drawing, Histogram, draw
-from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, near_similarities, survey
+from curate.report.near import Near, NearMiss, both_kept, find_kept, read_near
+from curate.report.survey import KEPT, Copy, Place, Survey, find_pairs, is_cut, survey
 from curate.report.text import count, duration, percent, pieces, plain, rate, size
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
@@ -46,6 +48,12 @@ NOTES = 40
 """Notes of units that are shown."""
 
 TOP_HOSTS = 10
+
+GROUPS, MEMBERS = 4, 6
+"""The largest groups of a duplicates step that are shown, and members of each."""
+
+NEAR_MISSES = 6
+"""Pairs of images just below a threshold that are shown."""
 
 _ALWAYS_SHOWN = {"url", "caption", "pair_id", "image_id", "width", "height", "clip_similarity"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -81,6 +89,63 @@ class Twins:
     dropped: Example
     kept: Example
     likeness: str
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A group of duplicates: a kept pair, and members that one step dropped in favour of it, the least alike first.
+
+    Attributes:
+        kept: the kept pair.
+        members: the number of members that the step dropped.
+        others: other steps that dropped members, with their numbers.
+        farthest: words for how alike the kept pair and the least similar member that the step dropped are.
+        shown: some members, each with how alike it and the kept pair are.
+    """
+
+    kept: Example
+    members: int
+    others: Sequence[tuple[str, int]]
+    farthest: str
+    shown: Sequence[tuple[str, Example]]
+
+
+@dataclass(frozen=True)
+class Below:
+    """Pairs of kept pairs just below a threshold, the most alike first.
+
+    Attributes:
+        by: the kind of duplicate, where a step has several; else ''.
+        misses: each with how alike the two are.
+        candidates: the number of near pairs just below the threshold that were looked up.
+    """
+
+    by: str
+    misses: Sequence[tuple[str, Example, Example]]
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Alike:
+    """The groups of a duplicates step, and pairs of images that are only just no duplicates.
+
+    Attributes:
+        anchor: the section's id.
+        name, says: of the step.
+        groups: the number of groups, and `members` that of their members: pairs that the step dropped.
+        largest: the largest groups.
+        lower: the step that reads the same near pairs down to a lower threshold; '' where there is none.
+        below: for each search whose near pairs it reads, pairs of kept pairs just below the threshold.
+    """
+
+    anchor: str
+    name: str
+    says: str
+    groups: int
+    members: int
+    largest: Sequence[Pictured]
+    lower: str
+    below: Sequence[Below]
 
 
 @dataclass(frozen=True)
@@ -148,6 +213,29 @@ class Host:
     classes: Sequence[tuple[str, int]]
 
 
+@dataclass(frozen=True)
+class _Below:
+    """Near pairs just below the threshold of a search (`searches_of`) of which both images stayed, with their places.
+
+    `candidates` is the number of those that were looked up.
+    """
+
+    search: Json
+    misses: Sequence[tuple[NearMiss, Place, Place]]
+    candidates: int
+
+
+@dataclass(frozen=True)
+class _Duplicates:
+    """The groups of one duplicates step, and near pairs below its thresholds; `lower` as in `Alike`."""
+
+    groups: int
+    members: int
+    largest: Sequence[Group]
+    lower: str
+    below: Sequence[_Below]
+
+
 @dataclass
 class _Gathered:
     """Everything that was read for the page."""
@@ -156,6 +244,7 @@ class _Gathered:
     survey: Survey
     copies: Mapping[str, Sequence[Copy]]
     twins: Mapping[bytes, Place]
+    duplicates: Mapping[str, _Duplicates]
     examples: Mapping[Place, Example]
     models: Sequence[str]
     columns: PairColumns
@@ -179,8 +268,11 @@ def render(settings: Settings, inputs: Inputs) -> str:
     totals = survey(inputs, columns, models, funnel["steps"], settings.examples)
     _check_sums(funnel, totals, inputs)
     twins = find_pairs(inputs, {copy.of for copies in totals.copies.values() for copy in copies})
-    examples = load(inputs, columns, _places(totals, twins))
-    gathered = _Gathered(funnel, totals, totals.copies, twins, examples, models, columns)
+    readings = _readings(inputs, funnel["steps"])
+    near = _read_near(inputs, readings)
+    duplicates = _read_duplicates(inputs, columns, funnel["steps"], near)
+    examples = load(inputs, columns, _places(totals, twins, duplicates))
+    gathered = _Gathered(funnel, totals, totals.copies, twins, duplicates, examples, models, columns)
     passes = timings(inputs)
     counts = {timing.name: timing.counts for timing in passes}
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -204,10 +296,11 @@ def render(settings: Settings, inputs: Inputs) -> str:
             hosts_error=totals.failures.error,
             verdicts=read_verdicts(settings.evaluation),
             figures=[_figure(model, gathered) for model in totals.similarity],
-            near=_near(inputs, gathered),
+            near=_near(readings, near),
             quantiles=QUANTILES,
             kept=_kept_sheet(gathered),
             dropped=_dropped_sheets(gathered),
+            alike=_alike(gathered),
             failed=_failed_sheets(gathered),
             columns=_scores(list(totals.similarity)),
             passes=passes,
@@ -251,10 +344,85 @@ def _check_sums(funnel: Mapping[str, Any], totals: Survey, inputs: Inputs) -> No
         )
 
 
-def _places(totals: Survey, twins: Mapping[bytes, Place]) -> list[Place]:
+def _readings(inputs: Inputs, steps: Sequence[Step]) -> dict[str, list[tuple[Json, bool]]]:
+    """Returns, by pass, the searches that steps read from it, each with whether the step reads no other one."""
+    by_pass: defaultdict[str, list[tuple[Json, bool]]] = defaultdict(list)
+    for step in steps:
+        searches = searches_of(step)
+        for search in searches:
+            if search["near"] in inputs.folders:
+                by_pass[search["near"]].append((search, len(searches) == 1))
+    return dict(by_pass)
+
+
+def _read_near(inputs: Inputs, readings: Mapping[str, Sequence[tuple[Json, bool]]]) -> dict[str, Near]:
+    """Reads the near pairs of each pass; the histogram is divided where the first step by this kind alone begins."""
+    near = {}
+    for name, reads in readings.items():
+        lines = [search["threshold"] for search, _ in reads]
+        alone = [search["threshold"] for search, is_alone in reads if is_alone]
+        near[name] = read_near(inputs[name], lines, min(alone or lines))
+    return near
+
+
+def _read_duplicates(
+    inputs: Inputs, columns: PairColumns, steps: Sequence[Step], near: Mapping[str, Near]
+) -> dict[str, _Duplicates]:
+    """Reads the groups of each step that names kept pairs, and the pairs just below its thresholds."""
+    select, names = inputs["select"], naming(steps)
+    if not names:
+        return {}
+    rankings = dict(zip(names, largest(select, inputs.parts, [[name] for name in names], GROUPS), strict=True))
+    shown = {size.kept for ranking in rankings.values() for size in ranking.largest}
+    groups = gather(select, inputs.parts, shown, MEMBERS)
+    lower = {step["name"]: _lower(step, steps) for step in steps if step["name"] in rankings}
+    below = {
+        step["name"]: [
+            (search, near[search["near"]].below[search["threshold"]])
+            for search in searches_of(step)
+            if search["near"] in near and not lower[step["name"]]
+        ]
+        for step in steps
+        if step["name"] in rankings
+    }
+    digests = {
+        digest for searches in below.values() for _, misses in searches for one in misses for digest in one.digests
+    }
+    places = find_kept(inputs, columns, digests)
+    return {
+        name: _Duplicates(
+            ranking.groups,
+            ranking.members,
+            [groups[size.kept] for size in ranking.largest],
+            lower[name],
+            [_Below(search, both_kept(misses, places, NEAR_MISSES), len(misses)) for search, misses in below[name]],
+        )
+        for name, ranking in rankings.items()
+    }
+
+
+def _lower(step: Step, steps: Sequence[Step]) -> str:
+    """Returns the step that reads the near pairs of the same only search down to the lowest threshold.
+
+    '' where that is this step, or where it reads several searches: pairs below its thresholds are of its own.
+    """
+    if len(searches_of(step)) != 1:
+        return ""
+    (own,) = searches_of(step)
+    alone = [(other, searches_of(other)[0]) for other in steps if len(searches_of(other)) == 1]
+    same = [(search["threshold"], other["name"]) for other, search in alone if search["near"] == own["near"]]
+    _, name = min(same, key=lambda pair: float(pair[0]))
+    return "" if name == step["name"] else str(name)
+
+
+def _places(totals: Survey, twins: Mapping[bytes, Place], duplicates: Mapping[str, _Duplicates]) -> list[Place]:
     """The places of all rows to show; those that need a picture most come first, as the pictures' size is limited."""
     places = [copy.place for copies in totals.copies.values() for copy in copies]
     places += twins.values()
+    for name, found in duplicates.items():
+        for group in found.largest:
+            places += [group.place, *(member.place for member in group.caught[name].least_alike)]
+        places += [place for below in found.below for _, one, other in below.misses for place in (one, other)]
     for close in (totals.below, totals.above):
         places += [place for rows in close.values() for _, place in rows]
     return places + [place for rows in totals.examples.values() for place in rows]
@@ -316,12 +484,51 @@ def _dropped_sheets(gathered: _Gathered) -> list[Sheet]:
 
 
 def _twins(step: Step, dropped: Example, kept: Example, similarity: float | None) -> Twins:
-    if similarity is None:
-        return Twins(dropped, kept, "copy")
-    searches = searches_of(step)
-    is_copy = not searches or dropped.values["sha256"] == kept.values["sha256"]
-    # Where images are near by several searches, the similarity is that of the first.
-    return Twins(dropped, kept, "identical" if is_copy else f"{searches[0]['measure']} {similarity:.4f}")
+    return Twins(dropped, kept, _likeness(step, dropped, kept, similarity))
+
+
+def _likeness(step: Step, dropped: Example, kept: Example, similarity: float | None) -> str:
+    if similarity is not None and dropped.values["sha256"] == kept.values["sha256"]:
+        return EQUAL_BYTES
+    return likeness(step, similarity) or "duplicate"
+
+
+def _alike(gathered: _Gathered) -> list[Alike]:
+    return [
+        Alike(
+            f"duplicates-{number}",
+            step["name"],
+            step["says"],
+            found.groups,
+            found.members,
+            [_pictured(step, group, gathered) for group in found.largest],
+            found.lower,
+            [
+                Below(
+                    below.search["by"] if len(found.below) > 1 else "",
+                    [
+                        (likeness(below.search, miss.similarity), gathered.examples[one], gathered.examples[other])
+                        for miss, one, other in below.misses
+                    ],
+                    below.candidates,
+                )
+                for below in found.below
+            ],
+        )
+        for number, step in enumerate(gathered.funnel["steps"])
+        if (found := gathered.duplicates.get(step["name"])) and (found.groups or found.below or found.lower)
+    ]
+
+
+def _pictured(step: Step, group: Group, gathered: _Gathered) -> Pictured:
+    caught, kept = group.caught[step["name"]], gathered.examples[group.place]
+    shown = [
+        (_likeness(step, gathered.examples[member.place], kept, member.similarity), gathered.examples[member.place])
+        for member in caught.least_alike
+    ]
+    others = [(name, group.caught[name].members) for name in gathered.steps if name in group.caught]
+    others = [(name, number) for name, number in others if name != step["name"]]
+    return Pictured(kept, caught.members, others, farthest(shown[0][0]), shown)
 
 
 def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> list[str]:
@@ -340,23 +547,18 @@ def _figure(model: str, gathered: _Gathered) -> Figure:
     return _drawn(f"clip_similarity_{model}", histogram, names, lines, [("all pairs", None), ("kept", KEPT)])
 
 
-def _near(inputs: Inputs, gathered: _Gathered) -> list[Figure]:
+def _near(readings: Mapping[str, Sequence[tuple[Json, bool]]], near: Mapping[str, Near]) -> list[Figure]:
     """Returns a histogram for each search whose near pairs a step reads."""
-    by_pass: defaultdict[str, list[tuple[Json, bool]]] = defaultdict(list)
-    for step in gathered.funnel["steps"]:
-        searches = searches_of(step)
-        for search in searches:
-            if search["near"] in inputs.folders:
-                by_pass[search["near"]].append((search, len(searches) == 1))
     figures = []
-    for name, reads in by_pass.items():
-        lines = [search["threshold"] for search, _ in reads]
-        alone = [search["threshold"] for search, is_alone in reads if is_alone]
-        above = "at most one of the two stays" if alone else "duplicates where the step's other kinds count them, too"
+    for name, reads in readings.items():
+        is_alone = any(alone for _, alone in reads)
+        above = (
+            "at most one of the two stays" if is_alone else "duplicates where the step's other kinds count them, too"
+        )
         names = ("", f"at the threshold or above: {above}", "below: both may stay")
         first, _ = reads[0]
-        title = "Near copies" if len(by_pass) == 1 else f"Near copies by {first['by']}"
-        figure = _drawn(title, near_similarities(inputs[name], min(alone or lines)), names, lines, [])
+        title = "Near copies" if len(readings) == 1 else f"Near copies by {first['by']}"
+        figure = _drawn(title, near[name].histogram, names, [search["threshold"] for search, _ in reads], [])
         figures.append(replace(figure, measure=first["measure"], searched=first["searched"]))
     return figures
 

@@ -8,7 +8,7 @@ from curate.runs.passes import Declaration, Layout
 from curate.runs.work import SMALL, Work
 from curate.store import WHOLE, Json
 
-VERSION = 2
+VERSION = 3
 
 EXAMPLES = 12
 """Rows that are shown for each reason."""

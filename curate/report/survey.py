@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
-from curate.duplicates import near_tables
 from curate.errors import BrokenResult
 from curate.report.histogram import Histogram
 from curate.schema import FETCHED, NOT_SAMPLED, REPEATED, SIMILARITY
 from curate.side_by_side import side_by_side
-from curate.store import Folder, Inputs
+from curate.store import Inputs
 
 KEPT, UNDER_THRESHOLD, OTHER = range(3)
 """The stacks of a similarity histogram: kept; dropped by a threshold on the same column; dropped for another reason."""
@@ -183,21 +182,6 @@ def find_pairs(inputs: Inputs, wanted: set[bytes]) -> dict[bytes, Place]:
             f"{inputs['select'].path}: pair {min(lost).hex()}, named as the kept copy, is kept in no part"
         )
     return places
-
-
-def near_similarities(near: Folder, above: float) -> Histogram:
-    """Returns the histogram of near pairs by similarity; the table is streamed, as it may be very long.
-
-    Args:
-        near: the folder of a search.
-        above: the step's threshold: pairs at or above it are counted in the stack UNDER_THRESHOLD, which stands for
-            what the step acts on, and the others in OTHER.
-    """
-    histogram = Histogram(3)
-    for table in near_tables(near, ["similarity"]):
-        values = table["similarity"].to_numpy()
-        histogram.add(values, np.where(values >= above, UNDER_THRESHOLD, OTHER))
-    return histogram
 
 
 def _read(inputs: Inputs, columns: PairColumns, models: Sequence[str], part: int) -> _Rows:

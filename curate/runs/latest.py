@@ -1,4 +1,4 @@
-"""The newest decisions of a run, which `status` and `explain` read, whether or not a result followed.
+"""The newest decisions of a run, which `status`, `explain` and `duplicates` read, whether or not a result followed.
 
 `decided.json` names the pass folders of the run for which select was done last; `manifest.json` does the same for the
 last run with a result. A sample has a file of its own, created empty when the sample starts.

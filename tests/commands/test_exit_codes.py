@@ -122,7 +122,7 @@ def test_0_a_driver_waits_too_for_a_disk_that_is_full_for_a_while(place, capsys,
     assert left == [0]
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "explain", "retry-failed"])
+@pytest.mark.parametrize("command", ["status", "verify", "explain", "duplicates", "retry-failed"])
 def test_4_a_store_that_is_away_is_one_line_for_every_command(s3, capsys, monkeypatch, command):
     monkeypatch.setattr("curate.store._ATTEMPTS", 1)
     more = ["0a1b2c3d"] if command == "explain" else []

@@ -266,6 +266,7 @@ COMMANDS = (
         "no classes": ["retry-failed", "folder", "--class", ","],
         "a pair of a run that is none": ["explain", "folder", "00"],
         "no pair": ["explain", "folder"],
+        "a pair and a limit": ["duplicates", "folder", "00112233", "--limit", "3"],
     }
     | {
         f"{name} {value!r}": ["run", "recipe.yaml", name, value]
@@ -275,6 +276,10 @@ COMMANDS = (
             "--set": ["", "x"],
         }.items()
         for value in values
+    }
+    | {
+        f"duplicates --limit {value!r}": ["duplicates", "folder", "--limit", value]
+        for value in ("0", "-1", "x", "1.5", "")
     }
     | {
         f"demo {name} {value!r}": ["demo", "--engine", "local", name, value]
@@ -297,7 +302,7 @@ def test_commands(place, name):
     refused(place, COMMANDS[name])
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "explain", "retry-failed"])
+@pytest.mark.parametrize("command", ["status", "verify", "explain", "duplicates", "retry-failed"])
 @pytest.mark.parametrize("folder", [*PLACES, "nope", "file", "folder", "/dev/null"], ids=lambda text: ascii(text[:20]))
 def test_runs_that_are_none(place, command, folder):
     refused(place, [command, folder, *(["00112233"] if command == "explain" else [])])

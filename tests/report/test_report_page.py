@@ -1,7 +1,10 @@
 import base64
+import copy
 import hashlib
 import io
+import itertools
 import re
+import secrets
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -13,9 +16,13 @@ from helpers.near_pairs import put_near
 from helpers.report_run import COSINE, LONG, SCRIPT, STEPS, columns_of, evaluation, make_run, settings
 from PIL import Image
 
+from curate import schema
+from curate.columns import PairColumns
+from curate.columns import read as read_columns
 from curate.duplicates import searches_of
 from curate.errors import BrokenResult
-from curate.report.page import ranges
+from curate.report.near import read_near
+from curate.report.page import GROUPS, MEMBERS, NEAR_MISSES, ranges
 from curate.report.survey import Tally
 from curate.report.thumbnail import THUMBNAIL, thumb
 from curate.report.worker import open_worker
@@ -155,8 +162,140 @@ def test_each_reason_has_its_examples_and_each_picture_its_words(page, html):
     pictures = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
     assert pictures
     assert all(pictures)
-    assert page.text.count("cosine 0.9600") == 4
-    assert page.text.count("identical") == 4
+    sheets = html.split('id="dropped"')[1].split('id="duplicates"')[0]
+    assert sheets.count('"likeness">cosine 0.9600<') == 4
+    assert sheets.count('"likeness">equal bytes<') == 4
+
+
+def decided(made):
+    """Every decision of the run with its part and row, as plain Python."""
+    for part in made.inputs.parts:
+        rows = made.inputs["select"].table("decisions.parquet", part).to_pylist()
+        yield from ((part, number, row) for number, row in enumerate(rows))
+
+
+def test_groups_are_those_of_the_decisions(made, html):
+    section = html.split('<section id="duplicates">')[1].split('<section id="kept">')[0]
+    text = Page(f"<section>{section}").text
+    for step in ("same_image", "near_image"):
+        sizes = Counter(row["duplicate_of"] for _, _, row in decided(made) if row["reason"] == step)
+        others = Counter(row["duplicate_of"] for _, _, row in decided(made) if row["duplicate_of"]) - sizes
+        by_size = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+        assert f"{sizes.total()} pairs were dropped, in {len(sizes)} groups; the {GROUPS} largest" in text
+        section = html.split(f"<h3>{step}</h3>")[2].split("</section>")[0]
+        for pair, group in zip(by_size, section.split('<div class="group">')[1:], strict=False):
+            kept, members = pair
+            page = Page(f'<div class="group">{group}')
+            alike = "equal bytes" if step == "same_image" else "the least similar: cosine 0.9600"
+            more = f"; {others[kept]} more by" if others[kept] else ""
+            assert page.text.startswith(f"{members} member{'s' * (members > 1)}, {alike}{more}")
+            ids = re.findall("pair([0-9a-f]{32})", page.text)
+            assert ids[0] == kept.hex()
+            named = [row["pair_id"].hex() for _, _, row in decided(made) if row["duplicate_of"] == kept]
+            assert len(ids) == 1 + min(members, MEMBERS)
+            assert set(ids[1:]) <= set(named)
+        assert section.count('<div class="group">') == GROUPS
+
+
+def with_near(made, rows):
+    """The run's inputs, with other near pairs."""
+    folder = Folder(made.store, "dedup-image_embedding", secrets.token_hex(4))
+    put_near(folder, pa.Table.from_pylist(rows, schema.NEAR))
+    return Inputs({**made.inputs.folders, "dedup-image_embedding": folder}, made.inputs.parts)
+
+
+def test_pairs_just_below_the_threshold_are_those_of_which_both_stayed(made):
+    columns = PairColumns.from_json(columns_of("pocket"))
+    kept, lost = {}, {}
+    for part in made.inputs.parts:
+        names = ["sha256", "kept", "pair_id", "decoded"]
+        for row in read_columns(made.inputs, columns, part, names).to_pylist():
+            if row["decoded"]:
+                (kept if row["kept"] else lost)[row["sha256"]] = row["pair_id"].hex()
+    digests, gone = sorted(kept), sorted(lost)
+    rng = np.random.default_rng(1)
+    near = []
+    for number, (one, other) in enumerate(itertools.combinations(digests[:20], 2)):
+        # Ties, values at the threshold, and values that print like it when they are rounded to the nearest.
+        value = (0.91, 0.93, 0.949999, 0.95, 0.96)[int(rng.integers(5))]
+        near.append({"sha256_a": one, "sha256_b": other, "similarity": value})
+        near.append(
+            {"sha256_a": min(one, gone[number % 9]), "sha256_b": max(one, gone[number % 9]), "similarity": 0.9499999}
+        )
+    page = report(made, with_near(made, near))
+    section = page.split("<h3>near_image</h3>")[2].split("</section>")[0].split("Just below the threshold")[1]
+    right = sorted((-row["similarity"], row["sha256_a"], row["sha256_b"]) for row in near if row["similarity"] < 0.95)
+    right = [row for row in right if row[1] in kept and row[2] in kept][:NEAR_MISSES]
+    ids = re.findall('id">([0-9a-f]{32})<', section)
+    assert ids == [kept[digest] for _, *both in right for digest in both]
+    assert section.count("cosine 0.9499<") == NEAR_MISSES
+    assert section.count("<img ") == 2 * NEAR_MISSES
+    # The rows of the table in another order are the same page.
+    assert report(made, with_near(made, near[::-1])).split('id="time"')[0] == page.split('id="time"')[0]
+    only_lost = [row for row in near if row["similarity"] == 0.9499999]
+    assert f"of the {len(only_lost)} pairs of images closest to the threshold, none has both" in report(
+        made, with_near(made, only_lost)
+    )
+    assert "the search found no pair of images below the threshold" in report(made, with_near(made, []))
+
+
+def test_pairs_just_below_are_looked_up_in_bounded_number(made, monkeypatch):
+    monkeypatch.setattr("curate.report.near.CANDIDATES", 40)
+    rng = np.random.default_rng(2)
+    values = rng.choice([0.5, 0.6, 0.7, 0.8], 200).tolist()
+    near = [(value, f"{number:064x}", f"{number + 1:064x}") for number, value in enumerate(values)]
+    rows = [{"sha256_a": one, "sha256_b": other, "similarity": value} for value, one, other in near]
+    found = read_near(with_near(made, rows)["dedup-image_embedding"], [0.65, 0.8], 0.65)
+    for above, misses in found.below.items():
+        right = sorted((-value, one, other) for value, one, other in near if value < above)[:40]
+        assert [(-miss.similarity, *miss.digests) for miss in misses] == right
+
+
+def test_of_two_steps_over_one_search_the_lower_threshold_shows_the_pairs_below(made):
+    folder = Folder(made.store, "select", secrets.token_hex(4))
+    for part in made.inputs.parts:
+        out = folder.outputs(part)
+        out.put_table("decisions.parquet", made.inputs["select"].table("decisions.parquet", part))
+        out.commit()
+    funnel = copy.deepcopy(made.funnel)
+    searches = [{**search, "threshold": 0.99} for search in searches_of(funnel["steps"][-1])]
+    nearest = {**funnel["steps"][-1], "name": "nearest", "dropped": 0, "searches": searches}
+    funnel["steps"].insert(-1, nearest)
+    out = folder.outputs()
+    out.put_json("funnel.json", funnel)
+    out.commit()
+    page = report(made, Inputs({**made.inputs.folders, "select": folder}, made.inputs.parts))
+    higher = page.split("<h3>nearest</h3>")[1].split("</section>")[0]
+    assert "Pairs below its threshold are shown at near_image" in higher
+    assert "Just below the threshold" not in higher
+    assert "of the 1 pair of images closest to the threshold" in page.split("<h3>near_image</h3>")[2]
+
+
+def test_a_step_that_dropped_nothing_shows_what_it_only_just_let_pass(made):
+    funnel = copy.deepcopy(made.funnel)
+    folder = Folder(made.store, "select", secrets.token_hex(4))
+    lost = {"near_image", "same_image"}
+    for part in made.inputs.parts:
+        rows = made.inputs["select"].table("decisions.parquet", part).to_pylist()
+        for row in rows:
+            if row["reason"] in lost:
+                row.update(reason="small", duplicate_of=None, duplicate_similarity=None)
+        out = folder.outputs(part)
+        out.put_table("decisions.parquet", pa.Table.from_pylist(rows, schema.DECISIONS))
+        out.commit()
+    steps = {step["name"]: step for step in funnel["steps"]}
+    steps["small"]["dropped"] += sum(steps[name]["dropped"] for name in lost)
+    for name in lost:
+        steps[name]["dropped"] = 0
+    out = folder.outputs()
+    out.put_json("funnel.json", funnel)
+    out.commit()
+    page = report(made, Inputs({**made.inputs.folders, "select": folder}, made.inputs.parts))
+    section = page.split('<section id="duplicates">')[1].split('<section id="kept">')[0]
+    assert "No pair was dropped." in section
+    assert "of the 1 pair of images closest to the threshold" in section
+    # A step without a threshold that dropped nothing has nothing to show.
+    assert "<h3>same_image</h3>" not in section
 
 
 def test_thumbnails_are_small_and_the_page_is_bounded(page, html, made):
@@ -278,7 +417,11 @@ def test_a_step_by_several_kinds_has_a_histogram_of_each(tmp_path, monkeypatch, 
         drawn = [re.findall(rf"(\d+) {WORDS[words]}", title) for title in chart.titles]
         assert sum(int(number) for numbers in drawn for number in numbers) == count
     # Which similarity a dropped pair names: that of the step's first kind.
-    assert f"{near_image[0]['measure']} 0.9600" in text
+    assert {"image_embedding": "cosine 0.9600", "phash": "3 of 64 bits differ"}[near_image[0]["by"]] in text
+    # Pairs just below are those of each search, where the step has several.
+    section = text.split('<section id="duplicates">')[1].split("<h3>near_image</h3>")[1].split("</section>")[0]
+    of = [f" of {search['by']}" for search in near_image] if len(near_image) > 1 else [""]
+    assert re.findall("<h4>Just below the threshold(.*): both kept</h4>", section) == of
 
 
 def test_the_funnel_of_an_earlier_build_has_one_search_in_the_step_itself():

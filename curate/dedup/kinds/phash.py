@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy.typing as npt
 from pydantic import Field
 
-from curate.dedup.hashes import HashSearch, read_hashes, shares_of_equal_bits
+from curate.dedup.hashes import HashSearch, bits_that_differ, read_hashes, shares_of_equal_bits
 from curate.duplicates import NearKind, PartImages, Search
 from curate.keys import Keys
 from curate.store import Inputs, Json
@@ -49,6 +49,10 @@ class Phash(NearKind):
     def words(self, keys: PhashKeys) -> str:
         """See `DuplicateKind`."""
         return f"at most {keys.within} of {BITS} bits of phash differ"
+
+    def likeness(self, similarity: float) -> str:
+        """See `DuplicateKind`: the distance."""
+        return bits_that_differ(similarity, BITS)
 
     def threshold(self, keys: PhashKeys) -> float:
         """See `NearKind`."""

@@ -1,6 +1,6 @@
 """`by: sha256`: images whose files had equal bytes."""
 
-from curate.duplicates import DuplicateKind
+from curate.duplicates import EQUAL_BYTES, DuplicateKind
 from curate.keys import Keys
 
 
@@ -8,12 +8,12 @@ class Sha256(DuplicateKind):
     """Equal digests of the received bytes; needs no search."""
 
     name = "sha256"
-    about = "equal bytes"
+    about = EQUAL_BYTES
 
     def words(self, keys: Keys) -> str:
         """See `DuplicateKind`."""
         del keys
-        return "equal bytes"
+        return EQUAL_BYTES
 
 
 KIND = Sha256()

@@ -1,0 +1,113 @@
+"""Reads the near pairs that a search found: their histogram, and those just below a step's threshold.
+
+The table is streamed, as it may be very long. Near pairs name images by digest; `find_kept` finds the kept pairs.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.columns import PairColumns
+from curate.columns import read as read_columns
+from curate.duplicates import near_tables
+from curate.report.histogram import Histogram
+from curate.report.survey import OTHER, UNDER_THRESHOLD, Place
+from curate.schema import NEAR
+from curate.side_by_side import side_by_side
+from curate.store import Folder, Inputs
+
+CANDIDATES = 1000
+"""Near pairs below a threshold that are looked up: the images of most of them may be dropped for other reasons."""
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """Two images just below a threshold, by digest, with `digests[0] < digests[1]`."""
+
+    digests: tuple[str, str]
+    similarity: float
+
+
+@dataclass
+class Near:
+    """The near pairs of a search.
+
+    Attributes:
+        histogram: of their similarity; pairs at or above a threshold are in the stack UNDER_THRESHOLD, which stands
+            for what a step acts on, and the others in OTHER.
+        below: by threshold, the pairs closest to it from below, the closest first; at most CANDIDATES.
+    """
+
+    histogram: Histogram = field(default_factory=lambda: Histogram(3))
+    below: dict[float, list[NearMiss]] = field(default_factory=dict)
+
+
+def read_near(search: Folder, thresholds: Collection[float], dividing: float) -> Near:
+    """Reads the near pairs of a search.
+
+    Args:
+        search: the folder of the pass.
+        thresholds: of the steps that read it.
+        dividing: the threshold at or above which pairs are in the stack UNDER_THRESHOLD.
+    """
+    near = Near()
+    closest = dict.fromkeys(thresholds, NEAR.empty_table())
+    for table in near_tables(search):
+        values = table["similarity"].to_numpy()
+        near.histogram.add(values, np.where(values >= dividing, UNDER_THRESHOLD, OTHER))
+        for threshold, found in closest.items():
+            below = table.filter(pa.array(values < threshold))
+            closest[threshold] = _closest(pa.concat_tables([found, below]))
+    for threshold, found in closest.items():
+        near.below[threshold] = [
+            NearMiss((row["sha256_a"], row["sha256_b"]), row["similarity"]) for row in found.to_pylist()
+        ]
+    return near
+
+
+def _closest(pairs: pa.Table) -> pa.Table:
+    """Returns the most similar pairs, CANDIDATES at most; equally similar ones by digest."""
+    if pairs.num_rows > CANDIDATES:
+        # Only the ties of the last one need an order by text.
+        values = pairs["similarity"].to_numpy()
+        pairs = pairs.filter(pa.array(values >= np.partition(values, -CANDIDATES)[-CANDIDATES]))
+    order = [("similarity", "descending"), ("sha256_a", "ascending"), ("sha256_b", "ascending")]
+    return pairs.take(pc.sort_indices(pairs, order)[:CANDIDATES])
+
+
+def find_kept(inputs: Inputs, columns: PairColumns, digests: Collection[str]) -> dict[str, Place]:
+    """Returns the places of kept pairs by the digest of their image; several pairs of one image give the first.
+
+    Args:
+        inputs: the folders plan, fetch and select.
+        columns: the columns of a pair of the run.
+        digests: sha256, as hex digits.
+    """
+    wanted = pa.array(sorted(digests), pa.string())
+    places: dict[str, Place] = {}
+
+    def read(part: int) -> tuple[int, pa.Array, pa.Array]:
+        pairs = read_columns(inputs, columns, part, ["sha256", "kept"])
+        hits = pc.and_(pc.is_in(pairs["sha256"], value_set=wanted), pairs["kept"])
+        rows = pc.indices_nonzero(hits)
+        return part, rows, pairs["sha256"].take(rows)
+
+    for part, rows, found in side_by_side(read, inputs.parts if len(wanted) else ()):
+        for row, digest in zip(rows.to_pylist(), found.to_pylist(), strict=True):
+            places.setdefault(digest, Place(part, row))
+    return places
+
+
+def both_kept(
+    misses: Sequence[NearMiss], places: Mapping[str, Place], most: int
+) -> list[tuple[NearMiss, Place, Place]]:
+    """Returns the first near misses of which both images have a kept pair, with the places of these."""
+    found = [
+        (miss, places[miss.digests[0]], places[miss.digests[1]])
+        for miss in misses
+        if all(digest in places for digest in miss.digests)
+    ]
+    return found[:most]
