@@ -36,7 +36,7 @@ def main(report: str) -> None:
         page.goto(Path(report).resolve().as_uri())
         page.add_style_tag(content="nav { visibility: hidden }")
         histogram = page.locator("#similarity figure").first
-        threshold, twins = (page.locator(f"section:has(> h3:text-is('{name}'))") for name in (STEP, TWINS))
+        threshold, twins = (page.locator(f"#dropped section:has(> h3:text-is('{name}'))") for name in (STEP, TWINS))
         for section in (threshold, twins):
             section.evaluate(_TRIM)
         # The random sample of a step with a threshold is left out: the pairs on both sides of the threshold show more.

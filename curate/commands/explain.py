@@ -93,8 +93,8 @@ def _verdict(folders: dict[str, Folder], columns: PairColumns, decision: Json, d
         words = likeness(step, decision["duplicate_similarity"])
         if words and _digest(folders, columns, kept, decided) == decision["sha256"]:
             words = EQUAL_BYTES
-        kinds = [search["by"] for search in searches_of(step)] or [step["by"]] * bool(step.get("by"))
-        by = f", by {plain(' and '.join(kinds))}" if kinds else ""
+        kinds = [search["by"] for search in searches_of(step)] or [step.get("by")]
+        by = f", by {plain(' and '.join(kinds))}" if all(kinds) else ""
         yield f"copies      {kept.hex()}, which is kept{by}{words and ': '}{words}"
 
 

@@ -14,7 +14,7 @@ from helpers.hostile_server import HostileServer, ok
 
 from curate import schema
 from curate.commands.main import main
-from curate.duplicates import likeness
+from curate.duplicates import KINDS, likeness
 from curate.errors import Exit
 from curate.report.groups import Size, gather, largest, members
 from curate.store import Folder, Store
@@ -216,6 +216,30 @@ def test_explain_names_the_kind_and_how_alike_they_are(run, capsys):
             seen.add((by, words.split()[-1]))
             assert f"\ncopies      {kept.hex()}, which is kept, by {by}: {words}\n" in capsys.readouterr().out
     assert {by for by, _ in seen} == set(STEPS.values())
+
+
+def test_a_step_by_several_kinds_names_all_and_the_likeness_of_the_first(run, tmp_path, capsys):
+    shutil.copytree(run.url, tmp_path / "run")
+    recipe, place = Path(run.url).with_name("recipe.yaml"), str(tmp_path / "run")
+    both = '{"all": [{"by": "phash", "within": 8}, {"by": "image_embedding", "above": 0.9}]}'
+    steps = f'select=[{{"drop": "both", "duplicates": {both}}}]'
+    assert main(["run", str(recipe), "--engine", "local", "--set", f"output={place}", "--set", steps]) == 0
+    truth = Truth(Store(place))
+    said = output(capsys, place, "--limit", "1000")
+    assert [kept for kept, *_ in blocks(said.partition("\n\n")[2])] == [kept.hex() for kept in truth.by_size]
+    worded = set()
+    for pairs in truth.groups.values():
+        for pair in pairs:
+            row = truth.rows[pair]
+            equal = row["sha256"] == truth.rows[row["duplicate_of"]]["sha256"]
+            words = "equal bytes" if equal else KINDS["phash"].likeness(row["duplicate_similarity"])
+            worded.add(equal)
+            assert f" {words} " in next(line for line in said.splitlines() if pair.hex() in line)
+            capsys.readouterr()
+            assert main(["explain", place, pair.hex()]) == 0
+            kept = f"copies      {row['duplicate_of'].hex()}, which is kept, by phash and image_embedding: {words}"
+            assert kept in capsys.readouterr().out.splitlines()
+    assert worded == {True, False}
 
 
 @pytest.mark.parametrize(
