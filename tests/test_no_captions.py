@@ -77,6 +77,9 @@ def test_an_empty_caption_does_not_beat_the_real_one_of_the_same_bytes(tmp_path,
     assert "its caption is empty, where the source has captions" in report.read_text()
 
 
+KINDS = [{"by": "phash", "within": 2}, {"by": "image_embedding", "above": 0.99}]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A run by image alone, over samples of which some have captions."""
@@ -88,6 +91,7 @@ def alone(tmp_path_factory):
         {"drop": "small", "where": "width < 10 OR concept_ball > 2"},
         {"drop": "same", "duplicates": {"by": "sha256", "prefer": "width"}},
         {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.999, "prefer": "width"}},
+        {"drop": "alike", "duplicates": {"all": KINDS, "prefer": "width"}},
     ]
     path = write_recipe(folder, source={"caption": None}, signals=signals, select=steps)
     return folder, *run(path)
@@ -103,6 +107,20 @@ def test_a_source_without_captions_is_curated_by_image_alone(alone):
     assert "signals-caption" not in folders
     embed = Folder(store, *folders["embed-pocket"].rsplit("-", 1))
     assert list(embed.marker(0).files) == ["images.parquet"]
+
+
+def test_a_step_by_several_kinds_has_all_of_them_searched_and_described(alone):
+    folder, _, funnel, pack = alone
+    (alike,) = [step for step in funnel["steps"] if step["name"] == "alike"]
+    searched = {search["by"]: search["searched"] for search in alike["searches"]}
+    # Three different images are three pairs.
+    assert searched == {"phash": 3, "image_embedding": 3}
+    card = (pack / "README.md").read_text()
+    page = next((folder / "run").glob("report-*/index.*.html")).read_text()
+    for kind in searched:
+        assert f"The search for `alike` by `{kind}` is exact: each of the 3 pairs of distinct images" in card
+        assert f"<h3>Near copies by {kind}</h3>" in page
+    assert "all but one of each set of duplicates by `phash` and `image_embedding` (at most 2 of 64 bits" in card
 
 
 def test_its_result_has_no_txt_and_no_caption_as_img2dataset_writes_it(alone):
@@ -167,10 +185,14 @@ TXT = "http://host.example/1.jpg\nhttp://host.example/2.jpg\n"
             {"select": [{"drop": "x", "duplicates": {"by": "sha256"}}]},
             "select step 'x': clip_similarity is computed from captions, .*; it is the default of `prefer`: name",
         ),
+        (
+            {"select": [{"drop": "x", "duplicates": {"by": "sha256", "prefer": "width", "keep": "all_captions"}}]},
+            "select step 'x': caption is computed from captions, and the source has no captions",
+        ),
         ({"signals": {"phrases": {"x": {"phrases": ["logo"]}}}}, "signals.phrases.x reads captions, and the source"),
         ({"models": {"pocket": {"name": "pocket", "mirror": True}}}, "models.pocket.mirror scores captions"),
     ],
-    ids=["similarity", "words", "caption", "top", "prefer", "signal", "mirror"],
+    ids=["similarity", "words", "caption", "top", "prefer", "keep", "signal", "mirror"],
 )
 def test_what_needs_captions_says_so_before_the_run(tmp_path, by, more, message):
     (tmp_path / "list.txt").write_text(TXT)

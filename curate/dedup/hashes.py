@@ -47,7 +47,7 @@ def read_hashes(
     fetched, digits = fetched.filter(usable), "".join(measured[column].filter(usable).to_pylist())
     if len(digits) != bits // 4 * len(fetched):
         raise BrokenResult(f"{pixels.path}: part {part} has a {column} that is not {bits // 4} hex digits")
-    values = np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(len(fetched), -1)
+    values = np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(len(fetched), bits // 64)
     return PartImages(fetched, values, _trues(present) - len(fetched))
 
 

@@ -58,6 +58,14 @@ def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(tmp_path: Path) 
     assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected)}
 
 
+def test_a_part_may_have_no_image_with_a_hash(tmp_path: Path) -> None:
+    hashed: list[tuple[str | None, str | None]] = [(digest(1), "0" * 16), (digest(2), "0" * 15 + "7")]
+    inputs = corpus(tmp_path, [[], hashed, [(digest(3), None), (None, None)]])
+    assert search(tmp_path / "out", inputs, 3).table("near.parquet", 0)["similarity"].to_pylist() == [1 - 3 / 64]
+    empty = search(tmp_path / "empty", Inputs(inputs.folders, [0, 2]), 3)
+    assert empty.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0}
+
+
 def test_what_is_no_hash_is_refused(tmp_path: Path) -> None:
     inputs = corpus(tmp_path, [[(digest(1), "ff")]])
     with pytest.raises(BrokenResult, match="phash that is not 16 hex digits"):
