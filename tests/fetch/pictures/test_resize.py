@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from helpers.fetch_samples import decoded, drawing, encoded, settings
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from PIL import Image
@@ -38,7 +38,8 @@ def resizer_module():
 def test_sizes_are_img2datasets(resizer_module, mode, only_if_bigger, width, height):
     resizer = resizer_module.Resizer(64, mode, only_if_bigger)
     theirs = resizer(io.BytesIO(encoded(Image.new("RGB", (width, height)), "PNG")))
-    assert theirs[5] is None
+    # Newer versions of OpenCV refuse a side of nothing.
+    assume(theirs[5] is None)
     ours = geometry((width, height), mode, 64, only_if_bigger=only_if_bigger)
     assert ours.final == (theirs[1], theirs[2])
 
