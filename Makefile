@@ -25,9 +25,10 @@ soak: $(READY) floors
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak
 	PYTHONPATH=tests $(BIN)/python tests/soak.py
 
-# Fetch's and embed's tests with the lowest versions that pyproject.toml allows; test tools as in constraints.txt.
+# Fetch's and embed's tests with the lowest versions that pyproject.toml allows; test tools as in constraints.txt. Old
+# libraries warn of what newer ones, which pip takes beside them, will no longer do.
 floors: .venv-floors/ready
-	.venv-floors/bin/python -m pytest tests/fetch tests/embed
+	.venv-floors/bin/python -m pytest -W ignore::DeprecationWarning tests/fetch tests/embed
 
 .venv-floors/ready: pyproject.toml constraints.txt $(READY)
 	$(PYTHON) -m venv .venv-floors

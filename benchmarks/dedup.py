@@ -33,11 +33,12 @@ import pyarrow as pa
 import torch
 
 from curate import schema
+from curate.account import Account
 from curate.columns import PairColumns
 from curate.dedup.passes import by_blocks
 from curate.dedup.search import near_pairs
 from curate.dedup.sieve import fit
-from curate.duplicates import KINDS, Account, NearKind
+from curate.duplicates import KINDS, NearKind
 from curate.engine.local import LocalEngine
 from curate.runs.booking import Booking, cores
 from curate.runs.driver import drive

@@ -652,9 +652,9 @@ def near(task: Task) -> None:
     import numpy as np
     import torch
 
+    from curate.account import Account
     from curate.dedup.search import near_pairs
     from curate.device import without_tf32
-    from curate.duplicates import Account
 
     without_tf32()
     torch.set_num_threads(1 if task.quick else _cores())

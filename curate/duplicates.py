@@ -10,7 +10,7 @@ blocks, at a time. Select and report read the pairs by `near_tables`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from curate.account import Account
 from curate.keys import Keys
 from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
@@ -44,34 +45,6 @@ class PartImages:
     images: pa.Table
     values: "npt.NDArray[Any]"
     unusable: int = 0
-
-
-@dataclass
-class Account:
-    """The account of a search: every pair of a tile is either compared or excluded by one bound.
-
-    Attributes:
-        compared: pairs whose exact similarity was computed.
-        excluded: by bound, the pairs that it excluded; each pair by the first that does.
-        bounds: by bound, its constants.
-    """
-
-    compared: int = 0
-    excluded: dict[str, int] = field(default_factory=dict)
-    bounds: dict[str, Json] = field(default_factory=dict)
-
-    def exclude(self, bound: str, pairs: int) -> None:
-        """Adds pairs that a bound excluded."""
-        self.excluded[bound] = self.excluded.get(bound, 0) + pairs
-
-    @property
-    def pairs(self) -> int:
-        """All pairs."""
-        return self.compared + sum(self.excluded.values())
-
-    def to_json(self) -> Json:
-        """The account in its stored form."""
-        return asdict(self)
 
 
 class Search(Protocol):

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
 COMMON = {
+    "account",
     "checksums",
     "columns",
     "credentials",

@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from curate.duplicates import Account
+from curate.account import Account
 
 _WORD_BITS = 16
 

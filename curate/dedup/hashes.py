@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.account import Account
 from curate.dedup.hamming import near_hashes
-from curate.duplicates import Account, PartImages
+from curate.duplicates import PartImages
 from curate.errors import BrokenResult
 from curate.store import Folder
 

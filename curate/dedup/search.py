@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from curate.account import Account
 from curate.dedup.cosine import Indices, Vectors, cosine
 from curate.dedup.sieve import Basis, Sieve, fit
-from curate.duplicates import Account
 
 Found = tuple[Indices, Indices, npt.NDArray[np.float64]]
 

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.account import Account
 from curate.dedup.nodes import Nodes, near_table
-from curate.duplicates import Account, NearKind, Search
+from curate.duplicates import NearKind, Search
 from curate.errors import BrokenResult, counted
 from curate.schema import NEAR
 from curate.store import Outputs

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.account import Account
 from curate.dedup import hamming
-from curate.duplicates import Account
 
 WAYS = ["words", "all"]
 

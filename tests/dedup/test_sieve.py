@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.account import Account
 from curate.dedup import search
 from curate.dedup.cosine import cosine
 from curate.dedup.search import near_pairs
 from curate.dedup.sieve import Basis, Sieve, fit
-from curate.duplicates import Account
 
 CPU = torch.device("cpu")
 

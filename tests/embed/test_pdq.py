@@ -201,7 +201,7 @@ def test_a_step_by_pdq_computes_the_hashes_that_its_search_reads(tmp_path):
     asking = prepared(tmp_path, {"drop": "near", "duplicates": {"by": "pdq", "within": 20}})
     assert [scorer.name for scorer in asking.pixels] == ["pdq"]
     layout = lay_out(asking, 1, 1)
-    assert {"fetch", "pixels-pdq"} <= layout.inputs("dedup-pdq").folders.keys()
+    assert {"fetch", "pixels-pdq"} <= layout.inputs("nodes-pdq").folders.keys()
 
 
 def test_a_misspelt_column_is_one_line_that_names_it(tmp_path):

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curate.account import Account
 from curate.dedup.cosine import cosines
-from curate.duplicates import Account, NearKind, PartImages, Search
+from curate.duplicates import NearKind, PartImages, Search
 from curate.errors import BrokenResult, short
 from curate.keys import Keys
 from curate.store import Inputs, Json
