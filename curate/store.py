@@ -728,7 +728,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     rows = max(1, table.num_rows)
     group = max(1, min(rows, rows * (32 << 20) // max(1, table.nbytes)))
-    # Embeddings hardly repeat a value: a dictionary of them makes files longer, and reading takes three times as long.
+    # Embeddings hardly repeat a value: a dictionary of them makes files longer, and slower to read.
     others = [field.name for field in table.schema if not pa.types.is_fixed_size_list(field.type)]
     dictionary = others if len(others) < table.num_columns else True
     # The checksums of pages are compared when a table is read (`Folder.table`): 1 to 2 % more bytes.

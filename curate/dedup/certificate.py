@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.dedup.nodes import BlockFacts, Nodes, near_table
-from curate.dedup.tiles import compared, sample, tiles
+from curate.dedup.tiles import ACCOUNT, compared, sample, tiles
 from curate.duplicates import KINDS, NearKind
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
 from curate.store import WHOLE, Folder, Json, Outputs
 
 ROLE = "certificate.json"
-ACCOUNT = "account.json"
 
 REDONE = 8
 """Tiles of which `redone` compares some rows again."""
@@ -83,12 +82,16 @@ def faults(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
         yield f"{ROLE}: {how} are not the {pairs} pairs of {n} nodes", WHOLE
     divided = tiles(len(blocks))
     summed: Counter[str] = Counter()
-    for tile, account in enumerate(side_by_side(partial(search.json, ACCOUNT), range(len(divided)))):
+
+    def read(tile: int) -> tuple[Json, int | None]:
+        return search.json(ACCOUNT, tile), search.info("near.parquet", tile).rows
+
+    for tile, (account, near) in enumerate(side_by_side(read, range(len(divided)))):
         a, b = divided[tile]
         of_tile = blocks[a].nodes * (blocks[a].nodes - 1) // 2 if a == b else blocks[a].nodes * blocks[b].nodes
         if not account["pairs"] == account["compared"] + sum(account["excluded"].values()) == of_tile:
             yield f"{ACCOUNT} of tile {tile}: it does not account for the {of_tile} pairs of blocks {a} and {b}", tile
-        if account["near"] != search.info("near.parquet", tile).rows:
+        if account["near"] != near:
             yield f"{ACCOUNT} of tile {tile}: near.parquet has another number of pairs", tile
         summed.update({"compared": account["compared"], "near": account["near"], **account["excluded"]})
     if summed != Counter({"compared": said["compared"], "near": said["near"], **said["excluded"]}):

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,7 +114,7 @@ def read(table: pa.Table) -> Records:
     return made
 
 
-def put_block(block: Records, out: Outputs, path: Path) -> "BlockFacts":
+def put_block(block: Records, out: Outputs, path: Path) -> None:
     """Writes a block of nodes as a unit's files.
 
     Args:
@@ -128,9 +128,7 @@ def put_block(block: Records, out: Outputs, path: Path) -> "BlockFacts":
     content = hashlib.sha256()
     for name in ("digest", "value"):
         content.update(np.ascontiguousarray(block[name]).data)
-    facts = BlockFacts(len(block), content.hexdigest())
-    out.put_json("block.json", facts.__dict__)
-    return facts
+    out.put_json("block.json", asdict(BlockFacts(len(block), content.hexdigest())))
 
 
 @dataclass(frozen=True)
@@ -191,12 +189,18 @@ def near_table(
 
 
 def gather(found: Iterable[PartImages], where: str) -> tuple[Records, dict[str, int]]:
-    """Returns the distinct records of some parts, and how many images they have, and have that cannot be compared."""
+    """Returns the distinct records of some parts, and how many images they have, and have that cannot be compared.
+
+    Raises:
+        BrokenResult: there is no part, or the parts do not fit together.
+    """
     pieces, counts = [], {"images": 0, "unusable": 0}
     for number, images in enumerate(found):
         pieces.append(records(images, f"{where}: part {number}"))
         counts["images"] += len(images.images)
         counts["unusable"] += images.unusable
+    if not pieces:
+        raise BrokenResult(f"{where}: there is no part to search for duplicates")
     return distinct(pieces, where), counts
 
 

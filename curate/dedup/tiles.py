@@ -21,6 +21,9 @@ from curate.errors import BrokenResult, counted
 from curate.schema import NEAR
 from curate.store import Outputs
 
+ACCOUNT = "account.json"
+"""The file of a tile's account."""
+
 CHECKED = 16
 """Rows of a tile that are done again."""
 
@@ -75,7 +78,7 @@ def put_tile(
     out.put_file("near.parquet", path, rows=near)
     checked = {"rows": rows.tolist(), "near": len(again)}
     same = {"blocks": blocks, "floor": search.floor, "pairs": account.pairs, "near": near, "checked": checked}
-    out.put_json("account.json", {**same, **account.to_json()}, same=same)
+    out.put_json(ACCOUNT, {**same, **account.to_json()}, same=same)
     out.counts.update(near=near)
 
 

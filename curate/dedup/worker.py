@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from curate.dedup import nodes
-from curate.dedup.certificate import ACCOUNT, put_certificate
+from curate.dedup.certificate import put_certificate
 from curate.dedup.nodes import BlockFacts, Nodes
-from curate.dedup.tiles import put_tile, tiles
+from curate.dedup.tiles import ACCOUNT, put_tile, tiles
 from curate.duplicates import KINDS, NearKind
 from curate.errors import UsageError, counted
 from curate.scratch import scratch

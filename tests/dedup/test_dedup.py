@@ -133,6 +133,12 @@ def test_a_corpus_without_images_has_an_empty_table(tmp_path: Path) -> None:
     assert folder.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0}
 
 
+def test_no_parts_at_all_are_one_line(tmp_path: Path) -> None:
+    inputs, _ = corpus(tmp_path, [[(digest(1), [1.0])]], 1)
+    with pytest.raises(BrokenResult, match="embed-m-f: there is no part to search for duplicates"):
+        dedup(tmp_path, Inputs(inputs.folders, []), 0.9)
+
+
 def test_tables_of_other_images_are_refused(tmp_path: Path) -> None:
     inputs, _ = corpus(tmp_path, [[(digest(1), [1.0]), (digest(2), [1.0])]], 1)
     other, _ = corpus(tmp_path / "other", [[(digest(1), [1.0])]], 1)
