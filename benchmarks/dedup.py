@@ -97,30 +97,37 @@ def measured(vectors: npt.NDArray[np.float16], floor: float, **more: Any) -> tup
 PART = 10_000
 
 
-def searched(count: int, dim: int, floor: float) -> dict[str, float]:
-    """Searches a synthetic set by blocks; returns seconds by the clock, CPU-seconds, and the largest process in MB."""
+def searched(vectors: npt.NDArray[np.float16], floor: float) -> dict[str, float]:
+    """Searches a set by blocks; returns seconds by the clock, CPU-seconds, and the largest process in MB."""
     with tempfile.TemporaryDirectory() as root:
-        store = Store(root)
-        inputs = _tables(store, spread(count, dim))
-        kind = KINDS.find("image_embedding")
-        assert isinstance(kind, NearKind)
-        blocks = max(2, -(-count // kind.block_rows))
-        nodes = Pass.of(store, Declaration(kind.nodes_pass, "dedup", 1, {"blocks": blocks}))
-        search = Pass.of(store, Declaration(kind.search_pass, "dedup", 1, {"floor": floor}, [kind.nodes_pass]))
-        settings = {"kind": kind.name, "floor": floor, "tile": TILE, "model": "m", "device": "cpu", "threads": 1}
-        reads = Inputs({**inputs.folders, kind.nodes_pass: nodes.folder}, inputs.parts)
-        engine, begun, usage = LocalEngine(), time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        for work in by_blocks(kind, nodes, search, reads, settings, blocks, PART, cores(), Booking(gpus=0.0)):
-            at = time.monotonic()
-            drive([work], engine, Silent())
-            print(f"  {work.name}: {len(work.units)} units, {time.monotonic() - at:.1f} s", flush=True)
-        engine.close()
-        seconds, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-        said = search.folder.json("certificate.json")
-        shares = {bound: f"{pairs / said['pairs']:.6f}" for bound, pairs in said["excluded"].items()}
-        print(f"  {said['near']:,} near of {said['pairs']:,} pairs; {said['compared']:,} compared; excluded: {shares}")
+        return searched_in(Store(root), vectors, floor)[0]
+
+
+def searched_in(
+    store: Store, vectors: npt.NDArray[np.float16], floor: float
+) -> tuple[dict[str, float], dict[str, Folder]]:
+    """Searches a set by blocks in an empty store; returns the figures of `searched`, and the folders of both passes."""
+    inputs = _tables(store, vectors)
+    kind = KINDS.find("image_embedding")
+    assert isinstance(kind, NearKind)
+    blocks = max(2, -(-len(vectors) // kind.block_rows))
+    nodes = Pass.of(store, Declaration(kind.nodes_pass, "dedup", 1, {"blocks": blocks}))
+    search = Pass.of(store, Declaration(kind.search_pass, "dedup", 1, {"floor": floor}, [kind.nodes_pass]))
+    settings = {"kind": kind.name, "floor": floor, "tile": TILE, "model": "m", "device": "cpu", "threads": 1}
+    reads = Inputs({**inputs.folders, kind.nodes_pass: nodes.folder}, inputs.parts)
+    engine, begun, usage = LocalEngine(), time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    for work in by_blocks(kind, nodes, search, reads, settings, blocks, PART, cores(), Booking(gpus=0.0)):
+        at = time.monotonic()
+        drive([work], engine, Silent())
+        print(f"  {work.name}: {len(work.units)} units, {time.monotonic() - at:.1f} s", flush=True)
+    engine.close()
+    seconds, used = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = search.folder.json("certificate.json")
+    shares = {bound: f"{pairs / said['pairs']:.6f}" for bound, pairs in said["excluded"].items()}
+    print(f"  {said['near']:,} near of {said['pairs']:,} pairs; {said['compared']:,} compared; excluded: {shares}")
     cpu = used.ru_utime + used.ru_stime - usage.ru_utime - usage.ru_stime
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "memory_mb": used.ru_maxrss >> 10}
+    figures = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "memory_mb": used.ru_maxrss >> 10}
+    return figures, {kind.search_pass: search.folder, kind.nodes_pass: nodes.folder}
 
 
 def _tables(store: Store, vectors: npt.NDArray[np.float16]) -> Inputs:
@@ -184,7 +191,7 @@ def main() -> int:
     measured_whole = {}
     for count in arguments.whole:
         print(f"{count:,} × {arguments.dim} by blocks, {cores()} workers")
-        measured_whole[count] = searched(count, arguments.dim, arguments.floor)
+        measured_whole[count] = searched(spread(count, arguments.dim), arguments.floor)
         name = "1m" if count == 1_000_000 else str(count)
         figures |= {f"{key}_{name}": value for key, value in measured_whole[count].items()}
     if len(measured_whole) > 1:

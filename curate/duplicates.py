@@ -5,7 +5,7 @@ keys, dedup searches for its near pairs, and select takes its threshold and its 
 modules of `curate.dedup.kinds`, one each; the libraries of a search are imported when the search is opened.
 
 A search gets the distinct images of a run as blocks of nodes, and finds the near pairs of one tile, a block or two
-blocks, at a time. Select and report read the pairs by `near_tables`.
+blocks, at a time. Select and report read the pairs by `curate.near`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,9 +22,10 @@ from curate.account import Account
 from curate.keys import Keys
 from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
-from curate.store import Folder, Inputs, Json
+from curate.store import Inputs, Json
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
@@ -65,6 +66,9 @@ class Search(Protocol):
             scratch: an empty local folder.
             account: is told what happens to every pair.
         """
+
+    def near_counts(self, values: "npt.NDArray[Any]", sample: "npt.NDArray[Any]") -> "npt.NDArray[np.int64]":
+        """Returns about how many of `sample` each of `values` is near, int64 [n]; the same on every machine."""
 
 
 class DuplicateKind(ABC):
@@ -113,7 +117,7 @@ class NearKind(DuplicateKind):
     The pass `nodes-<name>` gathers the values that are compared, one for each distinct image.
 
     Attributes:
-        version: of the search, raised when it would find other pairs in the same inputs.
+        version: of the search, raised when it would find other pairs in the same inputs, or store them otherwise.
         section: the search's own keys in the recipe's section `dedup`; two kinds must not have a key of one name.
         block_rows: images in a block, about: what a tile's memory allows.
         column: a column of pairs that is null where an image cannot be compared.
@@ -122,7 +126,7 @@ class NearKind(DuplicateKind):
         wants_gpu: whether the search can use a GPU.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     section: ClassVar[type[Keys]]
     block_rows: ClassVar[int]
     column: ClassVar[str]
@@ -187,6 +191,10 @@ class NearKind(DuplicateKind):
         """Returns the similarity of each of `left` and each of `right`, float64 [n, m], computed without any bound."""
 
     @abstractmethod
+    def each_similarity(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+        """Returns the similarity of left[k] and right[k] for each k, float64 [n]; as `similarities` would."""
+
+    @abstractmethod
     def open(self, settings: Json) -> Search:
         """Opens the search, in a worker.
 
@@ -226,17 +234,6 @@ def likeness(step: Mapping[str, Any], similarity: float | None) -> str:
 def _rounded_down(similarity: float) -> str:
     """Returns a similarity with four decimals, never as a higher one: a pair just below 0.95 does not print 0.9500."""
     return str(Decimal(repr(float(similarity))).quantize(Decimal("0.0001"), ROUND_FLOOR))
-
-
-def near_tables(search: Folder, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yields the near pairs (`schema.NEAR`) that a finished search has found, ascending by tile.
-
-    Args:
-        search: the folder of the pass.
-        columns: names; None: all.
-    """
-    for tile in range(search.marker().counts["tiles"]):
-        yield from search.tables("near.parquet", tile, columns)
 
 
 def searches_of(step: Mapping[str, Any]) -> list[Json]:

@@ -175,13 +175,23 @@ that does."""
 
 NEAR = pa.schema(
     [
-        pa.field("sha256_a", pa.string(), nullable=False),
-        pa.field("sha256_b", pa.string(), nullable=False),
+        pa.field("a", pa.int32(), nullable=False),
+        pa.field("b", pa.int32(), nullable=False),
         pa.field("similarity", pa.float64(), nullable=False),
     ]
 )
-"""Each pair of digests is one row, with sha256_a < sha256_b. Images with equal digests count as one, so the table stays
+"""The rows of two nodes in the blocks of a tile: `a` in the first block, `b` in the second (`curate.near`). Nodes
+ascend by digest, so the digest of `a` is the smaller one. Images with equal digests are one node, so the table stays
 small where a list has many copies."""
+
+DENSE = pa.schema(
+    [
+        pa.field("block", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+    ]
+)
+"""Dense nodes (`curate.near`), ascending; the file of the whole search also has `value`, whose type is in its
+metadata."""
 
 DECISIONS = pa.schema(
     [

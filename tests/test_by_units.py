@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from helpers.drawn_web import keep_top, write_recipe
 from helpers.hostile_server import HostileServer
+from helpers.near_pairs import all_near
 
 from curate.commands.main import main
 from curate.dedup.kinds.image_embedding import ImageEmbedding
-from curate.duplicates import near_tables
 from curate.plan import passes as plan
 from curate.store import Folder, Store
 
@@ -33,7 +33,7 @@ def content(store: Store) -> dict[str, Any]:
     manifest = store.read_json("manifest.json")
     folders = {short: Folder.at(store, path) for short, path in manifest["folders"].items()}
     search = folders["dedup-image_embedding"]
-    near = sorted(row for table in near_tables(search) for row in map(tuple, map(dict.values, table.to_pylist())))
+    near = sorted(all_near(search, folders["nodes-image_embedding"]))
     parts = [folders["plan"].info("pairs.parquet", part).sha256 for part in range(manifest["n_parts"])]
     shards = {Path(info["name"]).name: info["sha256"] for info in manifest["result"] if "shards/" in info["name"]}
     assert near

@@ -28,6 +28,7 @@ COMMON = {
     "errors",
     "jpeg",
     "keys",
+    "near",
     "phash",
     "registry",
     "remembered",

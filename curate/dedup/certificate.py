@@ -1,8 +1,9 @@
 """The certificate of a search: that every pair of its distinct images was compared, or excluded by a bound.
 
 It holds the number of pairs that each bound excluded, with the bound's constants, and the digests of the blocks. All
-its numbers can be added up without the search being done again: compared + excluded = n(n - 1)/2 (`faults`). Rows of
-some tiles can be compared with a whole block again, without any bound (`redone`).
+its numbers can be added up without the search being done again: compared + excluded + deferred = n(n - 1)/2 (`faults`),
+where pairs of dense nodes (`curate.dedup.dense`) are deferred: the decision compares them. Rows of some tiles can be
+compared with a whole block again, without any bound (`redone`).
 """
 
 from collections import Counter
@@ -13,49 +14,63 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from curate.dedup.nodes import BlockFacts, Nodes, near_table
-from curate.dedup.tiles import ACCOUNT, compared, sample, tiles
+from curate.dedup.dense import DenseRows
+from curate.dedup.nodes import BlockFacts, Nodes, put_dense
+from curate.dedup.tiles import ACCOUNT, Pairs, compared, dense_rows, sample
 from curate.duplicates import KINDS, NearKind
+from curate.near import CERTIFICATE, DENSE, NEAR, tiles, values_of
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
 from curate.store import WHOLE, Folder, Json, Outputs
-
-ROLE = "certificate.json"
 
 REDONE = 8
 """Tiles of which `redone` compares some rows again."""
 
 
-def put_certificate(kind: str, blocks: Sequence[BlockFacts], accounts: Sequence[Json], out: Outputs) -> None:
-    """Writes the certificate of a search as a file of its last unit, and its counts.
+def put_certificate(kind: str, nodes: Folder, blocks: int, out: Outputs) -> None:
+    """Writes the certificate of a search as a file of its last unit, its counts, and the values of all dense nodes.
 
     Args:
         kind: the kind of duplicate.
-        blocks: every block of nodes.
-        accounts: the account of every tile, as `put_tile` stored it.
-        out: the unit's outputs.
+        nodes: the folder of the blocks.
+        blocks: their number.
+        out: the unit's outputs; the tiles are in its folder.
     """
-    nodes = sum(block.nodes for block in blocks)
+    divided = tiles(blocks)
+    facts = list(side_by_side(partial(BlockFacts.of, nodes), range(blocks)))
+    accounts = list(side_by_side(partial(out.folder.json, ACCOUNT), range(len(divided))))
+    n = sum(block.nodes for block in facts)
     excluded: Counter[str] = Counter()
     bounds: dict[str, list[Json]] = {}
     for account in accounts:
         excluded.update(account["excluded"])
-        for bound, constants in account["bounds"].items():
-            if constants not in bounds.setdefault(bound, []):
-                bounds[bound].append(constants)
+        for bound, stated in account["bounds"].items():
+            known = bounds.setdefault(bound, [])
+            known += [constants for constants in stated if constants not in known]
+    is_dense: dict[int, set[int]] = {}
+    for tile, account in enumerate(accounts):
+        if account["dense"]:
+            table = out.folder.table(DENSE, tile)
+            for block, row in zip(*(table[name].to_pylist() for name in ("block", "row")), strict=True):
+                is_dense.setdefault(block, set()).add(row)
+    rows = {block: np.array(sorted(found), np.int64) for block, found in sorted(is_dense.items())}
+    if rows:
+        with scratch("dedup") as folder:
+            put_dense(nodes, rows, out, folder)
     same = {
         "kind": kind,
         "floor": accounts[0]["floor"],
-        "nodes": nodes,
-        "pairs": nodes * (nodes - 1) // 2,
+        "nodes": n,
+        "pairs": n * (n - 1) // 2,
         "near": sum(account["near"] for account in accounts),
-        "blocks": [asdict(block) for block in blocks],
+        "dense": sum(map(len, rows.values())),
+        "deferred": sum(account["deferred"] for account in accounts),
+        "blocks": [asdict(block) for block in facts],
     }
     how = {"compared": sum(account["compared"] for account in accounts), "excluded": excluded, "bounds": bounds}
-    out.put_json(ROLE, {**same, **how}, same=same)
-    out.counts.update(tiles=len(accounts), nodes=nodes, pairs=same["pairs"], near=same["near"])
+    out.put_json(CERTIFICATE, {**same, **how}, same=same)
+    out.counts.update(tiles=len(accounts), nodes=n, pairs=same["pairs"], near=same["near"], dense=same["dense"])
 
 
 def faults(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
@@ -68,34 +83,32 @@ def faults(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
     Raises:
         Damaged: a file that it reads is missing, or its bytes changed.
     """
-    said = search.json(ROLE)
+    said = search.json(CERTIFICATE)
     blocks = [BlockFacts(**block) for block in said["blocks"]]
     of_blocks = side_by_side(partial(BlockFacts.of, nodes), range(len(blocks)))
     differ = [number for number, (block, found) in enumerate(zip(blocks, of_blocks, strict=True)) if block != found]
     for number in differ:
-        yield f"{ROLE}: block {number} has other nodes than {nodes.path}", WHOLE
+        yield f"{CERTIFICATE}: block {number} has other nodes than {nodes.path}", WHOLE
     n = sum(block.nodes for block in blocks)
-    total = said["compared"] + sum(said["excluded"].values())
+    total, excluded = _pairs(said), sum(said["excluded"].values())
     pairs = n * (n - 1) // 2
     if said["nodes"] != n or not said["pairs"] == total == pairs:
-        how = f"{said['compared']} pairs compared and {total - said['compared']} excluded"
-        yield f"{ROLE}: {how} are not the {pairs} pairs of {n} nodes", WHOLE
+        how = f"{said['compared']} pairs compared, {excluded} excluded and {said['deferred']} deferred"
+        yield f"{CERTIFICATE}: {how} are not the {pairs} pairs of {n} nodes", WHOLE
     divided = tiles(len(blocks))
     summed: Counter[str] = Counter()
-
-    def read(tile: int) -> tuple[Json, int | None]:
-        return search.json(ACCOUNT, tile), search.info("near.parquet", tile).rows
-
-    for tile, (account, near) in enumerate(side_by_side(read, range(len(divided)))):
+    for tile, (account, near, dense) in enumerate(side_by_side(partial(_told, search, divided), range(len(divided)))):
         a, b = divided[tile]
         of_tile = blocks[a].nodes * (blocks[a].nodes - 1) // 2 if a == b else blocks[a].nodes * blocks[b].nodes
-        if not account["pairs"] == account["compared"] + sum(account["excluded"].values()) == of_tile:
+        if not account["pairs"] == _pairs(account) == of_tile:
             yield f"{ACCOUNT} of tile {tile}: it does not account for the {of_tile} pairs of blocks {a} and {b}", tile
         if account["near"] != near:
-            yield f"{ACCOUNT} of tile {tile}: near.parquet has another number of pairs", tile
-        summed.update({"compared": account["compared"], "near": account["near"], **account["excluded"]})
-    if summed != Counter({"compared": said["compared"], "near": said["near"], **said["excluded"]}):
-        yield f"{ROLE}: its sums are not those of the tiles", WHOLE
+            yield f"{ACCOUNT} of tile {tile}: {NEAR} has another number of pairs", tile
+        if account["deferred"] != dense.pairs(is_one=a == b):
+            yield f"{ACCOUNT} of tile {tile}: {DENSE} has nodes of another number of pairs", tile
+        summed.update(_sums(account))
+    if summed != Counter(_sums(said)):
+        yield f"{CERTIFICATE}: its sums are not those of the tiles", WHOLE
 
 
 def redone(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
@@ -110,26 +123,55 @@ def redone(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
     Raises:
         Damaged: a file that it reads is missing, or its bytes changed.
     """
-    said = search.json(ROLE)
+    said = search.json(CERTIFICATE)
     kind, divided = KINDS.find(said["kind"]), tiles(len(said["blocks"]))
     assert isinstance(kind, NearKind)
+    every = search.table(DENSE) if said["dense"] else None
     for tile in sorted({int(place) for place in np.linspace(0, len(divided) - 1, REDONE)}):
         a, b = divided[tile]
+        _, _, dense = _told(search, divided, tile)
         with scratch("verify") as folder:
             left = Nodes.load(nodes, a, folder)
             right = left if a == b else Nodes.load(nodes, b, folder)
             rows = sample(len(left.values), tile, "verify")
-            again = compared(kind, said["floor"], rows, (left, right), is_one=a == b)
-            i, j = (np.array([pair[side] for pair in again], np.int64) for side in (0, 1))
-            expected = near_table(left, right, i, j, np.array(list(again.values()), np.float64))
-            names = near_table(left, left, rows, rows, np.zeros(len(rows)))["sha256_a"]
-        found = search.table("near.parquet", tile)
-        found = found.filter(pc.is_in(found["sha256_a"], value_set=names))
-        differ = _rows(found) ^ _rows(expected)
+            again = compared(kind, said["floor"], rows, (left, right), dense, is_one=a == b)
+            if every is not None:
+                for block, side, dense_here in ((a, left, dense.left), (b, right, dense.right)):
+                    if not _are_in(dense_here, side, every.filter(pa.array(every["block"].to_numpy() == block))):
+                        yield f"{DENSE}: it lacks nodes of tile {tile}, or has other values", WHOLE
+        differ = set(_near_of(search, tile, rows).items()) ^ set(again.items())
         if differ:
-            one, other, _ = min(differ)
-            yield f"near.parquet of tile {tile}: {len(differ)} near pairs differ, as that of {one} and {other}", tile
+            (i, j), _ = min(differ)
+            yield f"{NEAR} of tile {tile}: {len(differ)} near pairs differ, as that of nodes {i} and {j}", tile
 
 
-def _rows(near: pa.Table) -> set[tuple[Any, ...]]:
-    return {tuple(row.values()) for row in near.to_pylist()}
+def _told(search: Folder, divided: Sequence[tuple[int, int]], tile: int) -> tuple[Json, int | None, DenseRows]:
+    """Returns the account of a tile, the number of its near pairs, and its dense nodes."""
+    account = search.json(ACCOUNT, tile)
+    dense = dense_rows(search.table(DENSE, tile), divided[tile]) if account["dense"] else DenseRows()
+    return account, search.info(NEAR, tile).rows, dense
+
+
+def _pairs(said: Json) -> int:
+    return int(said["compared"] + sum(said["excluded"].values()) + said["deferred"])
+
+
+def _sums(said: Json) -> dict[str, int]:
+    return {**{name: said[name] for name in ("compared", "near", "deferred")}, **said["excluded"]}
+
+
+def _are_in(rows: Any, side: Nodes, dense: pa.Table) -> bool:
+    """Whether rows of a block are dense nodes of the whole search, with the same values."""
+    at = np.searchsorted(listed := dense["row"].to_numpy(), rows)
+    if not np.isin(rows, listed).all():
+        return False
+    return bool(np.array_equal(values_of(dense)[at], side.values[rows]))
+
+
+def _near_of(search: Folder, tile: int, rows: Any) -> Pairs:
+    """The stored near pairs of some rows of a tile."""
+    table = search.table(NEAR, tile)
+    a, b, similarity = (table[name].to_numpy() for name in ("a", "b", "similarity"))
+    among = np.isin(a, rows)
+    listed = zip(a[among].tolist(), b[among].tolist(), similarity[among].tolist(), strict=True)
+    return {(i, j): value for i, j, value in listed}

@@ -24,8 +24,8 @@ def cosine(left: Vectors, right: Vectors, i: Indices, j: Indices) -> npt.NDArray
     for start in range(0, len(i), step):
         chunk = slice(start, start + step)
         one, other = left[i[chunk]].astype(np.float64), right[j[chunk]].astype(np.float64)
-        norms = _dot(one, one) * _dot(other, other)
-        similarity[chunk] = _dot(one, other) / np.sqrt(norms)
+        norms = dot(one, one) * dot(other, other)
+        similarity[chunk] = dot(one, other) / np.sqrt(norms)
     rounded: npt.NDArray[np.float64] = np.round(similarity, DIGITS)
     return rounded
 
@@ -33,10 +33,11 @@ def cosine(left: Vectors, right: Vectors, i: Indices, j: Indices) -> npt.NDArray
 def cosines(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
     """Returns the cosine of each of `left` and each of `right`, rounded to 1e-6, by the float64 product: the oracle."""
     near, far = np.asarray(left, np.float64), np.asarray(right, np.float64)
-    norms = np.outer(_dot(near, near), _dot(far, far))
+    norms = np.outer(dot(near, near), dot(far, far))
     rounded: npt.NDArray[np.float64] = np.round(near @ far.T / np.sqrt(norms), DIGITS)
     return rounded
 
 
-def _dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Returns the dot product of left[k] and right[k] for each k."""
     return np.asarray(np.einsum("kd,kd->k", left, right))

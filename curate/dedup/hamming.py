@@ -66,10 +66,10 @@ def near_hashes(left: Hashes, right: Hashes | None, within: int, account: Accoun
     index = _worthwhile_index(left, right, within)
     if index is None:
         bound, pieces = "bits", _among_all(left, right, within)
-        account.bounds[bound] = {"within": within}
+        account.state(bound, within=within)
     else:
         bound, pieces = "words", _by_words(left, right, index, within)
-        account.bounds[bound] = {"bits": _WORD_BITS, "radii": [word.radius for word in index]}
+        account.state(bound, bits=_WORD_BITS, radii=[word.radius for word in index])
     near = 0
     for found in pieces:
         near += len(found[0])
@@ -77,6 +77,19 @@ def near_hashes(left: Hashes, right: Hashes | None, within: int, account: Accoun
     count = len(left)
     account.compared += near
     account.exclude(bound, (count * (count - 1) // 2 if right is None else count * len(right)) - near)
+
+
+def near_counts(hashes: Hashes, sample: Hashes, within: int) -> Indices:
+    """Returns how many hashes of `sample` differ from each of `hashes` in at most `within` bits."""
+    rows, columns = (np.ascontiguousarray(some.T) for some in (hashes, sample))
+    counts = np.zeros(len(hashes), np.int64)
+    for top in range(0, len(hashes), _ROWS):
+        for start in range(0, len(sample), _COLUMNS):
+            differ = np.zeros((rows[0, top : top + _ROWS].size, columns[0, start : start + _COLUMNS].size), np.uint16)
+            for own, others in zip(rows[:, top : top + _ROWS], columns[:, start : start + _COLUMNS], strict=True):
+                differ += np.bitwise_count(np.bitwise_xor.outer(own, others))
+            counts[top : top + len(differ)] += np.count_nonzero(differ <= within, axis=1)
+    return counts
 
 
 def _worthwhile_index(left: Hashes, right: Hashes | None, within: int) -> "list[_Word] | None":

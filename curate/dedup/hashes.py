@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.account import Account
-from curate.dedup.hamming import near_hashes
+from curate.dedup.hamming import near_counts, near_hashes
 from curate.duplicates import PartImages
 from curate.errors import BrokenResult
 from curate.store import Folder
@@ -59,6 +59,13 @@ def shares_of_equal_bits(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uin
     return shares
 
 
+def each_share_of_equal_bits(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> Floats:
+    """Returns the similarity of left[k] and right[k] for each k, float64 [n]."""
+    differ = np.bitwise_count(left ^ right).sum(axis=-1, dtype=np.int64)
+    shares: Floats = 1 - differ / (64 * left.shape[1])
+    return shares
+
+
 def bits_that_differ(similarity: float, bits: int) -> str:
     """Words for the distance of two hashes of so many bits: `7 of 64 bits differ`."""
     return f"{round((1 - similarity) * bits)} of {bits} bits differ"
@@ -88,6 +95,10 @@ class HashSearch:
         del scratch
         for i, j, differ in near_hashes(left, right, self.within, account):
             yield i, j, 1 - differ / self.bits
+
+    def near_counts(self, values: npt.NDArray[Any], sample: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """See `Search`."""
+        return near_counts(values, sample, self.within)
 
 
 def _trues(mask: pa.ChunkedArray) -> int:

@@ -6,10 +6,11 @@ some parts, ascending by digest, in one row group for each block; a *block* hold
 all shelves. Memory holds one shelf, or one block.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,18 +20,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import schema
 from curate.duplicates import PartImages
 from curate.errors import BrokenResult
-from curate.schema import NEAR
+from curate.near import DENSE, DIGEST_BYTES, NODES, plain_bytes
 from curate.store import Folder, Outputs
 
-DIGEST_BYTES, ID_BYTES = 32, 16
-
-ROLE = "nodes.parquet"
-"""The file of a shelf, and of a block."""
+ID_BYTES = 16
 
 _GROUP_BYTES = 32 << 20
 """Bytes of nodes in one row group of a block."""
+
+_COPIED = 1 << 14
+"""Values that are copied at a time."""
 
 Records = npt.NDArray[Any]
 """Images as records: `digest` and `image` as big-endian words, which sort as their bytes do, and `value`."""
@@ -110,7 +112,7 @@ def read(table: pa.Table) -> Records:
     about = table.schema.metadata
     made = np.empty(table.num_rows, _record(np.dtype(about[b"dtype"].decode()), tuple(json.loads(about[b"shape"]))))
     for name in table.column_names:
-        made[name] = _plain(table[name]).view(made.dtype[name].base).reshape(-1, *made.dtype[name].shape)
+        made[name] = plain_bytes(table[name]).view(made.dtype[name].base).reshape(-1, *made.dtype[name].shape)
     return made
 
 
@@ -124,7 +126,7 @@ def put_block(block: Records, out: Outputs, path: Path) -> None:
     """
     each = max(1, _GROUP_BYTES // block.dtype.itemsize)
     write(path, (block[start : start + each] for start in range(0, max(1, len(block)), each)), block, ids=False)
-    out.put_file(ROLE, path, rows=len(block))
+    out.put_file(NODES, path, rows=len(block))
     content = hashlib.sha256()
     for name in ("digest", "value"):
         content.update(np.ascontiguousarray(block[name]).data)
@@ -166,9 +168,9 @@ class Nodes:
         """Reads a block into two local files, from which the arrays are mapped; holds one row group in memory."""
         count, files = 0, (scratch / f"digests-{block}", scratch / f"values-{block}")
         with files[0].open("wb") as digests, files[1].open("wb") as values:
-            for table in folder.tables(ROLE, block, ["digest", "value"]):
-                digests.write(_plain(table["digest"]).data)
-                values.write(_plain(table["value"]).data)
+            for table in folder.tables(NODES, block, ["digest", "value"]):
+                digests.write(plain_bytes(table["digest"]).data)
+                values.write(plain_bytes(table["value"]).data)
                 count += table.num_rows
         about = table.schema.metadata
         value, shape = np.dtype(about[b"dtype"].decode()), tuple(json.loads(about[b"shape"]))
@@ -177,15 +179,40 @@ class Nodes:
         )
 
 
-def near_table(
-    left: Nodes,
-    right: Nodes,
-    i: npt.NDArray[np.integer[Any]],
-    j: npt.NDArray[np.integer[Any]],
-    similarity: npt.NDArray[np.float64],
-) -> pa.Table:
-    """Converts pairs of nodes into rows of `schema.NEAR`; the digest of each i has to be before that of its j."""
-    return pa.table([_hex(left.digests[i]), _hex(right.digests[j]), pa.array(similarity)], schema=NEAR)
+def put_dense(nodes: Folder, rows: Mapping[int, npt.NDArray[np.int64]], out: Outputs, scratch: Path) -> None:
+    """Writes the dense nodes of a search with their values; holds one row group of a block in memory.
+
+    Args:
+        nodes: the folder of the blocks.
+        rows: by block, ascending; the rows of its dense nodes, ascending.
+        out: the unit's outputs.
+        scratch: an empty local folder.
+    """
+    path, writer, count = scratch / DENSE, None, 0
+    with contextlib.ExitStack() as stack:
+        for block, wanted in rows.items():
+            first = 0
+            for table in nodes.tables(NODES, block, ["value"]):
+                here = wanted[(wanted >= first) & (wanted < first + table.num_rows)]
+                taken = table["value"].take(pa.array(here - first))
+                if writer is None:
+                    fields = [*schema.DENSE, table.schema.field("value")]
+                    of_file = pa.schema(fields, table.schema.metadata)
+                    options = {"use_dictionary": False, "write_page_checksum": True}
+                    writer = stack.enter_context(pq.ParquetWriter(path, of_file, compression="none", **options))
+                columns = [np.full(len(here), block, np.int32), here.astype(np.int32), taken]
+                writer.write_table(pa.table(columns, schema=writer.schema))
+                count += len(here)
+                first += table.num_rows
+    out.put_file(DENSE, path, rows=count)
+
+
+def copied(values: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: Path) -> npt.NDArray[Any]:
+    """Returns some values in a local file, from which they are mapped; holds some thousands in memory."""
+    with path.open("wb") as file:
+        for start in range(0, len(rows), _COPIED):
+            file.write(values[rows[start : start + _COPIED]].data)
+    return _mapped(path, values.dtype, (len(rows), *values.shape[1:]))
 
 
 def gather(found: Iterable[PartImages], where: str) -> tuple[Records, dict[str, int]]:
@@ -211,22 +238,6 @@ def _record(value: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
 def _binary(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     flat = np.ascontiguousarray(values)
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
-
-
-def _plain(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
-    """The bytes of a column of binaries of one width, one after the other."""
-    whole = column.combine_chunks()
-    if not len(whole):
-        return np.empty(0, np.uint8)
-    width = whole.type.byte_width
-    return np.frombuffer(whole.buffers()[1], np.uint8)[whole.offset * width : (whole.offset + len(whole)) * width]
-
-
-def _hex(digests: npt.NDArray[np.uint8]) -> pa.Array:
-    """Digests uint8 [n, 32] as strings of 64 hex digits."""
-    digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
-    text = digits[np.stack((digests >> 4, digests & 15), axis=-1)].reshape(len(digests), 2 * DIGEST_BYTES)
-    return _binary(text, pa.binary(2 * DIGEST_BYTES)).cast(pa.binary()).cast(pa.string())
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

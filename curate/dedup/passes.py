@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from curate.dedup.tiles import tiles
 from curate.duplicates import NearKind, near_kinds
+from curate.near import tiles
 from curate.prepare import Prepared, near_kinds_of
 from curate.runs.booking import Booking, for_pack, for_search
 from curate.runs.passes import Declaration, Layout, Pass
@@ -34,7 +34,9 @@ def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]
         blocks = _blocks(kind, rows)
         divided = {"blocks": blocks} if blocks > 1 else {}
         reads = kind.reads(prepared.models)
-        yield Declaration(kind.nodes_pass, "dedup", VERSION, {**kind.gathers(dedup), **scope, **divided}, reads)
+        yield Declaration(
+            kind.nodes_pass, "dedup", VERSION, {**kind.gathers(dedup), **scope, **divided}, reads, is_decided_on=True
+        )
         yield Declaration(
             kind.search_pass, "dedup", kind.version, kind.depends(dedup), [kind.nodes_pass], is_decided_on=True
         )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from curate.account import Account
-from curate.dedup.cosine import Indices, Vectors, cosine
+from curate.dedup.cosine import Indices, Vectors, cosine, dot
 from curate.dedup.sieve import Basis, Sieve, fit
 
 Found = tuple[Indices, Indices, npt.NDArray[np.float64]]
@@ -30,6 +30,10 @@ _ROWS, _COLUMNS = 512, 1024
 
 _GATHERED = 256
 """Candidates that are compared at a time by their longer short vectors."""
+
+_PARTS, _COUNTED = 4_000, 4_096
+"""Whole multiples of what part of 1 stand for the values of a vector that is counted, and vectors that are counted at a
+time."""
 
 
 def near_pairs(
@@ -79,6 +83,32 @@ def near_pairs(
         yield i[order], j[order], similarity[order]
 
 
+def near_counts(vectors: Vectors, sample: Vectors, floor: float) -> Indices:
+    """Returns about how many of `sample` have a cosine at or above the floor with each of `vectors`.
+
+    Unit vectors are rounded to whole multiples of 1/4000, whose float32 products are whole numbers below 2^24 and exact
+    in any order of summation, so the counts are the same on every machine. A cosine may be off by 1e-3.
+
+    Args:
+        vectors: float16 [n, dim], finite and not zero; dim below 36,000.
+        sample: float16 [m, dim], likewise.
+        floor: the lowest cosine that counts.
+    """
+    counts = np.zeros(len(vectors), np.int64)
+    few = [_whole_numbers(sample[start : start + _COUNTED]).T for start in range(0, len(sample), _COUNTED)]
+    for start in range(0, len(vectors), _COUNTED):
+        rows = _whole_numbers(vectors[start : start + _COUNTED])
+        for others in few:
+            counts[start : start + len(rows)] += ((rows @ others) >= floor * _PARTS**2).sum(dim=1).numpy()
+    return counts
+
+
+def _whole_numbers(vectors: Vectors) -> torch.Tensor:
+    wide = np.asarray(vectors, np.float64)
+    unit = wide / np.sqrt(dot(wide, wide))[:, None]
+    return torch.from_numpy(np.rint(unit * _PARTS).astype(np.float32))
+
+
 def _by_whole_vectors(
     left: Vectors, right: Vectors | None, floor: float, tile: int, device: torch.device, account: Account
 ) -> Iterator[tuple[Indices, Indices]]:
@@ -88,7 +118,7 @@ def _by_whole_vectors(
     # The rounding error of a float32 dot product of unit vectors is at most dim · 2^-24 in any order of summation,
     # and as much again for the two norms; 1e-6 covers the rounding of the result.
     bound = floor - (2 * dim + 16) * 2.0**-24 - 1e-6
-    account.bounds["float32"] = {"values": dim, "below": bound}
+    account.state("float32", values=dim, below=bound)
     for top in range(0, len(left), tile):
         rows = slice(top, min(top + tile, len(left)))
         here = _unit(left[rows], device)
@@ -118,7 +148,7 @@ def _by_short_vectors(
     other = None if len(sieves) == 1 else right.first
     names = ("short", "longer")
     for name, width, bound in zip(names, (left.first.shape[1], left.second.shape[1]), left.bounds, strict=True):
-        account.bounds[name] = {"values": width, "below": bound}
+        account.state(name, values=width, below=bound)
 
     held = threading.local()
 

@@ -9,16 +9,16 @@ side and are not done again after a kill: `shelve` by some parts, `gather` by bl
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curate.dedup import nodes
 from curate.dedup.certificate import put_certificate
-from curate.dedup.nodes import BlockFacts, Nodes
-from curate.dedup.tiles import ACCOUNT, put_tile, tiles
+from curate.dedup.nodes import Nodes
+from curate.dedup.tiles import put_tile
 from curate.duplicates import KINDS, NearKind
 from curate.errors import UsageError, counted
+from curate.near import NODES, tiles
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
 from curate.store import Inputs, Outputs
@@ -45,7 +45,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 found = (kind.images(inputs, part, of_kind) for part in inputs.parts)
                 block, counts = nodes.gather(found, _where(kind, inputs))
                 of_block = out.part(0)
-                nodes.put_block(block, of_block, folder / nodes.ROLE)
+                nodes.put_block(block, of_block, folder / NODES)
                 of_block.commit()
                 _count(kind, out, counts)
                 del block
@@ -55,7 +55,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
                 tile = out.part(0)
                 put_tile(kind, search, 0, (0, 0), (loaded, loaded), tile, _made(folder / "tile"))
                 tile.commit()
-                put_certificate(kind.name, [BlockFacts.of(gathered, 0)], [out.folder.json(ACCOUNT, 0)], out)
+                put_certificate(kind.name, gathered, 1, out)
 
     return dedup
 
@@ -74,8 +74,8 @@ def open_shelve(settings: Mapping[str, Any]) -> Worker:
         found = (kind.images(inputs, part, of_kind) for part in inputs.parts[unit * each : (unit + 1) * each])
         shelf, counts = nodes.gather(found, _where(kind, inputs))
         with scratch("dedup") as folder:
-            nodes.write(folder / nodes.ROLE, nodes.by_block(shelf, blocks), shelf)
-            out.put_file(nodes.ROLE, folder / nodes.ROLE, rows=len(shelf))
+            nodes.write(folder / NODES, nodes.by_block(shelf, blocks), shelf)
+            out.put_file(NODES, folder / NODES, rows=len(shelf))
         out.counts.update(counts)
 
     return shelve
@@ -92,10 +92,10 @@ def open_gather(settings: Mapping[str, Any]) -> Worker:
     def gather(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
         shelves = inputs["shelves"]
-        rows = side_by_side(lambda shelf: shelves.row_group(nodes.ROLE, shelf, unit), range(settings["shelves"]))
+        rows = side_by_side(lambda shelf: shelves.row_group(NODES, shelf, unit), range(settings["shelves"]))
         with scratch("dedup") as folder:
             block = nodes.distinct([nodes.read(table) for table in rows], _where(kind, inputs))
-            nodes.put_block(block, out, folder / nodes.ROLE)
+            nodes.put_block(block, out, folder / NODES)
 
     return gather
 
@@ -143,10 +143,7 @@ def open_certify(settings: Mapping[str, Any]) -> Worker:
 
     def certify(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
-        blocks = range(settings["blocks"])
-        facts = list(side_by_side(partial(BlockFacts.of, inputs[kind.nodes_pass]), blocks))
-        accounts = list(side_by_side(partial(out.folder.json, ACCOUNT), range(len(tiles(len(blocks))))))
-        put_certificate(kind.name, facts, accounts, out)
+        put_certificate(kind.name, inputs[kind.nodes_pass], settings["blocks"], out)
 
     return certify
 

@@ -7,17 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
-from curate.duplicates import near_tables
+from curate.near import FoundPairs, Pairs
 from curate.report.histogram import Histogram
 from curate.report.survey import OTHER, UNDER_THRESHOLD, Place
-from curate.schema import NEAR
 from curate.side_by_side import side_by_side
-from curate.store import Folder, Inputs
+from curate.store import Inputs
 
 CANDIDATES = 1000
 """Near pairs below a threshold that are looked up: the images of most of them may be dropped for other reasons."""
@@ -45,37 +45,38 @@ class Near:
     below: dict[float, list[NearMiss]] = field(default_factory=dict)
 
 
-def read_near(search: Folder, thresholds: Collection[float], dividing: float) -> Near:
+def read_near(found: FoundPairs, thresholds: Collection[float], dividing: float) -> Near:
     """Reads the near pairs of a search.
 
     Args:
-        search: the folder of the pass.
+        found: what the search found; pairs of dense nodes are not stored, and so not among them.
         thresholds: of the steps that read it.
         dividing: the threshold at or above which pairs are in the stack UNDER_THRESHOLD.
     """
     near = Near()
-    closest = dict.fromkeys(thresholds, NEAR.empty_table())
-    for table in near_tables(search):
-        values = table["similarity"].to_numpy()
+    none: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    closest = dict.fromkeys(thresholds, none)
+    for pairs in found.pairs():
+        values = pairs[2]
         near.histogram.add(values, np.where(values >= dividing, UNDER_THRESHOLD, OTHER))
-        for threshold, found in closest.items():
-            below = table.filter(pa.array(values < threshold))
-            closest[threshold] = _closest(pa.concat_tables([found, below]))
-    for threshold, found in closest.items():
-        near.below[threshold] = [
-            NearMiss((row["sha256_a"], row["sha256_b"]), row["similarity"]) for row in found.to_pylist()
-        ]
+        for threshold, known in closest.items():
+            closest[threshold] = _closest(known, pairs, values < threshold)
+    names = found.names_of([node for a, b, _ in closest.values() for side in (a, b) for node in side.tolist()])
+    for threshold, pairs in closest.items():
+        listed = zip(*(column.tolist() for column in pairs), strict=True)
+        near.below[threshold] = [NearMiss((names[a], names[b]), similarity) for a, b, similarity in listed]
     return near
 
 
-def _closest(pairs: pa.Table) -> pa.Table:
-    """Returns the most similar pairs, CANDIDATES at most; equally similar ones by digest."""
-    if pairs.num_rows > CANDIDATES:
-        # Only the ties of the last one need an order by text.
-        values = pairs["similarity"].to_numpy()
-        pairs = pairs.filter(pa.array(values >= np.partition(values, -CANDIDATES)[-CANDIDATES]))
-    order = [("similarity", "descending"), ("sha256_a", "ascending"), ("sha256_b", "ascending")]
-    return pairs.take(pc.sort_indices(pairs, order)[:CANDIDATES])
+def _closest(known: Pairs, more: Pairs, below: npt.NDArray[np.bool_]) -> Pairs:
+    """Returns the most similar pairs, CANDIDATES at most; equally similar ones by their nodes, as by digest."""
+    a, b, similarity = (np.concatenate([one, other[below]]) for one, other in zip(known, more, strict=True))
+    if len(similarity) > CANDIDATES:
+        # Only the ties of the last one need an order by nodes.
+        among = similarity >= np.partition(similarity, -CANDIDATES)[-CANDIDATES]
+        a, b, similarity = a[among], b[among], similarity[among]
+    first = np.lexsort((b, a, -similarity))[:CANDIDATES]
+    return a[first], b[first], similarity[first]
 
 
 def find_kept(inputs: Inputs, columns: PairColumns, digests: Collection[str]) -> dict[str, Place]:

@@ -24,6 +24,7 @@ from markupsafe import Markup, escape
 from curate.columns import PairColumns
 from curate.duplicates import EQUAL_BYTES, likeness, searches_of
 from curate.errors import BrokenResult, counted, short
+from curate.near import FoundPairs
 from curate.report.examples import Example, load
 from curate.report.groups import Group, farthest, gather, largest, naming
 from curate.report.histogram import Drawing, Histogram, draw
@@ -361,7 +362,7 @@ def _read_near(inputs: Inputs, readings: Mapping[str, Sequence[tuple[Json, bool]
     for name, reads in readings.items():
         lines = [search["threshold"] for search, _ in reads]
         alone = [search["threshold"] for search, is_alone in reads if is_alone]
-        near[name] = read_near(inputs[name], lines, min(alone or lines))
+        near[name] = read_near(FoundPairs.of(inputs, name), lines, min(alone or lines))
     return near
 
 

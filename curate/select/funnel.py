@@ -20,7 +20,7 @@ from curate.select.database import in_batches, one_line
 from curate.select.ids import words
 from curate.select.rows import PartRows
 from curate.select.steps.contract import Facts, RowWise, Step, Words
-from curate.select.survivors import NearPairs, Survivors
+from curate.select.survivors import Searches, Survivors
 
 _BATCH = 65_536
 
@@ -91,11 +91,11 @@ class Funnel:
         self._con.unregister("part")
         self._rows += count
 
-    def run(self, near: NearPairs) -> dict[str, Any]:
+    def run(self, near: Searches) -> dict[str, Any]:
         """Applies the steps.
 
         Args:
-            near: reads the near pairs that a step asks for.
+            near: returns what a search found, for the steps that ask for it.
 
         Returns:
             `funnel.json` without the parts.

@@ -16,31 +16,22 @@ pair would be dropped as an exact copy of a pair that the next step drops as a n
 
 # ruff: noqa: S608 - statements are put together from our own words
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from curate.select.near_nodes import Crowd, Edges, Floats, Mask, Ranks, Reach, find
 from curate.select.survivors import Survivors
 
-_BATCH = 65_536
+_FEW = 10_000
+"""Edges that are followed one by one, where rounds over all of them decide few."""
 
+_CHOSEN = 1 << 22
+"""Kept nodes near dropped pairs that are held at a time."""
 
-@dataclass(frozen=True)
-class Reach:
-    """The near pairs of images that a step counts as duplicates, besides images with equal digests.
-
-    Attributes:
-        step: its number.
-        near: by pass that has found near pairs, the similarity at or above which it counts. Images are near where they
-            are by all of these passes, with the similarity by the first; where there is none, only equal digests count.
-    """
-
-    step: int
-    near: Mapping[str, float] = field(default_factory=dict)
+_MASKED = 1 << 26
+"""Pairs of dense nodes whose nearness is held at a time."""
 
 
 def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, caption: str | None = None) -> None:
@@ -63,8 +54,7 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, cap
     rows.do("CREATE OR REPLACE TABLE nodes AS SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256")
     rows.do("CREATE OR REPLACE TABLE lost (node BIGINT)")
     if any(reach.near for reach in reaches):
-        _load_near(rows, reaches)
-        _lose_near(rows)
+        _drop_near(rows, *find(rows, reaches))
     # Equal digests are duplicates for every step.
     stays, same = "nodes", "sha256"
     if caption is not None:
@@ -82,84 +72,158 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, cap
     )
 
 
-def _load_near(rows: Survivors, reaches: Sequence[Reach]) -> None:
-    """Stores the near nodes that any step counts as duplicates, with the first such step; each pass is read once."""
-    least: dict[str, float] = {}
-    for reach in reaches:
-        for name, above in reach.near.items():
-            least[name] = min(above, least.get(name, above))
-    stored = {name: f"near_{number}" for number, name in enumerate(least)}
-    for name, table in stored.items():
-        rows.do(f"CREATE OR REPLACE TABLE {table} (sha256_a VARCHAR, sha256_b VARCHAR, similarity DOUBLE)")
-        for pairs in rows.near(name):
-            rows.con.register("arrived", pairs.filter(pc.greater_equal(pairs["similarity"], least[name])))
-            rows.do(f"INSERT INTO {table} SELECT sha256_a, sha256_b, similarity FROM arrived")
-            rows.con.unregister("arrived")
-    rows.do("CREATE OR REPLACE TABLE edges (earlier BIGINT, later BIGINT, similarity DOUBLE, step INTEGER)")
-    for names in dict.fromkeys(tuple(reach.near) for reach in reaches if reach.near):
-        rows.do(f"INSERT INTO edges {_edges([stored[name] for name in names], _of_passes(reaches, names))}")
-    for table in stored.values():
-        rows.do(f"DROP TABLE {table}")
-
-
-def _of_passes(reaches: Sequence[Reach], names: Sequence[str]) -> dict[int, list[float]]:
-    """Returns, by step that reads these passes and no other, its thresholds in their order."""
-    return {reach.step: list(reach.near.values()) for reach in reaches if tuple(reach.near) == tuple(names)}
-
-
-def _edges(tables: Sequence[str], steps: Mapping[int, Sequence[float]]) -> str:
-    """SQL for the edges between nodes that are near by all of these tables, at or above the thresholds of a step."""
-    first = tables[0]
-    reached = {
-        step: " AND ".join(f"{table}.similarity >= {above!r}" for table, above in zip(tables, least, strict=True))
-        for step, least in steps.items()
-    }
-    cases = " ".join(f"WHEN {condition} THEN {step}" for step, condition in reached.items())
-    return f"""SELECT least(a.rank, b.rank), greatest(a.rank, b.rank), {first}.similarity, CASE {cases} END
-        FROM {" JOIN ".join([first, *(f"{table} USING (sha256_a, sha256_b)" for table in tables[1:])])}
-        JOIN nodes a ON a.sha256 = sha256_a JOIN nodes b ON b.sha256 = sha256_b
-        WHERE {" OR ".join(f"({condition})" for condition in reached.values())}"""
-
-
-def _lose_near(rows: Survivors) -> None:
-    """Decides which nodes lose to a near node that ranks before them, and drops all their pairs."""
-    for nodes in _lost(rows.con):
-        rows.con.register("arrived", nodes)
-        rows.do("INSERT INTO lost SELECT node FROM arrived")
-        rows.con.unregister("arrived")
-    rows.do(
-        """INSERT INTO dropped
-        WITH around AS (
-            SELECT later AS node, earlier AS other, similarity, step FROM edges
-            UNION ALL SELECT earlier, later, similarity, step FROM edges
-        ),
-        kept_around AS (
-            SELECT * FROM around
-            WHERE node IN (SELECT node FROM lost) AND other NOT IN (SELECT node FROM lost)
-        ),
-        nearest AS (
-            SELECT pair.id, other, similarity, step
-            FROM ranked pair JOIN nodes USING (sha256) JOIN kept_around ON kept_around.node = nodes.rank
-            WHERE other < pair.rank
-            QUALIFY row_number() OVER (PARTITION BY pair.id ORDER BY step, similarity DESC, other) = 1
+def _drop_near(rows: Survivors, edges: Edges, crowds: Sequence[Crowd]) -> None:
+    """Drops all pairs of the nodes that lose to a near node that ranks before them."""
+    lost = losers(rows.number("SELECT count(*) FROM ranked") + 1, edges, crowds)
+    rows.con.register("arrived", pa.table({"node": np.flatnonzero(lost)}))
+    rows.do("INSERT INTO lost SELECT node FROM arrived")
+    rows.con.unregister("arrived")
+    pairs = rows.con.sql(
+        """SELECT id, pair.rank, nodes.rank AS node FROM ranked pair JOIN nodes USING (sha256)
+        WHERE nodes.rank IN (SELECT node FROM lost) ORDER BY pair.rank"""
+    ).to_arrow_table()
+    ids, ranks, nodes = (pairs[name].to_numpy() for name in ("id", "rank", "node"))
+    for some, step, other, similarity in nearest(nodes, ranks, kept_around(lost, edges, crowds)):
+        rows.con.register(
+            "arrived", pa.table({"id": ids[some], "step": step, "other": other, "similarity": similarity})
         )
-        SELECT nearest.id, step, best.high, best.low, similarity
-        FROM nearest JOIN ranked best ON best.rank = other"""
-    )
+        rows.do(
+            """INSERT INTO dropped SELECT arrived.id, step, best.high, best.low, similarity
+            FROM arrived JOIN ranked best ON best.rank = other"""
+        )
+        rows.con.unregister("arrived")
 
 
-def _lost(con: duckdb.DuckDBPyConnection) -> Iterable[pa.Table]:
-    """Yields the nodes that have a kept node near them which ranks before them.
+def losers(count: int, edges: Edges, crowds: Sequence[Crowd]) -> Mask:
+    """Returns which nodes have a kept node near them that ranks before them, bool [count].
 
-    Edges are read in the order of their later node, so the earlier node of each is already decided. Memory: one bit
-    for each pair.
+    Args:
+        count: more than any rank.
+        edges: stored near pairs.
+        crowds: dense nodes, whose pairs are compared here.
     """
-    ((count,),) = con.execute("SELECT count(*) FROM ranked").fetchall()
-    lost = bytearray(count // 8 + 1)
-    for batch in con.sql("SELECT earlier, later FROM edges ORDER BY later").to_arrow_reader(_BATCH):
-        for earlier, later in zip(batch["earlier"].to_pylist(), batch["later"].to_pylist(), strict=True):
-            if not lost[earlier >> 3] >> (earlier & 7) & 1:
-                lost[later >> 3] |= 1 << (later & 7)
-    for start in range(0, len(lost), _BATCH):
-        bits = np.unpackbits(np.frombuffer(lost, np.uint8)[start : start + _BATCH], bitorder="little")
-        yield pa.table({"node": np.flatnonzero(bits) + 8 * start})
+    return _in_rounds(count, edges) if not crowds else _one_by_one(count, edges, crowds)
+
+
+def _in_rounds(count: int, edges: Edges) -> Mask:
+    """Decides, over and over, all nodes without an undecided near node before them."""
+    lost = np.zeros(count, np.bool_)
+    earlier, later = edges.earlier, edges.later
+    while len(earlier) > _FEW:
+        waits = np.zeros(count, np.bool_)
+        waits[later] = True
+        lost[later[~waits[earlier]]] = True
+        # What remains are the edges of undecided nodes: an edge from or to a node that lost says nothing more.
+        remain = ~(lost[earlier] | lost[later])
+        if np.count_nonzero(remain) > 0.9 * len(remain):
+            # A long chain would take a round for each of its nodes.
+            earlier, later = earlier[remain], later[remain]
+            break
+        earlier, later = earlier[remain], later[remain]
+    order = np.argsort(later, kind="stable")
+    # By the later node: whether the earlier one is kept is then known.
+    for one, other in zip(earlier[order].tolist(), later[order].tolist(), strict=True):
+        if not lost[one]:
+            lost[other] = True
+    return lost
+
+
+def _one_by_one(count: int, edges: Edges, crowds: Sequence[Crowd]) -> Mask:
+    """Goes through the nodes by rank; a kept one drops its stored neighbours and the dense nodes near it."""
+    lost = np.zeros(count, np.bool_)
+    order = np.argsort(edges.earlier, kind="stable")
+    earlier, later = edges.earlier[order], edges.later[order]
+    nodes = np.unique(np.concatenate([earlier, *(crowd.nodes for crowd in crowds)]))
+    starts, stops = (np.searchsorted(earlier, nodes, side=side).tolist() for side in ("left", "right"))
+    waiting = [_Waiting(crowd, lost) for crowd in crowds]
+    for node, start, stop in zip(nodes.tolist(), starts, stops, strict=True):
+        if not lost[node]:
+            lost[later[start:stop]] = True
+            for crowd in waiting:
+                crowd.keep(node)
+    return lost
+
+
+class _Waiting:
+    """The undecided nodes of a crowd. Rows of nearness are computed for some nodes ahead of time, as one product.
+
+    Args:
+        crowd: the nodes.
+        lost: those that lost so far, changed here.
+    """
+
+    def __init__(self, crowd: Crowd, lost: Mask) -> None:
+        self._crowd, self._lost = crowd, lost
+        self._rows: dict[int, Mask] = {}
+        self._others = np.empty(0, np.int64)
+        self._ahead = 1
+
+    def keep(self, node: int) -> None:
+        """Drops the undecided nodes that are near a kept one, if it is of the crowd."""
+        nodes = self._crowd.nodes
+        place = int(np.searchsorted(nodes, node))
+        if place == len(nodes) or nodes[place] != node:
+            return
+        if place not in self._rows:
+            self._compare(place)
+        self._lost[nodes[self._others[self._rows.pop(place)]]] = True
+
+    def _compare(self, place: int) -> None:
+        nodes = self._crowd.nodes
+        # Rows that are left were of nodes that lost meanwhile; more are computed at once where few are.
+        self._ahead = max(1, self._ahead // 2) if len(self._rows) > self._ahead // 2 else 2 * self._ahead
+        undecided = place + np.flatnonzero(~self._lost[nodes[place:]])
+        self._ahead = max(1, min(self._ahead, _MASKED // len(undecided)))
+        some, self._others = undecided[: self._ahead], undecided
+        near = self._crowd.near(some, undecided)
+        # A node is near itself, and does not lose to itself, nor a node before it.
+        near &= undecided[None, :] > some[:, None]
+        self._rows = dict(zip(some.tolist(), near, strict=True))
+
+
+def kept_around(lost: Mask, edges: Edges, crowds: Sequence[Crowd]) -> Edges:
+    """Returns all edges between a node that lost (`later`) and a kept one (`earlier`), whichever ranks first."""
+    pieces = []
+    for kept, other in ((edges.earlier, edges.later), (edges.later, edges.earlier)):
+        wanted = lost[other] & ~lost[kept]
+        pieces.append(Edges(kept[wanted], other[wanted], edges.similarity[wanted], edges.step[wanted]))
+    for crowd in crowds:
+        is_lost = lost[crowd.nodes]
+        for node, kept, similarity, step in crowd.edges(np.flatnonzero(is_lost), np.flatnonzero(~is_lost)):
+            pieces.append(Edges(kept, node, similarity, step))
+    return Edges.together(pieces)
+
+
+def nearest(nodes: Ranks, ranks: Ranks, around: Edges) -> Iterator[tuple[Ranks, Ranks, Ranks, Floats]]:
+    """Yields (place of the pair, step, kept node, similarity) of pairs with a kept node near theirs that ranks before.
+
+    Args:
+        nodes: of each pair.
+        ranks: of each pair.
+        around: the edges between nodes of pairs (`later`) and kept ones (`earlier`).
+    """
+    order = np.argsort(around.later, kind="stable")
+    of_node = around.later[order]
+    values, places = np.unique(around.similarity, return_inverse=True)
+    kept = around.earlier[order]
+    # The first step, then the most similar, then the best, as one number.
+    base = int(kept.max(initial=0)) + 1
+    choice = (around.step[order] * len(values) + (len(values) - 1 - places[order])) * base + kept
+    starts = np.searchsorted(of_node, nodes, side="left")
+    counts = np.searchsorted(of_node, nodes, side="right") - starts
+    before = np.concatenate([[0], np.cumsum(counts)])
+    top = 0
+    while top < len(nodes):
+        stop = max(top + 1, int(np.searchsorted(before, before[top] + _CHOSEN, side="right")) - 1)
+        some = top + np.flatnonzero(counts[top:stop])
+        if len(some):
+            each, first = counts[some], before[some] - before[some[0]]
+            at = np.arange(each.sum()) + np.repeat(starts[some] - first, each)
+            none = np.iinfo(np.int64).max
+            allowed = np.where(kept[at] < np.repeat(ranks[some], each), choice[at], none)
+            best = np.minimum.reduceat(allowed, first)
+            found = best < none
+            some, best = some[found], best[found]
+            step, place = np.divmod(best // base, len(values))
+            yield some, step, best % base, values[len(values) - 1 - place]
+        top = stop

@@ -9,13 +9,14 @@ dropped   id, step, and for duplicates the kept pair's high, low and its similar
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import duckdb
-import pyarrow as pa
 
-NearPairs = Callable[[str], Iterable[pa.Table]]
-"""Reads the near pairs (`schema.NEAR`) that a pass has found, by the pass's short name, one table at a time."""
+from curate.near import NearPairs
+
+Searches = Callable[[str], NearPairs]
+"""Returns what a search found, by the short name of its pass."""
 
 
 class Survivors:
@@ -24,14 +25,14 @@ class Survivors:
     Args:
         con: a database with the table `pairs`.
         columns: by SQL expression, the column of `pairs` that holds it.
-        near: reads near pairs.
+        near: returns what a search found.
 
     Attributes:
         con: the database.
-        near: reads near pairs.
+        near: returns what a search found.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], near: NearPairs) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], near: Searches) -> None:
         self.con = con
         self.near = near
         self._columns = columns

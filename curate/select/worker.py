@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.columns import PairColumns
-from curate.duplicates import near_tables
 from curate.errors import BrokenResult
+from curate.near import FoundPairs
 from curate.scratch import scratch
 from curate.select import rows as part_rows
 from curate.select.database import connect
@@ -98,7 +99,7 @@ def select(
     for part, rows in side_by_side(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
-    report = funnel.run(lambda name: near_tables(inputs[name]))
+    report = funnel.run(partial(FoundPairs.of, inputs))
     for step in report["steps"]:
         for search in step["searches"]:
             search["searched"] = inputs[search["near"]].marker().counts["pairs"]

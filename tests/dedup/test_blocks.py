@@ -8,14 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers.inline_engine import InlineEngine
+from helpers.near_pairs import all_near, nodes_of
 from helpers.searches import (
     Image,
-    all_near,
     corpus,
     digest,
-    nodes_of,
     oracle,
-    rows,
     searched_by_blocks,
     searched_whole,
 )
@@ -66,7 +64,7 @@ def test_by_blocks_it_finds_what_one_unit_and_brute_force_find(
         nodes, search = searched_by_blocks(root / "many", chosen, inputs, blocks, each)
     whole = searched_whole(root / "one", SETTINGS, inputs)
     expected = oracle(everything, 0.8)
-    assert sorted(rows(all_near(search))) == expected == rows(all_near(whole))
+    assert sorted(all_near(search, nodes)) == expected == all_near(whole)
     assert len(expected) > 20
     assert nodes.marker().counts == nodes_of(whole).marker().counts
     assert list(faults(nodes, search)) == list(faults(nodes_of(whole), whole)) == []
@@ -117,11 +115,11 @@ def test_killed_after_any_unit_it_goes_on_and_does_nothing_twice(tmp_path: Path)
     for _ in range(100):
         engine = KilledEngine(1)
         with contextlib.suppress(Killed):
-            _, search = searched_by_blocks(tmp_path / "run", SETTINGS, inputs, 3, 200_000, engine)
+            nodes, search = searched_by_blocks(tmp_path / "run", SETTINGS, inputs, 3, 200_000, engine)
         done += engine.order
         if not engine.order:
             break
-    assert sorted(rows(all_near(search))) == oracle(everything, 0.8)
+    assert sorted(all_near(search, nodes)) == oracle(everything, 0.8)
     # Four shelves, three blocks and their counts, six tiles, the certificate.
     assert len(done) == len(set(done)) == 4 + 3 + 1 + 6 + 1
 
@@ -153,7 +151,7 @@ def changed(search: Folder, role: str, unit: int, **keys: object) -> None:
 @pytest.mark.parametrize(
     ("role", "unit", "keys", "fault"),
     [
-        ("certificate.json", WHOLE, {"compared": 0}, "pairs compared and"),
+        ("certificate.json", WHOLE, {"compared": 0}, "pairs compared, "),
         ("certificate.json", WHOLE, {"near": 5}, "its sums are not those of the tiles"),
         ("certificate.json", WHOLE, {"blocks": [{"nodes": 1, "sha256": "0"}]}, "block 0 has other nodes"),
         ("account.json", 1, {"compared": 10**6}, "does not account for the"),

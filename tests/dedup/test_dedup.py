@@ -5,11 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from helpers.searches import Image, corpus, digest, nodes_of, oracle, rows, searched_whole
+from helpers.near_pairs import all_near, nodes_of
+from helpers.searches import Image, corpus, digest, oracle, searched_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate import schema
+from curate import near
 from curate.dedup import tiles, worker
 from curate.errors import BrokenResult, DeviceLost, UsageError
 from curate.store import Folder, Inputs
@@ -25,7 +26,7 @@ def dedup(root: Path, inputs: Inputs, floor: float, tile: int = 4, threads: int 
         "threads": threads,
     }
     folder = searched_whole(root, chosen, inputs, f"t{tile}-{threads}")
-    return folder.table("near.parquet", 0), folder
+    return all_near(folder), folder
 
 
 def unusable(everything: dict[bytes, Image]) -> int:
@@ -51,11 +52,16 @@ def test_small_corpora_agree_with_brute_force(
     inputs, everything = corpus(root, parts, dim=3)
     table, folder = dedup(root, inputs, floor, tile)
     expected = oracle(everything, floor)
-    assert rows(table) == expected
-    assert table.schema.equals(schema.NEAR)
+    assert table == expected
     usable = [sha for sha, vector in everything.values() if sha and vector is not None and any(vector)]
     n = len(set(usable))
-    assert folder.marker().counts == {"tiles": 1, "nodes": n, "pairs": n * (n - 1) // 2, "near": len(expected)}
+    assert folder.marker().counts == {
+        "tiles": 1,
+        "nodes": n,
+        "pairs": n * (n - 1) // 2,
+        "near": len(expected),
+        "dense": 0,
+    }
     assert nodes_of(folder).marker().counts == {"images": len(usable), "unusable": unusable(everything)}
 
 
@@ -77,20 +83,21 @@ def test_values_around_the_floor_are_told_apart_exactly(tmp_path: Path) -> None:
         ]
     inputs, everything = corpus(tmp_path, [images[:30], images[30:]], dim)
     truth = oracle(everything, 0.8)
-    assert rows(dedup(tmp_path, inputs, floor, tile=16)[0]) == [row for row in truth if row[2] >= floor]
+    assert dedup(tmp_path, inputs, floor, tile=16)[0] == [row for row in truth if row[2] >= floor]
     # float16 spreads them further; the floor is moved onto values that do occur, so that ties are tested too.
     around = sorted(similarity for _, _, similarity in truth)
     assert around[0] < floor < around[-1]
     for tie in (around[5], around[20], around[35]):
-        found = rows(dedup(tmp_path / str(tie), inputs, tie, tile=16)[0])
+        found = dedup(tmp_path / str(tie), inputs, tie, tile=16)[0]
         assert found == [row for row in truth if row[2] >= tie]
         assert tie in {similarity for _, _, similarity in found}
         above = math.nextafter(tie, 1)
-        assert tie not in {s for _, _, s in rows(dedup(tmp_path / f"over-{tie}", inputs, above, tile=16)[0])}
+        assert tie not in {s for _, _, s in dedup(tmp_path / f"over-{tie}", inputs, above, tile=16)[0]}
 
 
 def test_neither_tile_nor_threads_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_ROW_GROUP", 100)
+    for module in (tiles, near):
+        monkeypatch.setattr(module, "NEAR_GROUP", 100)
     rng = np.random.default_rng(1)
     centres = rng.standard_normal((20, 64))
     vectors = centres[rng.integers(0, 20, 300)] + 0.3 * rng.standard_normal((300, 64))
@@ -102,7 +109,7 @@ def test_neither_tile_nor_threads_change_a_byte(tmp_path: Path, monkeypatch: pyt
         table, folder = dedup(tmp_path, inputs, 0.85, tile, threads)
         found[tile] = folder.marker(0).files["near.parquet"].sha256
         assert folder.marker(0).files["near.parquet"].rows == len(table)
-        assert rows(table) == oracle(everything, 0.85)
+        assert table == oracle(everything, 0.85)
         assert len(table) > 300, "several row groups"
     assert len(set(found.values())) == 1
 
@@ -112,8 +119,8 @@ def test_the_smallest_image_id_stands_for_a_digest(tmp_path: Path) -> None:
     parts: list[list[Image]] = [[(digest(1), [1.0, 0.0]), (digest(2), [0.0, 1.0])], [(digest(1), [0.0, 1.0])]]
     inputs, _ = corpus(tmp_path, parts, 2)
     table, folder = dedup(tmp_path, inputs, 0.99)
-    assert rows(table) == [(*sorted((digest(1), digest(2))), 1.0)]
-    assert folder.marker().counts == {"tiles": 1, "nodes": 2, "pairs": 1, "near": 1}
+    assert table == [(*sorted((digest(1), digest(2))), 1.0)]
+    assert folder.marker().counts == {"tiles": 1, "nodes": 2, "pairs": 1, "near": 1, "dense": 0}
     assert nodes_of(folder).marker().counts == {"images": 3, "unusable": 0}
 
 
@@ -121,16 +128,15 @@ def test_an_embedding_that_is_not_a_number_is_left_out_and_noted(tmp_path: Path)
     values = {1: [math.nan, 1.0], 2: [0.0, 1.0], 3: [0.0, 1.0], 4: [0.0, 1.5]}
     inputs, _ = corpus(tmp_path, [[(digest(number), value) for number, value in values.items()]], 2)
     table, folder = dedup(tmp_path, inputs, 0.5)
-    assert [row[2] for row in rows(table)] == [1.0]
+    assert [row[2] for row in table] == [1.0]
     assert nodes_of(folder).marker().notes == ("2 images were not compared: no embedding of unit length",)
 
 
 def test_a_corpus_without_images_has_an_empty_table(tmp_path: Path) -> None:
     inputs, _ = corpus(tmp_path, [[(None, None)], []], 4)
     table, folder = dedup(tmp_path, inputs, 0.9)
-    assert table.num_rows == 0
-    assert table.schema.equals(schema.NEAR)
-    assert folder.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0}
+    assert table == []
+    assert folder.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0, "dense": 0}
 
 
 def test_no_parts_at_all_are_one_line(tmp_path: Path) -> None:

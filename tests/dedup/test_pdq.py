@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.searches import nodes_of, searched_whole
+from helpers.near_pairs import all_near, nodes_of
+from helpers.searches import searched_whole
 
 from curate import schema
 from curate.duplicates import KINDS, NearKind
@@ -55,12 +56,10 @@ def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(bits: int, tmp_p
     for (a, left), (b, right) in itertools.combinations(sorted(zip(map(digest, range(60)), hashes, strict=True)), 2):
         differing = (left ^ right).bit_count()
         if differing <= bits:
-            expected.append({"sha256_a": a, "sha256_b": b, "similarity": 1 - differing / 256})
-    table = folder.table("near.parquet", 0)
-    assert table.to_pylist() == expected
+            expected.append((a, b, 1 - differing / 256))
+    assert all_near(folder) == expected
     assert len(expected) > 60
-    assert table.schema.equals(schema.NEAR)
-    assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected)}
+    assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected), "dense": 0}
     assert nodes_of(folder).marker().counts == {"images": 61, "unusable": 0}
     assert nodes_of(folder).marker().notes == ()
 
@@ -75,8 +74,8 @@ def test_hashes_of_low_quality_are_not_compared_and_counted(tmp_path: Path) -> N
     ]
     inputs = corpus(tmp_path, [images])
     folder = search(tmp_path / "some", inputs)
-    (pair,) = folder.table("near.parquet", 0).to_pylist()
-    assert {pair["sha256_a"], pair["sha256_b"]} == {digest(3), digest(4)}
+    ((a, b, _),) = all_near(folder)
+    assert {a, b} == {digest(3), digest(4)}
     assert nodes_of(folder).marker().notes == (
         "2 images were not compared: the quality of the pdq hash is below dedup.pdq_quality",
     )

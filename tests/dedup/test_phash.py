@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.near_pairs import put_near
+from helpers.near_pairs import all_near, nodes_of, put_near
 from helpers.searches import searched_whole
 from helpers.select_run import Image, Row, run_select, step, write_inputs
 
 from curate import schema
+from curate.dedup import dense
+from curate.dedup.certificate import faults, redone
 from curate.errors import BrokenResult, RecipeError
+from curate.near import FoundPairs
 from curate.recipe import parse
 from curate.store import Folder, Inputs, Store
 
@@ -50,12 +53,25 @@ def test_near_pairs_are_of_digests_with_the_share_of_equal_bits(tmp_path: Path) 
     expected = []
     for (a, left), (b, right) in itertools.combinations(sorted(zip(map(digest, range(60)), hashes, strict=True)), 2):
         if (left ^ right).bit_count() <= 8:
-            expected.append({"sha256_a": a, "sha256_b": b, "similarity": 1 - (left ^ right).bit_count() / 64})
-    table = folder.table("near.parquet", 0)
-    assert table.to_pylist() == expected
+            expected.append((a, b, 1 - (left ^ right).bit_count() / 64))
+    assert all_near(folder) == expected
     assert len(expected) > 100
-    assert table.schema.equals(schema.NEAR)
-    assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected)}
+    assert folder.marker().counts == {"tiles": 1, "nodes": 60, "pairs": 60 * 59 // 2, "near": len(expected), "dense": 0}
+
+
+def test_hashes_of_a_placeholder_are_dense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FEW": 20, "EACH": 3, "SAMPLES": (20,), "_LEAST": 4, "_TRIAL": 10}.items():
+        monkeypatch.setattr(dense, name, value)
+    rng = np.random.default_rng(1)
+    hashes = [1 << int(rng.integers(0, 64)) for _ in range(50)] + rng.integers(0, 2**64, 30, np.uint64).tolist()
+    images: list[tuple[str | None, str | None]] = [(digest(n), f"{value:016x}") for n, value in enumerate(hashes)]
+    folder = search(tmp_path / "out", corpus(tmp_path, [images]), 8)
+    assert all_near(folder) == []
+    found = FoundPairs(folder, nodes_of(folder)).dense()
+    assert found is not None
+    assert sorted(found.values[:, 0].tolist()) == sorted(hashes[:50])
+    assert folder.json("certificate.json")["deferred"] == 50 * 49 // 2
+    assert list(faults(nodes_of(folder), folder)) == list(redone(nodes_of(folder), folder)) == []
 
 
 def test_a_part_may_have_no_image_with_a_hash(tmp_path: Path) -> None:
@@ -63,7 +79,7 @@ def test_a_part_may_have_no_image_with_a_hash(tmp_path: Path) -> None:
     inputs = corpus(tmp_path, [[], hashed, [(digest(3), None), (None, None)]])
     assert search(tmp_path / "out", inputs, 3).table("near.parquet", 0)["similarity"].to_pylist() == [1 - 3 / 64]
     empty = search(tmp_path / "empty", Inputs(inputs.folders, [0, 2]), 3)
-    assert empty.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0}
+    assert empty.marker().counts == {"tiles": 1, "nodes": 0, "pairs": 0, "near": 0, "dense": 0}
 
 
 def test_what_is_no_hash_is_refused(tmp_path: Path) -> None:
@@ -105,14 +121,13 @@ def test_a_step_goes_by_it_beside_one_by_embedding(tmp_path: Path) -> None:
     ]
     inputs = write_inputs(tmp_path, rows, 1, [(names["b"], names["c"], 0.96), (names["a"], names["c"], 0.97)])
     folder = Folder(Store(str(tmp_path)), "dedup-phash", "0")
-    pairs = [(*sorted((names["a"], names[other])), 1 - bits / 64) for other, bits in (("b", 6), ("d", 7))]
-    columns = [list(column) for column in zip(*sorted(pairs), strict=True)]
-    put_near(folder, pa.table(columns, schema=schema.NEAR))
+    pairs = [(names["a"], names[other], 1 - bits / 64) for other, bits in (("b", 6), ("d", 7))]
+    near = put_near(folder, pairs)
     steps = [
         step("look", duplicates={"by": "phash", "within": 6}),
         step("embed", duplicates={"by": "image_embedding", "above": 0.95}),
     ]
-    both = Inputs({**inputs.folders, "dedup-phash": folder}, inputs.parts)
+    both = Inputs({**inputs.folders, **near}, inputs.parts)
     funnel, decided, _ = run_select(both, steps, tmp_path / "run")
     reasons = {row["pair_id"]: (row["reason"], row["duplicate_of"], row["duplicate_similarity"]) for row in decided[0]}
     a, b, c, d = (row.pair_id for row in rows)

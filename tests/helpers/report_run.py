@@ -160,8 +160,8 @@ def make_run(root, parts=3, rows=60, picture=draw, captions=HOSTILE, models=("po
         out.counts.update(rows=rows)
         out.commit()
     made.funnel = _funnel(made.reasons) | {"missing_parts": list(missing), "sample": sample}
-    values = {"sha256_a": ["0" * 64] * 3, "sha256_b": ["1" * 64] * 3, "similarity": [0.91, 0.95, 0.96]}
-    put_near(folders["dedup-image_embedding"], pa.table(values, schema=schema.NEAR))
+    near = [("0" * 64, "1" * 64, similarity) for similarity in (0.91, 0.95, 0.96)]
+    folders |= put_near(folders["dedup-image_embedding"], near)
     select = folders["select"].outputs(WHOLE)
     select.put_json("funnel.json", made.funnel)
     select.counts.update(planned=made.funnel["planned"], kept=made.funnel["kept"])

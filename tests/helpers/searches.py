@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from curate import schema
 from curate.dedup import passes, worker
-from curate.duplicates import KINDS, NearKind, near_tables
+from curate.duplicates import KINDS, NearKind
 from curate.runs.booking import Booking
 from curate.runs.driver import drive
 from curate.runs.passes import Declaration, Pass
 from curate.runs.work import Engine
-from curate.schema import NEAR
 from curate.store import WHOLE, Folder, Inputs, Store
 from helpers.inline_engine import InlineEngine
 from helpers.plan_run import Silent
@@ -68,11 +67,6 @@ def oracle(everything: dict[bytes, Image], floor: float) -> list[tuple[str, str,
     return near
 
 
-def rows(table: pa.Table) -> list[tuple[str, str, float]]:
-    """Returns the rows of a table of near pairs."""
-    return list(zip(*(table[name].to_pylist() for name in schema.NEAR.names), strict=True))
-
-
 def searched_whole(root: Path, settings: dict[str, Any], inputs: Inputs, fingerprint: str = "f") -> Folder:
     """Returns the folder of a search that ran in one unit."""
     store, kind = Store(str(root)), settings["kind"]
@@ -83,11 +77,6 @@ def searched_whole(root: Path, settings: dict[str, Any], inputs: Inputs, fingerp
     for out in outputs.values():
         out.commit()
     return folder
-
-
-def nodes_of(search: Folder) -> Folder:
-    """Returns the folder of the nodes of a search that `searched_whole` ran."""
-    return Folder(search.store, search.name.replace("dedup-", "nodes-"), search.fingerprint)
 
 
 def searched_by_blocks(
@@ -112,8 +101,3 @@ def searched_by_blocks(
     for work in passes.by_blocks(kind, nodes, search, reads, settings, blocks, rows, 1, Booking()):
         assert drive([work], engine, Silent()) == {work.name: {}}
     return nodes.folder, search.folder
-
-
-def all_near(search: Folder) -> pa.Table:
-    """Returns the near pairs of all tiles, in order."""
-    return pa.concat_tables([NEAR.empty_table(), *near_tables(search)])

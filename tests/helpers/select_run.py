@@ -142,9 +142,7 @@ def write_inputs(root: Path, rows: Sequence[Row], parts: int, near: Sequence[tup
         cats = pa.array([row.cat for row in pairs], pa.float32())
         put("signals-concept_cat", "pairs.parquet", part, pa.table({"pair_id": ids, "concept_cat": cats}))
     put("plan", "summary.parquet", WHOLE, pa.table({}))
-    edges = sorted((*sorted(pair[:2]), pair[2]) for pair in near)
-    columns = [list(column) for column in zip(*edges, strict=True)] or [[], [], []]
-    put_near(folders["dedup-image_embedding"], pa.table(columns, schema=schema.NEAR))
+    folders |= put_near(folders["dedup-image_embedding"], near)
     return Inputs(folders, list(range(parts)))
 
 

@@ -21,12 +21,12 @@ from curate.columns import PairColumns
 from curate.columns import read as read_columns
 from curate.duplicates import searches_of
 from curate.errors import BrokenResult
+from curate.near import FoundPairs
 from curate.report.near import read_near
 from curate.report.page import GROUPS, MEMBERS, NEAR_MISSES, ranges
 from curate.report.survey import Tally
 from curate.report.thumbnail import THUMBNAIL, thumb
 from curate.report.worker import open_worker
-from curate.schema import NEAR
 from curate.store import WHOLE, Folder, Inputs
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -200,8 +200,8 @@ def test_groups_are_those_of_the_decisions(made, html):
 def with_near(made, rows):
     """The run's inputs, with other near pairs."""
     folder = Folder(made.store, "dedup-image_embedding", secrets.token_hex(4))
-    put_near(folder, pa.Table.from_pylist(rows, schema.NEAR))
-    return Inputs({**made.inputs.folders, "dedup-image_embedding": folder}, made.inputs.parts)
+    near = put_near(folder, [(row["sha256_a"], row["sha256_b"], row["similarity"]) for row in rows])
+    return Inputs({**made.inputs.folders, **near}, made.inputs.parts)
 
 
 def test_pairs_just_below_the_threshold_are_those_of_which_both_stayed(made):
@@ -245,7 +245,7 @@ def test_pairs_just_below_are_looked_up_in_bounded_number(made, monkeypatch):
     values = rng.choice([0.5, 0.6, 0.7, 0.8], 200).tolist()
     near = [(value, f"{number:064x}", f"{number + 1:064x}") for number, value in enumerate(values)]
     rows = [{"sha256_a": one, "sha256_b": other, "similarity": value} for value, one, other in near]
-    found = read_near(with_near(made, rows)["dedup-image_embedding"], [0.65, 0.8], 0.65)
+    found = read_near(FoundPairs.of(with_near(made, rows), "dedup-image_embedding"), [0.65, 0.8], 0.65)
     for above, misses in found.below.items():
         right = sorted((-value, one, other) for value, one, other in near if value < above)[:40]
         assert [(-miss.similarity, *miss.digests) for miss in misses] == right
@@ -408,9 +408,8 @@ def test_a_step_by_several_kinds_has_a_histogram_of_each(tmp_path, monkeypatch, 
     monkeypatch.setattr(report_run, "STEPS", [step | changed.get(step["name"], {}) for step in STEPS])
     made = make_run(tmp_path)
     folder = Folder(made.store, "dedup-phash", "0123abcd")
-    values = {"sha256_a": ["0" * 64] * 2, "sha256_b": ["1" * 64] * 2, "similarity": [1 - 5 / 64, 1 - 6 / 64]}
-    put_near(folder, pa.table(values, schema=NEAR))
-    text = report(made, Inputs({**made.inputs.folders, "dedup-phash": folder}, made.inputs.parts))
+    near = put_near(folder, [("0" * 64, "1" * 64, 1 - bits / 64) for bits in (5, 6)])
+    text = report(made, Inputs({**made.inputs.folders, **near}, made.inputs.parts))
     for (by, words), count in counts.items():
         chart = Page(text.split(f"<h3>Near copies by {by}</h3>")[1].split('<p class="note">')[0])
         assert "each of the 1,225 pairs of distinct images was compared" in chart.text

@@ -5,15 +5,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.near_pairs import put_near
+from helpers.near_pairs import InMemory, put_near
 from helpers.select_run import Image, Row, run_select, step, write_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curate import schema
+from curate.dedup.kinds.phash import Phash
 from curate.errors import RecipeError
+from curate.near import Dense
 from curate.prepare import near_kinds_of, steps_of
 from curate.recipe import Recipe, parse
 from curate.select.database import connect
@@ -26,6 +29,7 @@ from curate.store import Folder, Inputs, Store
 DIGESTS = [f"{number:064x}" for number in range(5)]
 COSINES = [0.9, 0.949999, 0.95, 0.97, 1.0]
 BITS = [0, 4, 5, 6, 7]
+KINDS = ("image_embedding", "phash")
 Near = dict[frozenset[str], float]
 """Similarity by pair of digests."""
 
@@ -57,7 +61,7 @@ def runs(draw: st.DrawFn) -> Run:
     likeness = {frozenset(pair): draw(st.tuples(cosines, shares)) for pair in itertools.combinations(DIGESTS, 2)}
     near = {
         kind: {pair: values[place] for pair, values in likeness.items() if values[place] is not None}
-        for place, kind in enumerate(("image_embedding", "phash"))
+        for place, kind in enumerate(KINDS)
     }
     names = draw(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3, unique=True))
     return rows, near, names, draw(st.sampled_from(["best", "all_captions"]))
@@ -103,10 +107,8 @@ def by_definition(rows: Sequence[Row], near: dict[str, Near], names: Sequence[st
     return decided
 
 
-def near_table(near: Near) -> pa.Table:
-    edges = sorted((*sorted(pair), similarity) for pair, similarity in near.items())
-    columns = [list(column) for column in zip(*edges, strict=True)] or [[], [], []]
-    return pa.table(columns, schema=schema.NEAR)
+def listed(near: Near) -> list[tuple[str, str, float]]:
+    return sorted((min(pair), max(pair), similarity) for pair, similarity in near.items())
 
 
 def decided_of(tables: Iterable[pa.Table]) -> dict[bytes, Any]:
@@ -117,8 +119,33 @@ def decided_of(tables: Iterable[pa.Table]) -> dict[bytes, Any]:
     return {row["pair_id"]: None if row["kept"] else tuple(row[name] for name in names) for row in rows}
 
 
-def decide(rows: Sequence[Row], near: dict[str, Near], steps: Sequence[dict[str, Any]]) -> dict[bytes, Any]:
-    """Decides without files; near pairs come in two tables."""
+def in_memory(kind: str, near: Near, dense: list[str]) -> InMemory:
+    """What a search found, in two tables; pairs of dense digests are not stored, but compared."""
+
+    def similarity(left: np.ndarray, right: np.ndarray) -> float:
+        return near.get(frozenset((DIGESTS[int(left[0])], DIGESTS[int(right[0])])), 0.0)
+
+    class Compared(Phash):
+        def similarities(self, left: Any, right: Any) -> Any:
+            return np.array([[similarity(a, b) for b in right] for a in left]).reshape(len(left), len(right))
+
+        def each_similarity(self, left: Any, right: Any) -> Any:
+            return np.array([similarity(a, b) for a, b in zip(left, right, strict=True)])
+
+    stored = [(*sorted(pair), value) for pair, value in near.items() if not pair <= set(dense)]
+    places = {name: place for place, name in enumerate(DIGESTS)}
+    a, b = (np.array([places[str(pair[side])] for pair in stored], np.int64) for side in (0, 1))
+    similarities = np.array([pair[2] for pair in stored], np.float64)
+    nodes = np.array(sorted(places[name] for name in dense), np.int64)
+    crowd = Dense(Compared(), nodes, nodes[:, None]) if dense else None
+    tables = [(a[some], b[some], similarities[some]) for some in (slice(3, None), slice(3))]
+    return InMemory(DIGESTS, tables, crowd)
+
+
+def decide(
+    rows: Sequence[Row], near: dict[str, Near], steps: Sequence[dict[str, Any]], dense: dict[str, list[str]]
+) -> dict[bytes, Any]:
+    """Decides without files."""
     funnel_steps = read_steps(steps)
     columns = pa.table(
         {
@@ -131,18 +158,18 @@ def decide(rows: Sequence[Row], near: dict[str, Near], steps: Sequence[dict[str,
     )
     ids = pa.array([row.pair_id for row in rows], schema.ID)
     part = PartRows(ids, pa.chunked_array([range(len(rows))]), pa.nulls(len(rows), pa.string()), columns)
-    tables = {f"dedup-{kind}": near_table(found) for kind, found in near.items()}
+    searches = {f"dedup-{kind}": in_memory(kind, found, dense[kind]) for kind, found in near.items()}
     with connect(threads=1) as con:
         funnel = Funnel(con, funnel_steps, columns.column_names)
         funnel.add(0, part)
-        funnel.run(lambda name: [tables[name].slice(3), tables[name].slice(0, 3)])
+        funnel.run(searches.__getitem__)
         return decided_of(decisions(verdicts, funnel_steps) for verdicts in funnel.verdicts())
 
 
-@given(runs())
-def test_what_stays_and_what_goes_is_by_definition(run: Run) -> None:
+@given(runs(), st.fixed_dictionaries({kind: st.lists(st.sampled_from(DIGESTS), unique=True) for kind in KINDS}))
+def test_what_stays_and_what_goes_is_by_definition(run: Run, dense: dict[str, list[str]]) -> None:
     rows, near, names, keep = run
-    decided = decide(rows, near, [step(name, duplicates={**STEPS[name], "keep": keep}) for name in names])
+    decided = decide(rows, near, [step(name, duplicates={**STEPS[name], "keep": keep}) for name in names], dense)
     assert decided == by_definition(rows, near, names, keep)
     # The guarantees, apart from the order in which the definition decides.
     of = {row.pair_id: row for row in rows}
@@ -182,7 +209,7 @@ def test_only_images_that_are_near_by_every_kind_are_duplicates(tmp_path: Path) 
     inputs = write_inputs(tmp_path, rows, 1)
     folders = {f"dedup-{kind}": Folder(Store(str(tmp_path)), f"dedup-{kind}", "1") for kind in near}
     for kind, found in near.items():
-        put_near(folders[f"dedup-{kind}"], near_table(found))
+        folders |= put_near(folders[f"dedup-{kind}"], listed(found))
     steps = [step("near", duplicates=STEPS["both"])]
     funnel, _, out = run_select(Inputs({**inputs.folders, **folders}, inputs.parts), steps, tmp_path / "run")
     a, b, c, d = (row.pair_id for row in rows)

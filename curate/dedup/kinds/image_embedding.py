@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from curate.account import Account
-from curate.dedup.cosine import cosines
+from curate.dedup.cosine import cosine, cosines
 from curate.duplicates import NearKind, PartImages, Search
 from curate.errors import BrokenResult, short
 from curate.keys import Keys
@@ -109,6 +109,11 @@ class ImageEmbedding(NearKind):
         """See `NearKind`."""
         return cosines(left, right)
 
+    def each_similarity(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `NearKind`."""
+        every = np.arange(len(left))
+        return cosine(left, right, every, every)
+
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""
         # Imported here, as a process that only reads a recipe does not need torch.
@@ -141,6 +146,12 @@ class _Search:
             yield from near_pairs(
                 left, right, self.floor, self.tile, self.device, scratch, account, threads=self.threads
             )
+
+    def near_counts(self, values: npt.NDArray[Any], sample: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """See `Search`."""
+        from curate.dedup.search import near_counts
+
+        return near_counts(values, sample, self.floor)
 
 
 def _vectors(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float16]:

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 import numpy.typing as npt
 from pydantic import Field
 
-from curate.dedup.hashes import HashSearch, bits_that_differ, read_hashes, shares_of_equal_bits
+from curate.dedup.hashes import (
+    HashSearch,
+    bits_that_differ,
+    each_share_of_equal_bits,
+    read_hashes,
+    shares_of_equal_bits,
+)
 from curate.duplicates import NearKind, PartImages, Search
 from curate.keys import Keys
 from curate.store import Inputs, Json
@@ -97,6 +103,10 @@ class Pdq(NearKind):
     def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `NearKind`."""
         return shares_of_equal_bits(left, right)
+
+    def each_similarity(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `NearKind`."""
+        return each_share_of_equal_bits(left, right)
 
     def open(self, settings: Json) -> Search:
         """See `NearKind`."""

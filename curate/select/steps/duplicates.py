@@ -12,6 +12,7 @@ from curate.duplicates import KINDS, DuplicateKind, NearKind, near_kinds
 from curate.keys import Keys, Text
 from curate.select import greedy
 from curate.select.database import quoted
+from curate.select.near_nodes import Reach
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
 from curate.select.survivors import Survivors
 
@@ -242,7 +243,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
             return False
         return all(getattr(above.keys, key) == getattr(steps[number].keys, key) for key in _SHARED)
 
-    def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[greedy.Reach]:
+    def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[Reach]:
         """The reaches of this step and of those after it that are decided as one with it."""
         last = number
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
@@ -267,8 +268,8 @@ def _near(step: Step[DuplicatesKeys]) -> list[tuple[NearKind, float]]:
     return [(one.kind, one.kind.threshold(one.limits)) for one in step.keys.each if isinstance(one.kind, NearKind)]
 
 
-def _reach(step: Step[DuplicatesKeys]) -> greedy.Reach:
-    return greedy.Reach(step.number, {kind.search_pass: threshold for kind, threshold in _near(step)})
+def _reach(step: Step[DuplicatesKeys]) -> Reach:
+    return Reach(step.number, {kind.search_pass: threshold for kind, threshold in _near(step)})
 
 
 STEP = Duplicates()
