@@ -57,7 +57,7 @@ Pairs = tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]", "npt.NDArray[np.
 
 
 class NearPairs(Protocol):
-    """What a search found."""
+    """The findings of a search."""
 
     @property
     def count(self) -> int:
@@ -75,7 +75,7 @@ class NearPairs(Protocol):
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """What a finished search found, read from its folders; see `NearPairs`.
+    """The findings of a finished search, read from its folders; see `NearPairs`.
 
     Args:
         search: the folder of the pass.

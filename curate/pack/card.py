@@ -134,9 +134,12 @@ def _searches(funnel: Json) -> list[str]:
         searches = searches_of(step)
         for search in searches:
             by = f" by {_code(search['by'])}" if len(searches) > 1 else ""
+            dense = counted(search.get("dense", 0), "image")
+            among = f" Pairs among the {dense} that are near very many others were compared when the step decided."
             lines.append(
                 f"The search for {_code(step['name'])}{by} is exact: each of the {counted(search['searched'], 'pair')} "
                 "of distinct images was compared, or excluded by a proved bound."
+                f"{among if search.get('dense') else ''}"
             )
     return [*lines, ""] if lines else []
 

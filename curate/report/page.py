@@ -191,6 +191,7 @@ class Figure:
         missing: pairs without a value.
         measure: for near copies, the name of their similarity.
         searched: for near copies, all pairs of distinct images.
+        dense: of these images, those whose pairs among themselves are not stored, and so not drawn.
     """
 
     title: str
@@ -200,6 +201,7 @@ class Figure:
     missing: int
     measure: str = ""
     searched: int | None = None
+    dense: int = 0
 
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -560,7 +562,9 @@ def _near(readings: Mapping[str, Sequence[tuple[Json, bool]]], near: Mapping[str
         first, _ = reads[0]
         title = "Near copies" if len(readings) == 1 else f"Near copies by {first['by']}"
         figure = _drawn(title, near[name].histogram, names, [search["threshold"] for search, _ in reads], [])
-        figures.append(replace(figure, measure=first["measure"], searched=first["searched"]))
+        figures.append(
+            replace(figure, measure=first["measure"], searched=first["searched"], dense=first.get("dense", 0))
+        )
     return figures
 
 

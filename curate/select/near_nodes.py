@@ -125,7 +125,7 @@ def find(rows: Survivors, reaches: Sequence[Reach]) -> tuple[Edges, list[Crowd]]
 
 @dataclass(frozen=True)
 class _Ranked:
-    """What a search found, among the nodes that are decided.
+    """The findings of a search, among the nodes that are decided.
 
     Args:
         earlier: the nodes of near pairs that rank first.

@@ -102,7 +102,8 @@ def select(
     report = funnel.run(partial(FoundPairs.of, inputs))
     for step in report["steps"]:
         for search in step["searches"]:
-            search["searched"] = inputs[search["near"]].marker().counts["pairs"]
+            counts = inputs[search["near"]].marker().counts
+            search |= {"searched": counts["pairs"], "dense": counts["dense"]}
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
     decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))

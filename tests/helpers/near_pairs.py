@@ -63,7 +63,7 @@ def put_near(search: Folder, pairs: Iterable[Named]) -> dict[str, Folder]:
     tile.put_table("near.parquet", pa.table(columns, schema=schema.NEAR))
     tile.commit()
     out.put_json(CERTIFICATE, {"blocks": [nodes.json("block.json", 0)], "dense": 0})
-    out.counts.update(tiles=1, pairs=1_225, near=len(similarity))
+    out.counts.update(tiles=1, pairs=1_225, near=len(similarity), dense=0)
     out.commit()
     return {search.name: search, nodes.name: nodes}
 

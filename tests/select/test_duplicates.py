@@ -222,6 +222,7 @@ def test_only_images_that_are_near_by_every_kind_are_duplicates(tmp_path: Path) 
             "threshold": 0.95,
             "measure": "cosine",
             "searched": 1_225,
+            "dense": 0,
         },
         {
             "by": "phash",
@@ -229,6 +230,7 @@ def test_only_images_that_are_near_by_every_kind_are_duplicates(tmp_path: Path) 
             "threshold": 1 - 5 / 64,
             "measure": "share of equal bits",
             "searched": 1_225,
+            "dense": 0,
         },
     ]
     assert facts["by"] is None
