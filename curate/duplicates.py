@@ -10,16 +10,16 @@ blocks, at a time. Select and report read the pairs by `curate.near`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from curate.account import Account
-from curate.keys import Keys
+from curate.keys import Keys, type_of
 from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
 from curate.store import Inputs, Json
@@ -77,9 +77,10 @@ class DuplicateKind(ABC):
     A module of `curate.dedup.kinds` offers one as `KIND`.
 
     Attributes:
-        name: the value of `by` in the recipe.
+        name: the value of `by` in the recipe; without `-`.
         about: which images are duplicates, for the description of `by`.
-        keys: the step's keys besides `by`; all of them are required with this kind, and none is allowed with others.
+        keys: the step's keys besides `by`; those without a default are required with this kind, and none is allowed
+            with a kind that does not have it.
     """
 
     name: ClassVar[str]
@@ -93,8 +94,7 @@ class DuplicateKind(ABC):
             ValueError: this kind has the key, and does not take the value.
         """
         if field := self.keys.model_fields.get(key):
-            annotated: Any = Annotated[field.annotation, *field.metadata]
-            taken: TypeAdapter[Any] = TypeAdapter(annotated)
+            taken: TypeAdapter[Any] = TypeAdapter(type_of(field))
             try:
                 taken.validate_python(value)
             except ValidationError:
@@ -111,12 +111,17 @@ class DuplicateKind(ABC):
         return EQUAL_BYTES
 
 
+@dataclass(frozen=True)
 class NearKind(DuplicateKind):
-    """A kind with a similarity; the pass `dedup-<name>` finds its near pairs at or above a floor.
+    """A kind with a similarity; the pass `dedup-<search name>` finds its near pairs at or above a floor.
 
-    The pass `nodes-<name>` gathers the values that are compared, one for each distinct image.
+    The pass `nodes-<search name>` gathers the values that are compared, one for each distinct image.
+
+    A kind that compares embeddings has the key `model`: each model that a step names is a search of its own, by a
+    copy of the kind with that model. A step that names the recipe's first model is read as one that names none.
 
     Attributes:
+        model: short name of the model whose embeddings are compared; None: the first one, or the kind reads no model.
         version: of the search, raised when it would find other pairs in the same inputs, or store them otherwise.
         section: the search's own keys in the recipe's section `dedup`; two kinds must not have a key of one name.
         block_rows: images in a block, about: what a tile's memory allows.
@@ -126,6 +131,7 @@ class NearKind(DuplicateKind):
         wants_gpu: whether the search can use a GPU.
     """
 
+    model: str | None = None
     version: ClassVar[int] = 2
     section: ClassVar[type[Keys]]
     block_rows: ClassVar[int]
@@ -139,14 +145,30 @@ class NearKind(DuplicateKind):
         return f"{self.measure} {_rounded_down(similarity)}"
 
     @property
+    def search_name(self) -> str:
+        """The name of its search: that of the kind, followed by `-` and the model where it names one."""
+        return f"{self.name}-{self.model}" if self.model else self.name
+
+    @property
     def search_pass(self) -> str:
         """The short name of the pass that searches."""
-        return f"dedup-{self.name}"
+        return f"dedup-{self.search_name}"
 
     @property
     def nodes_pass(self) -> str:
         """The short name of the pass that gathers nodes."""
-        return f"nodes-{self.name}"
+        return f"nodes-{self.search_name}"
+
+    def check_section(self, dedup: Any, models: Sequence[str]) -> None:
+        """Checks the keys of its search against the recipe's models; called once per recipe.
+
+        Args:
+            dedup: the recipe's section, with the keys of `section`.
+            models: the short names of the recipe's models, the first one first.
+
+        Raises:
+            ValueError: a key names no model of the recipe; one line, which names the key.
+        """
 
     @abstractmethod
     def threshold(self, keys: Any) -> float:
@@ -216,6 +238,13 @@ def near_kinds() -> Iterator[NearKind]:
     return (kind for kind in KINDS.values() if isinstance(kind, NearKind))
 
 
+def of_search(search_name: str) -> DuplicateKind | None:
+    """Returns the kind of a search, with its model (`NearKind.search_name`), or None where it is not installed here."""
+    name, _, model = search_name.partition("-")
+    kind = KINDS.get(name)
+    return replace(kind, model=model) if model and isinstance(kind, NearKind) else kind
+
+
 def likeness(step: Mapping[str, Any], similarity: float | None) -> str:
     """Words for how alike a dropped pair's image and that of the kept pair are, such as `7 of 64 bits differ`.
 
@@ -227,7 +256,7 @@ def likeness(step: Mapping[str, Any], similarity: float | None) -> str:
         return ""
     # Where images are near by several searches, the similarity is that of the first.
     facts = next(iter(searches_of(step)), step)
-    kind = KINDS.get(str(facts.get("by")))
+    kind = of_search(str(facts.get("by")))
     return f"similarity {_rounded_down(similarity)}" if kind is None else kind.likeness(similarity)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from curate import credentials, locations
@@ -101,6 +102,11 @@ class Keys(BaseModel):
         fields = type(self).model_fields.items()
         update = {name: _absolute(getattr(self, name), is_place=_IsPlace in field.metadata) for name, field in fields}
         return self.model_copy(update=update)
+
+
+def type_of(field: FieldInfo) -> Any:
+    """Returns the type of a recipe key with its bounds."""
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
 
 
 def chosen(section: Keys, *, only: AbstractSet[str] | None = None, without: AbstractSet[str] = frozenset()) -> Json:

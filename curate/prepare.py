@@ -363,6 +363,6 @@ def steps_of(recipe: Recipe) -> list[Step[Any]]:
     return read_steps([step.model_dump(mode="json") for step in recipe.select])
 
 
-def near_kinds_of(recipe: Recipe) -> set[str]:
-    """The kinds of duplicates whose near pairs the steps read."""
-    return {kind for step in steps_of(recipe) for kind in step.kind.near(step)}
+def near_searches_of(recipe: Recipe) -> set[str]:
+    """The names of the searches whose near pairs the steps read."""
+    return {search for step in steps_of(recipe) for search in step.kind.near(step)}

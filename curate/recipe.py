@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from curate import __version__, recipe_faults, yaml_values
 from curate.credentials import redacted, shown
@@ -15,7 +15,7 @@ from curate.duplicates import near_kinds
 from curate.embed.model.names import HUB, WEIGHT_FILES
 from curate.embed.pixels.registry import KINDS as PIXEL_KINDS
 from curate.errors import RecipeError, UsageError, nearest, shortened
-from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds
+from curate.keys import Fraction, Keys, Name, Places, Positive, Seconds, type_of
 from curate.pack.layouts.registry import layouts
 from curate.recipe_values import Agent, Column, Endpoint, ModelPlace, Number, Opened, RunPlace
 from curate.runs.booking import Booking, Resources, one
@@ -325,7 +325,7 @@ def _dedup() -> type[Keys]:
         for key, field in kind.section.model_fields.items():
             if key in fields:
                 raise UsageError(f"two kinds of duplicates have the key dedup.{key}; one of them is {kind.name}")
-            fields[key] = (Annotated[field.annotation, *field.metadata], field)
+            fields[key] = (type_of(field), field)
     about = "The searches for near pairs: the keys of every kind of duplicate that has one."
     return create_model("Dedup", __base__=Keys, __doc__=about, **fields)
 
@@ -377,6 +377,12 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 else:
     Step = _step()
+
+
+def _with_models(step: Step, models: Sequence[str]) -> Step:
+    values = {name: getattr(step, name) for name in STEPS}
+    update = {name: STEPS[name].with_models(value, models) for name, value in values.items() if value is not None}
+    return step.model_copy(update=update)
 
 
 class Pack(Keys):
@@ -504,6 +510,13 @@ class Recipe(Keys):
                 )
         return value
 
+    @field_validator("select")
+    @classmethod
+    def _first_model(cls, value: list[Step], info: ValidationInfo) -> list[Step]:
+        if "models" not in info.data:
+            return value
+        return [_with_models(step, list(info.data["models"])) for step in value]
+
     @field_validator("workers")
     @classmethod
     def _passes(cls, value: dict[str, PassWorkers]) -> dict[str, PassWorkers]:
@@ -554,8 +567,10 @@ class Recipe(Keys):
             if step.drop in seen:
                 raise ValueError(f"select: two steps are named {step.drop!r}")
             seen.add(step.drop)
-        for kind in STEPS.values():
-            kind.check_recipe(self.select, self)
+        for kind in near_kinds():
+            kind.check_section(self.dedup, list(self.models))
+        for step_kind in STEPS.values():
+            step_kind.check_recipe(self.select, self)
         for scorer in scorers(self.signals, next(iter(self.models))):
             if scorer.model is not None and scorer.model not in self.models:
                 raise ValueError(

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from curate.duplicates import NearKind, near_kinds
+from curate.duplicates import NearKind, of_search
 from curate.near import tiles
-from curate.prepare import Prepared, near_kinds_of
+from curate.prepare import Prepared, near_searches_of
 from curate.runs.booking import Booking, for_pack, for_search
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.work import Work
@@ -47,7 +47,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
     for kind in _asked(prepared):
         nodes, search = layout.passes[kind.nodes_pass], layout.passes[kind.search_pass]
         inputs = layout.inputs(kind.nodes_pass, kind.search_pass)
-        settings = {"kind": kind.name, **kind.settings(prepared.recipe)}
+        settings = {"kind": kind.search_name, **kind.settings(prepared.recipe)}
         blocks = nodes.declared.depends.get("blocks", 1)
         each = partial(for_search, settings.get("threads", 1))
         workers, booking = prepared.recipe.booking("dedup", each, uses_gpu=kind.wants_gpu)
@@ -133,5 +133,5 @@ def _blocks(kind: NearKind, rows: int) -> int:
 
 
 def _asked(prepared: Prepared) -> Iterator[NearKind]:
-    asked = near_kinds_of(prepared.recipe)
-    return (kind for kind in near_kinds() if kind.name in asked)
+    kinds = (of_search(name) for name in sorted(near_searches_of(prepared.recipe)))
+    return (kind for kind in kinds if isinstance(kind, NearKind))

@@ -41,10 +41,11 @@ threshold   rows with this value or more stay
 of          the column that is compared with the threshold
 columns     the columns that it reads
 searches    the searches whose near pairs it reads; images are duplicates where they are by all of them. Of each: `by`,
-            the kind of duplicate; `near`, the short name of its pass; `measure`, the name of its similarity;
-            `threshold`, the similarity at or above which images are duplicates by it; `searched`, all pairs of
-            distinct images, each of which it compared or excluded by a bound; `dense`, the images that are near so
-            many others that the step compares pairs among them, in place of the search
+            the kind of duplicate, followed by `-` and the model where that is not the first; `near`, the short name of
+            its pass; `measure`, the name of its similarity; `threshold`, the similarity at or above which images are
+            duplicates by it; `searched`, all pairs of distinct images, each of which it compared or excluded by a
+            bound; `dense`, the images that are near so many others that the step compares pairs among them, in place
+            of the search
 names_kept  whether a dropped pair names the kept pair that it duplicates
 """
 

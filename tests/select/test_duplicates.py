@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from curate import schema
 from curate.dedup.kinds.phash import Phash
+from curate.duplicates import likeness
 from curate.errors import RecipeError
 from curate.near import Dense
-from curate.prepare import near_kinds_of, steps_of
+from curate.prepare import near_searches_of, steps_of
 from curate.recipe import Recipe, parse
 from curate.select.database import connect
 from curate.select.decisions import decisions
@@ -315,6 +316,101 @@ def test_a_wrong_list_of_kinds_is_one_line(keys: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
+MODELS = {"small": {"name": "pocket"}, "large": {"name": "pocket"}}
+
+
+def of_models(*duplicates: dict[str, Any], **dedup: Any) -> Recipe:
+    steps = [{"drop": f"near_{number}", "duplicates": keys} for number, keys in enumerate(duplicates)]
+    content = {"version": 1, "source": {"paths": ["x"]}, "output": "o", "models": MODELS, "select": steps}
+    return parse(content | {"dedup": dedup})
+
+
+def test_each_model_that_is_named_has_its_own_search() -> None:
+    large, small = EMBEDDING | {"model": "large"}, EMBEDDING | {"model": "small"}
+    asked = of_models(large, small, {"all": [EMBEDDING, large]}, EMBEDDING)
+    assert near_searches_of(asked) == {"image_embedding", "image_embedding-large"}
+    assert [step.kind.near(step) for step in steps_of(asked)] == [
+        ["image_embedding-large"],
+        ["image_embedding"],
+        ["image_embedding", "image_embedding-large"],
+        ["image_embedding"],
+    ]
+    # The first model by its name is the default: the same step, in fingerprints, too.
+    assert asked.select[1].duplicates == asked.select[3].duplicates
+    assert of_models({"all": [small, PHASH]}) == of_models({"all": [EMBEDDING, PHASH]})
+
+
+def test_steps_by_two_models_read_the_near_pairs_of_each(tmp_path: Path) -> None:
+    rows = pairs_of("a", "b", "c", "d")
+    near = {
+        "image_embedding": {between("a", "b"): 0.99, between("a", "c"): 0.99},
+        "image_embedding-large": {between("a", "b"): 0.8, between("a", "d"): 0.9},
+    }
+    inputs = write_inputs(tmp_path, rows, 1)
+    folders = {f"dedup-{name}": Folder(Store(str(tmp_path)), f"dedup-{name}", "1") for name in near}
+    for name, found in near.items():
+        folders |= put_near(folders[f"dedup-{name}"], listed(found))
+    large = {"by": "image_embedding", "model": "large"}
+    steps = [
+        step("both", duplicates={"all": [EMBEDDING, large | {"above": 0.75}]}),
+        step("large", duplicates=large | {"above": 0.85}),
+    ]
+    funnel, _, out = run_select(Inputs({**inputs.folders, **folders}, inputs.parts), steps, tmp_path / "run")
+    a, b, c, d = (row.pair_id for row in rows)
+    decided = decided_of([out.table("decisions.parquet", 0)])
+    assert decided == {a: None, b: ("both", a, 0.99), c: None, d: ("large", a, 0.9)}
+    searches = funnel["steps"][-1]["searches"]
+    assert [(one["by"], one["near"]) for one in searches] == [
+        ("image_embedding-large", "dedup-image_embedding-large"),
+    ]
+    assert "by `image_embedding` and `image_embedding-large` (cosine" in funnel["steps"][-2]["rule"]
+    assert likeness(funnel["steps"][-1], 0.9) == "cosine 0.9000"
+
+
+def test_a_model_has_a_floor_of_its_own() -> None:
+    large = {"by": "image_embedding", "model": "large", "above": 0.6}
+    asked = of_models(large, EMBEDDING, floors={"large": 0.5})
+    kinds = {step.drop: step.duplicates.kind for step in asked.select}
+    assert kinds["near_0"].depends(asked.dedup) == {"floor": 0.5}
+    assert kinds["near_0"].settings(asked) | {"floor": 0.5, "model": "large"} == kinds["near_0"].settings(asked)
+    assert kinds["near_1"].depends(asked.dedup) == {"floor": 0.9}
+    assert kinds["near_0"].reads(["small", "large"]) == ["fetch", "embed-large"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "dedup", "message"),
+    [
+        ({"model": "lage"}, {}, "select step 'near_0': there is no model 'lage'; did you mean 'large'?"),
+        ({"above": 0.5, "model": "large"}, {}, "above 0.5 is below dedup.floor 0.9; set dedup.floors.large"),
+        (
+            {"above": 0.5, "model": "large"},
+            {"floors": {"large": 0.6}},
+            "above 0.5 is below dedup.floors.large 0.6; lower dedup.floors.large",
+        ),
+        ({}, {"floors": {"lage": 0.6}}, "dedup.floors.lage: there is no model 'lage'; did you mean 'large'?"),
+        ({}, {"floors": {"small": 0.6}}, "dedup.floors.small: small is the first model, whose floor is dedup.floor"),
+        ({}, {"floors": {"large": 1.5}}, "dedup.floors.large: 1.5 is not allowed; write a number above 0, below 1"),
+        (
+            {"by": "phash", "within": 3, "above": None, "model": "large"},
+            {},
+            "takes `model`, and no other kind takes it",
+        ),
+    ],
+)
+def test_a_wrong_model_is_one_line(keys: dict[str, Any], dedup: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        of_models(EMBEDDING | keys, **dedup)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_named_once_in_a_list() -> None:
+    small = EMBEDDING | {"model": "small"}
+    for twice in ([EMBEDDING, small], [small, small]):
+        with pytest.raises(RecipeError, match="image_embedding is named twice; write each kind once, or once for each"):
+            of_models({"all": twice})
+
+
 def test_steps_agree_on_what_stays() -> None:
     keeps = {"by": "sha256", "keep": "all_captions"}
     with pytest.raises(RecipeError, match=r"'near_1' keeps best, but 'near_0' keeps all_captions; steps with `dup"):
@@ -334,7 +430,7 @@ def test_captions_are_read_where_they_are_compared() -> None:
 
 def test_all_kinds_of_a_step_are_searched_and_their_columns_read() -> None:
     asked = recipe({"all": [EMBEDDING, {"by": "pdq", "within": 31}]}, {"by": "sha256"})
-    assert near_kinds_of(asked) == {"image_embedding", "pdq"}
+    assert near_searches_of(asked) == {"image_embedding", "pdq"}
     first = steps_of(asked)[0]
     assert first.kind.columns(first, []) == ["clip_similarity", "sha256", "decoded", "pdq"]
     # As fingerprints and settings have it, and back.

@@ -1,4 +1,4 @@
-"""`by: image_embedding`: images whose embeddings by the first model have a high cosine."""
+"""`by: image_embedding`: images whose embeddings by one model have a high cosine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,29 +14,41 @@ from pydantic import Field
 from curate.account import Account
 from curate.dedup.cosine import cosine, cosines
 from curate.duplicates import NearKind, PartImages, Search
-from curate.errors import BrokenResult, short
-from curate.keys import Keys
+from curate.errors import BrokenResult, nearest, short
+from curate.keys import Keys, Name
 from curate.store import Inputs, Json
 
 if TYPE_CHECKING:
     import torch
 
 
+Floor = Annotated[float, Field(gt=0, lt=1)]
+
+
 class ImageEmbeddingKeys(Keys):
-    """The key of a step that drops near embeddings."""
+    """The keys of a step that drops near embeddings."""
 
     above: Annotated[float, Field(gt=0, le=1)] = Field(
         description="With image_embedding: images with this cosine or more are duplicates."
+    )
+    model: Name | None = Field(
+        None,
+        description="With image_embedding: short name of the model whose embeddings are compared; null: the first.",
     )
 
 
 class CosineSearch(Keys):
     """The search for near embeddings."""
 
-    floor: Annotated[float, Field(gt=0, lt=1)] = Field(
+    floor: Floor = Field(
         0.9,
         description="The search stores pairs with this cosine or more; `above` of a step may be changed down to this "
         "floor without another search.",
+    )
+    floors: dict[Name, Floor] = Field(
+        {},
+        description="By the short name of another model than the first: the floor of its search; by default `floor`.",
+        max_length=16,
     )
     tile: Annotated[int, Field(ge=1, le=65_536)] = Field(
         4096, description="Images in one side of a tile of the search; bounds its memory."
@@ -44,7 +56,7 @@ class CosineSearch(Keys):
 
 
 class ImageEmbedding(NearKind):
-    """All pairs of embeddings by the first model (`curate.dedup.search`)."""
+    """All pairs of embeddings by a model (`curate.dedup.search`)."""
 
     name = "image_embedding"
     about = "a cosine at `above` or more"
@@ -68,23 +80,36 @@ class ImageEmbedding(NearKind):
 
     def not_searched(self, keys: ImageEmbeddingKeys, dedup: Any) -> str:
         """See `NearKind`."""
-        if keys.above >= dedup.floor:
+        floor = self._floor(dedup)
+        if keys.above >= floor:
             return ""
-        return f"above {keys.above} is below dedup.floor {dedup.floor}; lower dedup.floor"
+        if self.model is None:
+            return f"above {keys.above} is below dedup.floor {floor}; lower dedup.floor"
+        own = f"dedup.floors.{self.model}"
+        named = own if self.model in dedup.floors else "dedup.floor"
+        return f"above {keys.above} is below {named} {floor}; {'lower' if named == own else 'set'} {own}"
+
+    def check_section(self, dedup: Any, models: Sequence[str]) -> None:
+        """See `NearKind`."""
+        for name in dedup.floors:
+            if name == models[0]:
+                raise ValueError(f"dedup.floors.{name}: {name} is the first model, whose floor is dedup.floor")
+            if name not in models:
+                raise ValueError(f"dedup.floors.{name}: there is no model {name!r}{nearest(name, models)}")
 
     def reads(self, models: Sequence[str]) -> list[str]:
         """See `NearKind`."""
-        return ["fetch", f"embed-{models[0]}"]
+        return ["fetch", f"embed-{self.model or models[0]}"]
 
     def depends(self, dedup: Any) -> Json:
         """See `NearKind`."""
-        return {"floor": dedup.floor}
+        return {"floor": self._floor(dedup)}
 
     def settings(self, recipe: Any) -> Json:
         """See `NearKind`."""
-        model = next(iter(recipe.models))
+        model = self.model or next(iter(recipe.models))
         return {
-            "floor": recipe.dedup.floor,
+            "floor": self._floor(recipe.dedup),
             "tile": recipe.dedup.tile,
             "model": model,
             "device": recipe.device("dedup"),
@@ -126,6 +151,9 @@ class ImageEmbedding(NearKind):
         # The margin of the search is computed for float32; TF32 would need a margin a thousand times as wide.
         without_tf32()
         return _Search(settings["floor"], settings["tile"], settings["threads"], device)
+
+    def _floor(self, dedup: Any) -> float:
+        return float(dedup.floors.get(self.model, dedup.floor))
 
 
 @dataclass(frozen=True)

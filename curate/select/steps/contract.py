@@ -100,8 +100,20 @@ class StepKind(ABC, Generic[K]):
             ValueError: a condition does not hold; one line, which names the step.
         """
 
+    def with_models(self, value: Any, models: Sequence[str]) -> Any:
+        """Returns the value under the kind's name with its models resolved; called once per recipe, before any check.
+
+        A step that names the first model and one that names none are then the same step, with the same fingerprint.
+
+        Args:
+            value: of the type `keys`.
+            models: the short names of the recipe's models, the first one first.
+        """
+        del models
+        return value
+
     def near(self, step: Step[K]) -> Sequence[str]:
-        """The kinds of duplicates whose near pairs a step reads (`Survivors.near`)."""
+        """The names of the searches whose near pairs a step reads (`NearKind.search_name`, `Survivors.near`)."""
         del step
         return ()
 

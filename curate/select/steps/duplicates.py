@@ -3,18 +3,23 @@
 # ruff: noqa: S608 - statements are put together from our own words
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import pyarrow as pa
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
 from curate.duplicates import KINDS, DuplicateKind, NearKind, near_kinds
-from curate.keys import Keys, Text
+from curate.errors import nearest
+from curate.keys import Keys, Text, type_of
 from curate.select import greedy
 from curate.select.database import quoted
 from curate.select.near_nodes import Reach
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
 from curate.select.survivors import Survivors
+
+_MOST_KINDS = 16
+"""Kinds that one step may combine; a kind that compares embeddings counts once for each model."""
 
 
 class _AnyKind(Keys):
@@ -32,17 +37,23 @@ class _AnyKind(Keys):
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> Self:
         for key, kinds in _kinds_by_key().items():
-            if (self.by in kinds) == (getattr(self, key) is not None):
+            is_given = getattr(self, key) is not None
+            if is_given == (self.by in kinds) or (not is_given and not self._requires(key)):
                 continue
             if self.by is None:
                 raise ValueError(f"`{key}` needs `by` beside it; with `all`, write it in an entry of that list")
-            raise ValueError(f"by: {' or '.join(kinds)} needs `{key}`, and no other kind takes it")
+            needs = "needs" if all(_is_required(kind, key) for kind in kinds) else "takes"
+            raise ValueError(f"by: {' or '.join(kinds)} {needs} `{key}`, and no other kind takes it")
         return self
+
+    def _requires(self, key: str) -> bool:
+        return self.by is not None and _is_required(self.by, key)
 
     @property
     def kind(self) -> DuplicateKind:
-        """The kind of duplicate."""
-        return KINDS[str(self.by)]
+        """The kind of duplicate, with the model that is named."""
+        kind, model = KINDS[str(self.by)], getattr(self, "model", None)
+        return replace(kind, model=model) if model and isinstance(kind, NearKind) else kind
 
     @property
     def limits(self) -> Keys:
@@ -59,6 +70,10 @@ def _kinds_by_key() -> dict[str, list[str]]:
     return found
 
 
+def _is_required(kind: str, key: str) -> bool:
+    return KINDS[kind].keys.model_fields[key].is_required()
+
+
 def _of_kinds() -> dict[str, Any]:
     """The keys of all kinds of duplicates, as fields."""
     fields: dict[str, Any] = {}
@@ -66,7 +81,7 @@ def _of_kinds() -> dict[str, Any]:
         shared = [KINDS[name].keys.model_fields[key] for name in kinds]
         kind: Any = None
         for field in shared:
-            kind |= Annotated[field.annotation, *field.metadata]
+            kind |= type_of(field)
         fields[key] = (kind, Field(None, description=" ".join(str(field.description) for field in shared)))
     return fields
 
@@ -90,7 +105,7 @@ class _AnyDuplicates(_AnyKind):
 
     by: str | None = None
     prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
-    all: Annotated[list[NearKeys], Field(min_length=2, max_length=len(list(near_kinds())))] | None = Field(
+    all: Annotated[list[NearKeys], Field(min_length=2, max_length=_MOST_KINDS)] | None = Field(
         None, description="In place of `by`: images are duplicates where each of these kinds counts them as such."
     )
 
@@ -103,9 +118,8 @@ class _AnyDuplicates(_AnyKind):
     @field_validator("all")
     @classmethod
     def _each_kind_once(cls, value: list[NearKeys] | None) -> list[NearKeys] | None:
-        names = [one.by for one in value or ()]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{twice} is named twice; write each kind once")
+        if twice := _named_twice(value or ()):
+            raise ValueError(twice)
         return value
 
     @model_validator(mode="after")
@@ -118,6 +132,16 @@ class _AnyDuplicates(_AnyKind):
     def each(self) -> Sequence[_AnyKind]:
         """The kinds that have to count two images as duplicates, with their thresholds; of `by` a single one."""
         return self.all or (self,)
+
+
+def _named_twice(each: Sequence[_AnyKind]) -> str:
+    """One line about the first search that is named twice; '' where there is none."""
+    kinds = [one.kind for one in each]
+    twice = next((kind for number, kind in enumerate(kinds) if kind in kinds[:number]), None)
+    if twice is None:
+        return ""
+    models = ", or once for each model" if "model" in twice.keys.model_fields else ""
+    return f"{twice.name} is named twice; write each kind once{models}"
 
 
 def _keys() -> type[_AnyDuplicates]:
@@ -147,11 +171,14 @@ class Duplicates(StepKind[DuplicatesKeys]):
     def check_recipe(self, steps: Sequence[Any], recipe: Any) -> None:
         """See `StepKind`: duplicates come last, agree on what stays, and need no pair that the search leaves out."""
         for step in steps:
-            for number, one in enumerate(step.duplicates.each if step.duplicates else ()):
-                missed = one.kind.not_searched(one.limits, recipe.dedup) if isinstance(one.kind, NearKind) else ""
-                if missed:
+            each = step.duplicates.each if step.duplicates else ()
+            for number, one in enumerate(each):
+                if fault := _fault(one, recipe):
                     where = f"duplicates.all.{number}: " if step.duplicates.all else ""
-                    raise ValueError(f"select step {step.drop!r}: {where}{missed}")
+                    raise ValueError(f"select step {step.drop!r}: {where}{fault}")
+            # Once more, as the first model may be named by its name and as the default.
+            if twice := _named_twice(each):
+                raise ValueError(f"select step {step.drop!r}: duplicates.all: {twice}")
         first = next((step for step in steps if step.duplicates), None)
         if first is None:
             return
@@ -170,9 +197,14 @@ class Duplicates(StepKind[DuplicatesKeys]):
                         "steps with `duplicates` are decided as one and need the same"
                     )
 
+    def with_models(self, value: DuplicatesKeys, models: Sequence[str]) -> DuplicatesKeys:
+        """See `StepKind`."""
+        each = None if value.all is None else [_default_for_first(one, models) for one in value.all]
+        return _default_for_first(value, models).model_copy(update={"all": each})
+
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
-        return [kind.name for kind, _ in _near(step)]
+        return [kind.search_name for kind, _ in _near(step)]
 
     def columns(self, step: Step[DuplicatesKeys], known: Sequence[str]) -> list[str]:
         """See `StepKind`."""
@@ -204,7 +236,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
             "columns": [prefer],
             "names_kept": True,
             "searches": [
-                {"by": kind.name, "near": kind.search_pass, "threshold": threshold, "measure": kind.measure}
+                {"by": kind.search_name, "near": kind.search_pass, "threshold": threshold, "measure": kind.measure}
                 for kind, threshold in _near(step)
             ],
             "nulls": rows.count(f"NOT ({' AND '.join(values)})"),
@@ -219,7 +251,8 @@ class Duplicates(StepKind[DuplicatesKeys]):
     def words(self, step: Step[DuplicatesKeys], facts: Facts) -> Words:
         """See `StepKind`."""
         prefer, each = step.keys.prefer, step.keys.each
-        by = " and ".join(code(one.kind.name) for one in each)
+        kinds = [one.kind for one in each]
+        by = " and ".join(code(kind.search_name if isinstance(kind, NearKind) else kind.name) for kind in kinds)
         what = ", and ".join(one.kind.words(one.limits) for one in each)
         says, one, kept = f"keeps the one with the highest {prefer}", "one", "kept"
         if step.keys.keep == "all_captions":
@@ -249,6 +282,25 @@ class Duplicates(StepKind[DuplicatesKeys]):
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
             last += 1
         return [_reach(step) for step in steps[number : last + 1]]
+
+
+K = TypeVar("K", bound=_AnyKind)
+
+
+def _default_for_first(keys: K, models: Sequence[str]) -> K:
+    """The keys without the model's name where that is the first model, which is the default."""
+    is_first = getattr(keys, "model", None) == models[0]
+    return keys.model_copy(update={"model": None}) if is_first else keys
+
+
+def _fault(one: _AnyKind, recipe: Any) -> str:
+    """One line about a kind that does not fit the recipe's models or its searches; '' where it does."""
+    kind = one.kind
+    if not isinstance(kind, NearKind):
+        return ""
+    if kind.model and kind.model not in recipe.models:
+        return f"there is no model {kind.model!r}{nearest(kind.model, recipe.models)}"
+    return kind.not_searched(one.limits, recipe.dedup)
 
 
 _SHARED = ("prefer", "keep")
