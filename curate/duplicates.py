@@ -212,6 +212,11 @@ class NearKind(DuplicateKind):
     def similarities(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """Returns the similarity of each of `left` and each of `right`, float64 [n, m], computed without any bound."""
 
+    def reach(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]", least: float) -> "npt.NDArray[np.bool_]":
+        """Returns whether the similarity of each of `left` and each of `right` is at least `least`, bool [n, m]."""
+        reached: npt.NDArray[np.bool_] = self.similarities(left, right) >= least
+        return reached
+
     @abstractmethod
     def each_similarity(self, left: "npt.NDArray[Any]", right: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """Returns the similarity of left[k] and right[k] for each k, float64 [n]; as `similarities` would."""

@@ -38,6 +38,34 @@ def cosines(left: Vectors, right: Vectors) -> npt.NDArray[np.float64]:
     return rounded
 
 
+def reach(left: Vectors, right: Vectors, least: float) -> npt.NDArray[np.bool_]:
+    """Returns whether the cosine of each of `left` and each of `right`, rounded to 1e-6, is at least `least`.
+
+    Float32 products decide all but those within `margin` of `least`, whose cosines are computed in float64.
+    """
+    products = _unit(left) @ _unit(right).T
+    off = margin(left.shape[1])
+    reached: npt.NDArray[np.bool_] = products >= least + off
+    i, j = np.nonzero((products >= least - off) & ~reached)
+    reached[i, j] = cosine(left, right, i, j) >= least
+    return reached
+
+
+def margin(dim: int) -> float:
+    """Returns by how much a float32 product of unit vectors may differ from their cosine, rounded to 1e-6.
+
+    The rounding error of the product is at most dim · 2^-24 in any order of summation, and as much again that of the
+    two norms; 1e-6 covers the rounding of the result.
+    """
+    return float((2 * dim + 16) * 2.0**-24 + 1e-6)
+
+
+def _unit(vectors: Vectors) -> npt.NDArray[np.float32]:
+    wide = np.asarray(vectors, np.float32)
+    unit: npt.NDArray[np.float32] = wide / np.sqrt(np.einsum("kd,kd->k", wide, wide))[:, None]
+    return unit
+
+
 def dot(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Returns the dot product of left[k] and right[k] for each k."""
     return np.asarray(np.einsum("kd,kd->k", left, right))

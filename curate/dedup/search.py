@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from curate.account import Account
-from curate.dedup.cosine import Indices, Vectors, cosine, dot
+from curate.dedup.cosine import Indices, Vectors, cosine, dot, margin
 from curate.dedup.sieve import Basis, Sieve, fit
 
 Found = tuple[Indices, Indices, npt.NDArray[np.float64]]
@@ -115,9 +115,7 @@ def _by_whole_vectors(
     """Yields the candidates of each row of tiles, by the float32 product of whole vectors."""
     dim = left.shape[1]
     others = left if right is None else right
-    # The rounding error of a float32 dot product of unit vectors is at most dim · 2^-24 in any order of summation,
-    # and as much again for the two norms; 1e-6 covers the rounding of the result.
-    bound = floor - (2 * dim + 16) * 2.0**-24 - 1e-6
+    bound = floor - margin(dim)
     account.state("float32", values=dim, below=bound)
     for top in range(0, len(left), tile):
         rows = slice(top, min(top + tile, len(left)))

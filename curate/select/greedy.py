@@ -189,8 +189,7 @@ def kept_around(lost: Mask, edges: Edges, crowds: Sequence[Crowd]) -> Edges:
         pieces.append(Edges(kept[wanted], other[wanted], edges.similarity[wanted], edges.step[wanted]))
     for crowd in crowds:
         is_lost = lost[crowd.nodes]
-        for node, kept, similarity, step in crowd.edges(np.flatnonzero(is_lost), np.flatnonzero(~is_lost)):
-            pieces.append(Edges(kept, node, similarity, step))
+        pieces += crowd.edges(np.flatnonzero(is_lost), np.flatnonzero(~is_lost))
     return Edges.together(pieces)
 
 

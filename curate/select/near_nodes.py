@@ -82,23 +82,28 @@ class Crowd:
         found = np.zeros((len(some), len(others)), np.bool_)
         for start in range(0, len(others), _COMPARED):
             chunk = slice(start, start + _COMPARED)
-            similarities = self._similarities(some, others[chunk])
             for least in self.steps.values():
-                found[:, chunk] |= _reached(similarities, least)
+                found[:, chunk] |= self._reached(some, others[chunk], least)
         return found
 
-    def edges(self, some: Ranks, others: Ranks) -> Iterator[tuple[Ranks, Ranks, Floats, Ranks]]:
-        """Yields (node of `some`, node of `others`, similarity, first step) of those that are near; both are places."""
+    def edges(self, some: Ranks, others: Ranks) -> Iterator["Edges"]:
+        """Yields the edges between `others` (as `earlier`) and `some` (as `later`), whichever rank first."""
         for top in range(0, len(some), _COMPARED):
             for start in range(0, len(others), _COMPARED):
                 rows, columns = some[top : top + _COMPARED], others[start : start + _COMPARED]
-                similarities = self._similarities(rows, columns)
-                first = _first_step(similarities, self.steps)
+                first = np.full((len(rows), len(columns)), -1, np.int64)
+                for step, least in self.steps.items():
+                    first[(first < 0) & self._reached(rows, columns, least)] = step
                 i, j = np.nonzero(first >= 0)
-                yield self.nodes[rows[i]], self.nodes[columns[j]], similarities[0][i, j], first[i, j]
+                kind, values = self.sets[0]
+                similarity = kind.each_similarity(values[rows[i]], values[columns[j]])
+                yield Edges(self.nodes[columns[j]], self.nodes[rows[i]], similarity, first[i, j])
 
-    def _similarities(self, some: Ranks, others: Ranks) -> list[Floats]:
-        return [kind.similarities(values[some], values[others]) for kind, values in self.sets]
+    def _reached(self, some: Ranks, others: Ranks, least: Sequence[float]) -> Mask:
+        reached = np.ones((len(some), len(others)), np.bool_)
+        for (kind, values), above in zip(self.sets, least, strict=True):
+            reached &= kind.reach(values[some], values[others], above)
+        return reached
 
 
 def find(rows: Survivors, reaches: Sequence[Reach]) -> tuple[Edges, list[Crowd]]:

@@ -12,6 +12,7 @@ from helpers.select_run import Row, run_select, step, write_inputs
 
 from curate.dedup import dense
 from curate.dedup.certificate import faults, redone
+from curate.dedup.cosine import cosines, reach
 from curate.near import DENSE, FoundPairs
 from curate.store import WHOLE, Folder, Inputs
 
@@ -98,6 +99,14 @@ def test_counts_of_near_nodes_are_those_of_the_search(tmp_path: Path) -> None:
     assert ((products >= 0.901).sum(axis=1) <= counts).all()
     assert (counts <= (products >= 0.899).sum(axis=1)).all()
     assert counts.max() > 20
+
+
+def test_products_in_float32_reach_what_cosines_in_float64_do() -> None:
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((200, 24)) + 2).astype(np.float16)
+    exact = cosines(vectors, vectors)
+    for least in (0.5, *np.unique(exact)[::300], *(np.unique(exact)[::300] + 1e-7)):
+        assert np.array_equal(reach(vectors, vectors, float(least)), exact >= least)
 
 
 @pytest.mark.parametrize("above", [0.9, 0.95, 0.99])

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from curate.account import Account
-from curate.dedup.cosine import cosine, cosines
+from curate.dedup.cosine import cosine, cosines, reach
 from curate.duplicates import NearKind, PartImages, Search
 from curate.errors import BrokenResult, nearest, short
 from curate.keys import Keys, Name
@@ -133,6 +133,10 @@ class ImageEmbedding(NearKind):
     def similarities(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `NearKind`."""
         return cosines(left, right)
+
+    def reach(self, left: npt.NDArray[Any], right: npt.NDArray[Any], least: float) -> npt.NDArray[np.bool_]:
+        """See `NearKind`."""
+        return reach(left, right, least)
 
     def each_similarity(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `NearKind`."""
