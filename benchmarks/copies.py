@@ -202,7 +202,7 @@ def halves(folder: Path) -> Iterator[Image.Image]:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Likeness of pictures and copies; of hashes in bits that differ, infinite where they cannot be compared.
+    """The likeness of pictures and copies: cosines, and bits that differ, infinite where they cannot be compared.
 
     Attributes:
         pictures: by measure, of each picture and each other one, [n, n]; a picture is not alike itself.
@@ -334,7 +334,7 @@ def chosen(likeness: Likeness, steps: Sequence[Step]) -> Step:
 
 
 def written(steps: Sequence[Step]) -> str:
-    """Returns what a person reads for some steps."""
+    """Returns steps as text."""
     return ", or ".join(
         " and ".join(f"{name} ≥ {limit}" if name == "cosine" else f"{name} within {limit}" for name, limit in step)
         for step in steps

@@ -627,7 +627,9 @@ def lost(task: Task) -> None:
     worker = _embedder(task.device, {NAME: _model(task, "pocket", "fp32", BATCH)}, 2)
     _embed(worker, inputs, store, [f"embed-{NAME}"], "before")
     model, size = worker._loaded[NAME]
-    wrong = dataclasses.replace(model, tokenize=lambda captions: torch.full_like(model.tokenize(captions), 10**6))
+    tokenize = model.tokenize
+    assert tokenize
+    wrong = dataclasses.replace(model, tokenize=lambda captions: torch.full_like(tokenize(captions), 10**6))
     worker._loaded[NAME] = wrong, size
     for attempt in ("assert", "after"):
         raised: BaseException | None = None

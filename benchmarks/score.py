@@ -283,6 +283,7 @@ def _causal(model: Model) -> CausalTower:
 
 def _resident(model: Model, captions: list[str], batch: int) -> _Forward:
     size = (model.image_side, model.image_side)
+    assert model.tokenize
     tokens = model.tokenize(captions).to(model.device)
     lengths = _causal(model).lengths(tokens)
     order = torch.sort(lengths, stable=True).indices

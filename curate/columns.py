@@ -16,7 +16,7 @@ also exist without the suffix. Embeddings of the first model have no suffix, tho
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -137,6 +137,7 @@ def describe(
     pixels: Mapping[str, Mapping[str, pa.DataType]] | None = None,
     *,
     captions: bool = True,
+    without_text: Collection[str] = (),
 ) -> PairColumns:
     """Returns the columns of every pair of a run.
 
@@ -146,6 +147,7 @@ def describe(
         signals: by scorer, its columns with their types.
         pixels: by pixel scorer, likewise; the columns of `schema.PIXELS` are always included.
         captions: whether the source has captions; if False, `caption`, text embeddings and similarities are left out.
+        without_text: the models without a text tower, of which text embeddings and similarities are left out.
 
     Raises:
         RecipeError: two columns would have one name.
@@ -158,7 +160,8 @@ def describe(
     for scorer, types in (pixels or {}).items():
         found += _named(types, f"pixels-{scorer}", "pixels.parquet", IMAGE)
     for number, (model, mirror) in enumerate(models.items()):
-        found += _of_model(model, is_first=number == 0, mirror=mirror, captions=captions)
+        has_text = captions and model not in without_text
+        found += _of_model(model, is_first=number == 0, mirror=mirror, has_text=has_text)
     for scorer, types in signals.items():
         found += _named(types, f"signals-{scorer}", "pairs.parquet", PAIR)
     found += _named(dict.fromkeys(_types(schema.DECISIONS, PAIR)), "select", "decisions.parquet", ROW)
@@ -261,10 +264,10 @@ def _named(types: Mapping[str, pa.DataType | None], folder: str, file: str, key:
     return [Column(name, folder, file, key, name, kind) for name, kind in types.items()]
 
 
-def _of_model(model: str, *, is_first: bool, mirror: bool, captions: bool) -> Iterator[Column]:
+def _of_model(model: str, *, is_first: bool, mirror: bool, has_text: bool) -> Iterator[Column]:
     folder, suffix = f"embed-{model}", "" if is_first else f"_{model}"
     yield Column(f"image_embedding{suffix}", folder, "images.parquet", IMAGE, "image_embedding", None)
-    if not captions:
+    if not has_text:
         return
     yield Column(f"text_embedding{suffix}", folder, "pairs.parquet", PAIR, "text_embedding", None)
     for stored in (schema.SIMILARITY, schema.MIRRORED)[: 1 + mirror]:

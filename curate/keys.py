@@ -86,7 +86,9 @@ class Keys(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and not _takes_booleans(cls.model_fields[str(info.field_name)].annotation):
+        entries = value if isinstance(value, list) else [value]
+        has_boolean = any(isinstance(entry, bool) for entry in entries)
+        if has_boolean and not _takes_booleans(cls.model_fields[str(info.field_name)].annotation):
             raise PydanticCustomError("boolean", "a truth value is not allowed")
         return value
 

@@ -107,6 +107,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
     listing = _listing(recipe, remembered)
     plan, has_captions = _looked(recipe, listing, remembered)
     known = columns_of(recipe, plan)
+    _check_texts(recipe, known)
     read = _check_steps(recipe, known, remembered)
     columns = columns_of(recipe, plan, read) if has_captions else _without_captions(recipe, plan, known, read)
     identity = {
@@ -186,6 +187,21 @@ def _looked(recipe: Recipe, listing: Sequence[Json], remembered: Remembered) -> 
     return columns, bool(found["has_captions"])
 
 
+def _check_texts(recipe: Recipe, columns: PairColumns) -> None:
+    """Raises RecipeError where a step reads the scores of a model that has no text tower."""
+    scores = {
+        f"{stored}_{name}": name
+        for name, model in recipe.models.items()
+        for stored in (schema.SIMILARITY, schema.MIRRORED)
+        if not model.has_text
+    }
+    known = [*columns.types(), *scores]
+    for step in steps_of(recipe) if scores else ():
+        for column in step.kind.columns(step, known):
+            if (model := scores.get(column)) and column not in columns.types():
+                raise step.wrong(f"there is no {column}, as the model {model!r} has no text tower (torchscript)")
+
+
 def _check_steps(recipe: Recipe, columns: PairColumns, remembered: Remembered) -> list[str]:
     """Returns the columns that the steps read; the same steps are checked once.
 
@@ -211,14 +227,23 @@ def _facts(name: str, model: Model, remembered: Remembered, tell: Callable[[str]
     """Returns a model's facts; open_clip is imported only where they are not remembered."""
 
     def find() -> tuple[Json, Sequence[str]]:
+        where = f"models.{name}"
+        if model.torchscript:
+            from curate.embed.model import torchscript
+
+            with _said_where_slow(f"{where}: checking {model.name}", tell):
+                image = model.torchscript.model_dump(mode="json")
+                return asdict(torchscript.facts_of(model.name, image, remembered.endpoint, where)), (model.name,)
         from curate.embed.model.describe import facts_of
         from curate.embed.model.weights import find
 
-        with _said_where_slow(f"models.{name}: checking {model.name}", tell):
-            origin = find(model.name, model.pretrained, remembered.endpoint, f"models.{name}")
+        with _said_where_slow(f"{where}: checking {model.name}", tell):
+            origin = find(model.name, model.pretrained, remembered.endpoint, where)
             return asdict(facts_of(origin)), origin.sources
 
-    asked = {"name": model.name, "pretrained": model.pretrained, "open_clip": metadata.version("open_clip_torch")}
+    asked: Json = {"name": model.name, "pretrained": model.pretrained, "open_clip": metadata.version("open_clip_torch")}
+    if model.torchscript:
+        asked |= {"torchscript": model.torchscript.model_dump(mode="json"), "torch": metadata.version("torch")}
     return ModelFacts.from_json(remembered.get("model", asked, find))
 
 
@@ -352,10 +377,12 @@ def columns_of(
     bytes.
     """
     mirrored = {name: model.mirror for name, model in recipe.models.items()}
+    without_text = [name for name, model in recipe.models.items() if not model.has_text]
     requested = sorted(_scorers(recipe, has_captions=has_captions), key=lambda scorer: scorer.name)
     pixels = {scorer.name: scorer.columns for scorer in pixel_scorers(recipe.pixels, read)}
     signals = {scorer.name: scorer.columns for scorer in requested}
-    return describe_columns(plan, mirrored, signals, dict(sorted(pixels.items())), captions=has_captions)
+    by_scorer = dict(sorted(pixels.items()))
+    return describe_columns(plan, mirrored, signals, by_scorer, captions=has_captions, without_text=without_text)
 
 
 def steps_of(recipe: Recipe) -> list[Step[Any]]:

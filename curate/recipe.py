@@ -21,11 +21,17 @@ from curate.recipe_values import Agent, Column, Endpoint, ModelPlace, Number, Op
 from curate.runs.booking import Booking, Resources, one
 from curate.schema import REASONS_BEFORE
 from curate.select.steps.registry import STEPS
+from curate.signals.contract import Prompts
 from curate.signals.registry import KINDS, scorers
 from curate.store import absolute
 
 BOOKED = ("plan", "fetch", "embed", "signals", "dedup", "pack")
 """The passes whose workers a recipe may set, in `workers`."""
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]
+Means = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=3, max_length=3)]
+Deviations = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=3, max_length=3)]
 
 _MOVED = {"fetch.processes": "workers.fetch.count", "embed.processes": "workers.embed.count"}
 """Keys of earlier recipes, with those that replace them."""
@@ -212,14 +218,47 @@ class Fetch(Keys):
     )
 
 
+class TorchScript(Keys):
+    """A file of TorchScript that embeds images, and what it expects of a picture."""
+
+    trust: bool = Field(
+        False,
+        description="Required as `true`: such a file is code, which runs with all rights of the workers and of the "
+        "driver.",
+    )
+    size: Side | Sides = Field(
+        description="The picture that the file takes, in pixels: a square's side, or `[height, width]`."
+    )
+    resize: Literal["shortest", "longest", "squash"] = Field(
+        "shortest",
+        description="`shortest` scales the shorter side to `size` and cuts off the rest, `longest` the longer side and "
+        "fills up with black, `squash` both sides.",
+    )
+    interpolation: Literal["bicubic", "bilinear"] = Field("bilinear", description="The filter of that resize.")
+    mean: Means = Field([0.485, 0.456, 0.406], description="Subtracted from red, green and blue, of 0 to 1.")
+    std: Deviations = Field([0.229, 0.224, 0.225], description="They are divided by it afterwards.")
+
+    @model_validator(mode="after")
+    def _trusted(self) -> "TorchScript":
+        if not self.trust:
+            raise ValueError(
+                "a file of TorchScript is code that runs with all your rights; write trust: true where you trust its "
+                "origin"
+            )
+        return self
+
+
 class Model(Keys):
-    """A CLIP model that scores the pairs."""
+    """A model that embeds the images and, where it has a text tower, scores the pairs."""
 
     HOW = frozenset({"threads", "batch_size"})
 
     name: ModelPlace = Field(
         description="An open_clip model, one on the hub (`hf-hub:owner/model`), or a path to an open_clip config json; "
-        "`pocket` is built in."
+        "`pocket` is built in. With `torchscript`: the path of that file (local, s3://)."
+    )
+    torchscript: TorchScript | None = Field(
+        None, description="The model is a file of TorchScript that embeds images; it has no text tower."
     )
     pretrained: ModelPlace | None = Field(
         None,
@@ -238,8 +277,18 @@ class Model(Keys):
         False, description="Also score the mirrored image: `clip_similarity_mirrored`, a second forward pass."
     )
 
+    @property
+    def has_text(self) -> bool:
+        """Whether it has a text tower, so that it embeds captions and scores pairs."""
+        return self.torchscript is None
+
     @model_validator(mode="after")
     def _weights(self) -> "Model":
+        if self.torchscript:
+            for key, why in _NOT_WITH_TORCHSCRIPT.items():
+                if getattr(self, key) not in (None, False):
+                    raise ValueError(f"{key}: {why}")
+            return self
         if self.pretrained is None and self.name != "pocket" and not self.name.startswith("hf-hub:"):
             raise ValueError("pretrained is missing: an open_clip tag or a path to weights")
         return self
@@ -247,11 +296,21 @@ class Model(Keys):
     def with_absolute_paths(self) -> Self:
         """See `Keys`; names on the hub, and names and tags of open_clip, are not paths."""
         name, pretrained = self.name, self.pretrained
+        if self.torchscript:
+            return self.model_copy(update={"name": absolute(name)})
         if name.endswith(".json") and not name.startswith(HUB):
             name = absolute(name)
         if pretrained and (pretrained.endswith(WEIGHT_FILES) or _is_folder(name, pretrained)):
             pretrained = absolute(pretrained)
         return self.model_copy(update={"name": name, "pretrained": pretrained})
+
+
+_NOT_WITH_TORCHSCRIPT = {
+    "pretrained": "a file of TorchScript has its own weights",
+    "mirror": "a file of TorchScript has no text tower, so it scores no captions",
+    "compile": "a file of TorchScript is compiled",
+}
+"""The keys that a model with `torchscript` does not have, and why."""
 
 
 def _is_folder(name: str, pretrained: str) -> bool:
@@ -480,8 +539,8 @@ class Recipe(Keys):
     fetch: Fetch = Field(Fetch(), description="How images are downloaded and stored.")
     models: dict[Name, Model] = Field(
         {"pocket": Model(name="pocket")},
-        description="The CLIP models that score each pair; the first model's columns also exist without the suffix "
-        "`_<name>`.",
+        description="The models that embed the images and score each pair; the first model's columns also exist "
+        "without the suffix `_<name>`.",
         min_length=1,
         max_length=16,
     )
@@ -508,6 +567,12 @@ class Recipe(Keys):
                 raise ValueError(
                     f"{name}: clip_similarity_{name} would look like the score of a mirrored image; choose another name"
                 )
+        first = next(iter(value))
+        if not value[first].has_text and any(model.has_text for model in value.values()):
+            raise ValueError(
+                f"{first} comes first but has no text tower (torchscript); the first model's scores are those without "
+                "its name: put a model with a text tower first"
+            )
         return value
 
     @field_validator("select")
@@ -572,9 +637,16 @@ class Recipe(Keys):
         for step_kind in STEPS.values():
             step_kind.check_recipe(self.select, self)
         for scorer in scorers(self.signals, next(iter(self.models))):
-            if scorer.model is not None and scorer.model not in self.models:
+            if scorer.model is None:
+                continue
+            if scorer.model not in self.models:
                 raise ValueError(
                     f"{scorer.where}: there is no model {scorer.model!r}{nearest(scorer.model, self.models)}"
+                )
+            if isinstance(scorer.directions, Prompts) and not self.models[scorer.model].has_text:
+                raise ValueError(
+                    f"{scorer.where} compares images with texts, and the model {scorer.model!r} has no text tower "
+                    "(torchscript); name another model"
                 )
         return self
 

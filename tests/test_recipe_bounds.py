@@ -22,7 +22,14 @@ EXAMPLE: dict[str, Any] = {
     "source": {"paths": ["list.csv"], "uid": "uid", "keep_columns": ["a"]},
     "output": "run",
     "fetch": {"allow": ["127.0.0.1:80"], "blocklists": ["bad.txt"], "phash_blocklists": ["near.txt"]},
-    "models": {"pocket": {"name": "pocket"}},
+    "models": {
+        "pocket": {"name": "pocket"},
+        "eye": {
+            "name": "eye.pt",
+            "torchscript": {"trust": True, "size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+        },
+    },
+    "dedup": {"floors": {"eye": 0.8}},
     "signals": {
         "concepts": {"mark": {"prompts": ["a", ["b", "c"]]}},
         "classes": {

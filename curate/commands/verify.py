@@ -74,6 +74,7 @@ class Manifest:
         shard_size: samples of every shard but the last.
         samples: samples of all shards.
         embeddings: the columns of the result's embeddings.
+        has_captions: whether the result has captions.
         result: every file of the result by its name in `pack`.
         has_uid: whether the source gives the pair ids.
         of_samples: whether images are read from samples, and not downloaded.
@@ -89,6 +90,7 @@ class Manifest:
     shard_size: int
     samples: int
     embeddings: Sequence[str]
+    has_captions: bool
     result: Mapping[str, FileInfo]
     has_uid: bool
     of_samples: bool
@@ -166,6 +168,8 @@ def read_manifest(store: Store, name: str) -> Manifest:
             int(stored["shard_size"]),
             int(stored["samples"]),
             stored["embeddings"],
+            # A manifest of an earlier release does not say it; every model then had a text tower.
+            bool(stored.get("captions", any(name.startswith("text_embedding") for name in stored["embeddings"]))),
             {info["name"].removeprefix(f"{pack}/"): FileInfo(**info) for info in stored["result"]},
             identity["columns"].get("uid") is not None,
             identity["columns"].get("kind") == "samples",
@@ -335,7 +339,8 @@ def _check_result(store: Store, manifest: Manifest, kept: npt.NDArray[Any] | Non
     """Checks every file of the result, and compares the rows with the kept pairs where those are known."""
     # The decisions give the number of shards, so that a gap, a missing or an extra shard is found.
     samples, full = manifest.samples if kept is None else len(kept), manifest.shard_size
-    packed = Packed([min(full, samples - start) for start in range(0, samples, full)], manifest.embeddings)
+    sizes = [min(full, samples - start) for start in range(0, samples, full)]
+    packed = Packed(sizes, manifest.embeddings, manifest.has_captions)
     files = _ResultFiles(store, manifest, dict(_units_of_files(manifest.folders["pack"])))
     for layout in manifest.layouts:
 

@@ -70,7 +70,7 @@ class BatchSize:
             try:
                 return work(self.now)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.now == 1:
                     raise ModelError(
@@ -118,7 +118,7 @@ def default_size(model: Model) -> int:
         before = torch.cuda.memory_allocated(model.device)
         model.encode_images(black, _PROBE)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         # `BatchSize.run` then halves the first batch until it fits, or raises the error.
         torch.cuda.empty_cache()
@@ -133,7 +133,8 @@ def largest_batch(bytes_of_a_row: float, memory: int) -> int:
     return int(min(_MOST, max(_LEAST, 2 ** math.floor(math.log2(rows)))))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch or of Python means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -91,6 +91,7 @@ class PromptEmbedder:
         model, size, scale = self._model(prompt_set.model, chosen)
         torch.set_num_threads(chosen.threads)
         texts = [text for ensemble in prompt_set.prompts for text in ensemble]
+        assert model.tokenize, "the recipe was checked: a model that reads prompts has a text tower"
         tokens = model.tokenize(texts)
         embedded = chosen.numbers(size.run(partial(model.encode_tokens, tokens)))
         ends = np.cumsum([len(ensemble) for ensemble in prompt_set.prompts])

@@ -31,6 +31,7 @@ from curate.embed.batch import ON_CPU, BatchSize, default_size, embed_images
 from curate.embed.decode.decoding import Decoding
 from curate.embed.decode.prepare import Prepare
 from curate.embed.decode.read_ahead import Reading
+from curate.embed.model import torchscript
 from curate.embed.model.cut import note_cut
 from curate.embed.model.loading import compiled, load
 from curate.embed.model.memory import keep_freed_blocks
@@ -62,6 +63,7 @@ class ModelSettings:
     mirror: bool = False
     compile: bool = False
     weights_sha256: str | None = None
+    torchscript: Mapping[str, Any] | None = None
 
     def load(self, device: torch.device, endpoint: str | None) -> tuple[Model, BatchSize]:
         """Loads the model; returns it with its batch size.
@@ -70,12 +72,20 @@ class ModelSettings:
             UsageError: it cannot be loaded.
         """
         torch.set_num_threads(self.threads)
-        model = load(self.name, self.pretrained, self.precision, device, endpoint, weights_sha256=self.weights_sha256)
+        model = self._load(device, endpoint)
         rows = self.batch_size or default_size(model)
         if self.compile:
             model = compiled(model, self.name, rows)
         by_memory = self.batch_size is None and device.type == "cuda"
         return model, BatchSize(self.name, rows, by_memory=by_memory)
+
+    def _load(self, device: torch.device, endpoint: str | None) -> Model:
+        digest = self.weights_sha256
+        if self.torchscript:
+            return torchscript.load(
+                self.name, self.torchscript, self.precision, device, endpoint, weights_sha256=digest
+            )
+        return load(self.name, self.pretrained, self.precision, device, endpoint, weights_sha256=digest)
 
     def numbers(self, embedded: Tensor) -> npt.NDArray[np.float32]:
         """Returns embeddings as float32[n, dim], after checking that all values are finite.
@@ -188,7 +198,7 @@ class Embedder:
         prepared = self._decoding.prepared(prepare, reading.members(), ahead)
         # On a GPU, the first images are decoded while the captions are embedded.
         for name, run in zip(names, runs, strict=True):
-            if captions.distinct:
+            if captions.distinct and run.model.has_text:
                 known = captions.tokens.get(name)
                 run.embed_captions(self._tokens(run.model, captions) if known is None else known)
         measured: dict[int, Measures | None] = {}
@@ -218,7 +228,7 @@ class Embedder:
         for name, run in zip(names, runs, strict=True):
             output = outputs[f"embed-{name}"]
             embedded, row_of = run.write_images(ids, output)
-            if self.has_captions:
+            if self.has_captions and run.model.has_text:
                 image_of = row_of[pc.index_in(pairs["image_id"], value_set=ids).to_numpy()]
                 run.write_pairs(pairs["pair_id"], image_of, captions.of_pair, embedded, output)
                 note_cut(captions.shortened, "caption", output)
@@ -228,10 +238,12 @@ class Embedder:
         captions = Captions.of(column)
         if captions.distinct:
             for name, (model, _) in list(self._loaded.items()):
-                captions.tokens[name] = self._tokens(model, captions)
+                if model.has_text:
+                    captions.tokens[name] = self._tokens(model, captions)
         return captions
 
     def _tokens(self, model: Model, captions: Captions) -> Tensor:
+        assert model.tokenize, "a model without a text tower reads no captions"
         # Hugging Face's tokenizers raise when two threads use them at once.
         with self._tokenizing:
             return model.tokenize(captions.distinct)

@@ -26,9 +26,10 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
 
     def describe(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:  # noqa: ARG001
         out, select = outputs["pack"], inputs["select"]
-        packed = Packed(shard_sizes(select, chosen.shard_size), chosen.columns.embeddings())
+        has_captions = "caption" in chosen.columns.measured_by("plan")
+        packed = Packed(shard_sizes(select, chosen.shard_size), chosen.columns.embeddings(), has_captions)
         described = [layout.describe(packed) for layout in written]
-        text = card(select.json("funnel.json"), recipe, facts, described, has_captions=packed.has_captions)
+        text = card(select.json("funnel.json"), recipe, facts, described, has_captions=has_captions)
         out.put("README.md", text.encode(), name="README.md")
         for layout in written:
             layout.write_whole(packed, LayoutFiles(out, layout.name))

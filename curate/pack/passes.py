@@ -109,6 +109,7 @@ def manifest(prepared: Prepared, layout: Layout, kept: int) -> Json:
         "shard_size": pack.shard_size,
         "samples": kept,
         "embeddings": prepared.columns.embeddings(),
+        "captions": prepared.has_captions,
     }
 
 

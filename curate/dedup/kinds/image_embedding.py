@@ -72,7 +72,8 @@ class ImageEmbedding(NearKind):
 
     def words(self, keys: ImageEmbeddingKeys) -> str:
         """See `DuplicateKind`."""
-        return f"cosine ≥ {short(keys.above)}"
+        by = f" by {self.model}" if self.model else ""
+        return f"cosine ≥ {short(keys.above)}{by}"
 
     def threshold(self, keys: ImageEmbeddingKeys) -> float:
         """See `NearKind`."""

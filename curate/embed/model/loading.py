@@ -17,7 +17,7 @@ from curate.device import without_tf32
 from curate.embed.model import weights
 from curate.embed.model.fit import building, check_fit, opening
 from curate.embed.model.hugging_face import check_text_tower, open_tokenizer
-from curate.embed.model.preprocess import Preprocess
+from curate.embed.model.preprocess import Preprocess, height_and_width
 from curate.embed.model.text import CausalTower
 from curate.embed.model.tokenize import bounded
 from curate.embed.model.towers import Model
@@ -92,6 +92,7 @@ def load(
         device=device,
         dtype=torch.float32 if autocast else lower or torch.float32,
         dim=int(origin.config["embed_dim"]),
+        image_size=height_and_width(clip.visual.preprocess_cfg["size"]),
     )
 
 
@@ -133,7 +134,9 @@ def compiled(model: Model, name: str, rows: int) -> Model:
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    see, read = torch.compile(model.see, dynamic=False), torch.compile(model.read, dynamic=True)
+    assert model.read, "files of TorchScript are not compiled"
+    see: Callable[[Tensor], Tensor] = torch.compile(model.see, dynamic=False)
+    read: Callable[[Tensor], Tensor] = torch.compile(model.read, dynamic=True)
     model = dataclasses.replace(model, see=see, read=read)
     try:
         model.encode_images([np.zeros((3, *model.image_size), np.uint8)], rows)

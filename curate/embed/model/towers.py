@@ -1,4 +1,4 @@
-"""A loaded open_clip model: embeds images and captions as L2-normalised vectors."""
+"""A loaded model: embeds images and, where it has a text tower, captions as L2-normalised vectors."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from curate.embed.model.preprocess import Preprocess, height_and_width
+from curate.embed.model.preprocess import Preprocess
 from curate.embed.model.text import CausalTower, encode_captions
 
 
@@ -19,31 +19,34 @@ class Model:
     """A loaded model.
 
     Attributes:
-        clip: the open_clip model, in eval mode, on its device.
+        clip: the open_clip model, in eval mode, on its device; None for a file of TorchScript.
         see: float[n, 3, height, width] → float[n, dim]: the vision tower, without work that does not affect the result.
-        read: int64[n, length] → float[n, dim]: the text tower, likewise.
+        read: int64[n, length] → float[n, dim]: the text tower, likewise; None where there is none.
         cut: the text tower, where its captions may be cut; None where it needs them at full length.
-        tokenize: captions → int64[n, context]; what exceeds a bound is cut first (`cut.py`).
+        tokenize: captions → int64[n, context]; what exceeds a bound is cut first (`cut.py`); None
+            without a text tower.
         preprocess: turns a decoded picture into the input of `encode_images`.
         device: the device of the model.
         dtype: type of the images that the vision tower takes.
         dim: length of an embedding.
+        image_size: height and width of the vision tower's input, in pixels.
     """
 
     clip: Any
     see: Callable[[Tensor], Tensor]
-    read: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor] | None
     cut: CausalTower | None
-    tokenize: Callable[[list[str]], Tensor]
+    tokenize: Callable[[list[str]], Tensor] | None
     preprocess: Preprocess
     device: torch.device
     dtype: torch.dtype
     dim: int
+    image_size: tuple[int, int]
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the vision tower's input, in pixels."""
-        return height_and_width(self.clip.visual.preprocess_cfg["size"])
+    def has_text(self) -> bool:
+        """Whether it has a text tower; without, it embeds images alone."""
+        return self.read is not None
 
     @property
     def image_side(self) -> int:
@@ -83,6 +86,7 @@ class Model:
         Returns:
             float32[n, dim], L2-normalised.
         """
+        assert self.tokenize, "a model without a text tower embeds no captions"
         return self.encode_tokens(self.tokenize(captions), batch_size).cpu().numpy()
 
     def encode_tokens(self, tokens: Tensor, batch_size: int) -> Tensor:
@@ -91,6 +95,7 @@ class Model:
         Returns:
             float32[n, dim] on the device, L2-normalised. On CUDA it may not be computed yet.
         """
+        assert self.read, "a model without a text tower embeds no captions"
         if not len(tokens):
             return torch.zeros((0, self.dim), device=self.device)
         lengths = self.cut.lengths(tokens) if self.cut else torch.full((len(tokens),), tokens.shape[1])

@@ -140,7 +140,7 @@ def find(name: str, pretrained: str | None, endpoint: str | None = None, key: st
             sources.append(f"{pretrained.rstrip('/')}/{HF_CONFIG_NAME}")
         sources.append(pretrained)
         pretrained = _snapshot(pretrained, files)
-    file = str(_local(pretrained, endpoint))
+    file = str(local_file(pretrained, endpoint))
     sources.append(pretrained)
     return Origin(
         label, known, config, preprocess, file, is_tag=False, tokenizer=tokenizer, key=key, sources=tuple(sources)
@@ -290,7 +290,7 @@ def _register(path: str, stem: str, config: dict[str, Any]) -> str:
     return name
 
 
-def _local(path: str, endpoint: str | None) -> Path:
+def local_file(path: str, endpoint: str | None) -> Path:
     """Returns a local file with the content of a path or URL; a remote file is copied once per machine and version."""
     folder, _, file = path.rpartition("/")
     store = Store(folder or ("/" if path.startswith("/") else "."), endpoint)

@@ -56,7 +56,9 @@ class ClipRetrieval(ResultLayout):
             image, text, metadata = (f"`{name}`" for name in _names("{:08d}", suffix))
             embeddings, caption = f"{image}: `{_IMAGE}{suffix}`", ""
             if packed.has_captions:
-                embeddings, caption = f"{image}, {text}: `{_IMAGE}{suffix}` and `{_TEXT}{suffix}`", " `caption`,"
+                caption = " `caption`,"
+            if _has_text(packed, suffix):
+                embeddings = f"{image}, {text}: `{_IMAGE}{suffix}` and `{_TEXT}{suffix}`"
             files += [
                 f"- {embeddings}; float16, of length 1.",
                 f"- {metadata}: `image_path` (the pair's `key`),{caption} `url`, every score and signal.",
@@ -73,7 +75,7 @@ class ClipRetrieval(ResultLayout):
             keys, similarity = expected, None
             with files.file(metadata_name) as path:
                 if path:
-                    scores = [SIMILARITY + suffix] if packed.has_captions else []
+                    scores = [SIMILARITY + suffix] if _has_text(packed, suffix) else []
                     table = pq.read_table(path, columns=["image_path", *scores])
                     found = table["image_path"].to_pylist()
                     keys = found if expected is None else expected
@@ -81,7 +83,7 @@ class ClipRetrieval(ResultLayout):
                     for fault in differences(found, keys):
                         files.fault(metadata_name, fault)
             images = _checked(image_name, keys, files)
-            texts = _checked(text_name, keys, files) if packed.has_captions else None
+            texts = _checked(text_name, keys, files) if _has_text(packed, suffix) else None
             if images is None or texts is None or similarity is None or len(similarity) != len(images):
                 continue
             if images.shape != texts.shape:
@@ -115,6 +117,11 @@ class _PartitionWriter(ShardWriter):
 def _suffixes(columns: Sequence[str]) -> list[str]:
     """The suffix of each model's columns and folder; that of the first model is empty."""
     return [name.removeprefix(_IMAGE) for name in columns if name.startswith(_IMAGE)]
+
+
+def _has_text(packed: Packed, suffix: str) -> bool:
+    """Whether a model has text embeddings; some models embed images alone."""
+    return _TEXT + suffix in packed.embeddings
 
 
 def _names(number: str, suffix: str) -> tuple[str, str, str]:

@@ -33,16 +33,14 @@ class Packed:
     Args:
         sizes: pairs of each shard, in the order of the shards.
         embeddings: the columns of the embedding tables besides `uid`: `image_embedding` and `text_embedding` of the
-            first model, then those of the others, which end in `_<model>`. Without captions, no `text_embedding`.
+            first model, then those of the others, which end in `_<model>`. There is no `text_embedding` without
+            captions, and none of a model without a text tower.
+        has_captions: whether the pairs have captions; without, the shards' tables have no column `caption`.
     """
 
     sizes: Sequence[int]
     embeddings: Sequence[str]
-
-    @property
-    def has_captions(self) -> bool:
-        """Whether the pairs have captions; without, the shards' tables have no column `caption`."""
-        return any(name.startswith("text_embedding") for name in self.embeddings)
+    has_captions: bool
 
 
 @dataclass(frozen=True)
