@@ -71,6 +71,19 @@ class Search(Protocol):
         """Returns about how many of `sample` each of `values` is near, int64 [n]; the same on every machine."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The form of a kind's values in files that no run wrote, such as those of an evaluation set.
+
+    Attributes:
+        column: of a Parquet file, and of the tables of a result.
+        digits: the hex digits of a value, which is a hash; 0 where it is a vector of length 1.
+    """
+
+    column: str
+    digits: int = 0
+
+
 class DuplicateKind(ABC):
     """A kind of duplicate: images with equal digests are duplicates in every kind, near images in a `NearKind`.
 
@@ -81,11 +94,13 @@ class DuplicateKind(ABC):
         about: which images are duplicates, for the description of `by`.
         keys: the step's keys besides `by`; those without a default are required with this kind, and none is allowed
             with a kind that does not have it.
+        stored: how values are written in the files of a set (`against` in the recipe); None where no set has any.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     keys: ClassVar[type[Keys]] = Keys
+    stored: ClassVar[Stored | None] = None
 
     def check_key(self, key: str, value: Any) -> None:
         """Checks a value against the bounds of this kind; another kind may have a key of that name with other bounds.

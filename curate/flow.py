@@ -11,7 +11,9 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 
+from curate import image_sets
 from curate.dedup import passes as dedup
+from curate.dedup.against import passes as against
 from curate.demo import truth
 from curate.embed import passes as embed
 from curate.errors import Damaged, RunIncomplete
@@ -113,11 +115,15 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     prepared.remembered.save(store)
     # Unsorted: the order of its models has a meaning.
     store.put_json(RECIPE, prepared.recipe.as_stored().model_dump(mode="json"), sort_keys=False)
+    for work in image_sets.plans(prepared):
+        go(work)
     layout = planned(prepared, options)
     assert layout is not None
     retention.check(layout, options)
     if options.reaches("pack") and retention.is_pending(prepared.recipe.keep.images, layout):
         watcher.tell(retention.NOTICE)
+    for work in fetch.known_works(prepared, layout) if options.reaches("fetch") else ():
+        go(work)
     while options.reaches("fetch") and (ended := fetch.unsettled(prepared, layout)):
         # The round runs by itself, as the passes after it run only where it recovers images.
         go(*fetch.works(prepared, layout), by_part=True)
@@ -143,6 +149,10 @@ def _run(prepared: Prepared, engine: Engine, watcher: Watcher, options: Options,
     assert layout is not None
     if options.reaches("dedup"):
         for search in dedup.works(prepared, layout):
+            go(search)
+        for of_set in image_sets.works(prepared, layout):
+            go(*of_set)
+        for search in against.works(prepared, layout, image_sets.layouts(prepared)):
             go(search)
     if options.reaches("select"):
         go(select.work(prepared, layout))
@@ -177,7 +187,8 @@ def _by_part(prepared: Prepared, layout: Layout, options: Options) -> list[Work]
     works = list(fetch.works(prepared, layout))
     if options.reaches("embed"):
         works.append(embed.work(prepared, layout, after=works[-1].name))
-    if options.reaches("signals"):
+    # A source without captions has no caption signal, and its recipe may name no other.
+    if options.reaches("signals") and layout.of("signals"):
         sets = list(embed.set_works(prepared, layout))
         works += [*sets, signals.work(prepared, layout, after=[works[-1].name, *(work.name for work in sets)])]
     return works

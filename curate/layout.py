@@ -7,7 +7,9 @@ folder is reused, and a changed threshold makes new folders of select, pack and 
 import hashlib
 from collections.abc import Sequence
 
+from curate import image_sets
 from curate.dedup import passes as dedup
+from curate.dedup.against import passes as against
 from curate.embed import passes as embed
 from curate.fetch import passes as fetch
 from curate.pack import passes as pack
@@ -37,7 +39,7 @@ def is_of_an_earlier_release(prepared: Prepared) -> bool:
 
 
 def planned(prepared: Prepared, options: Options, missing: Sequence[int] = ()) -> Layout | None:
-    """Returns every pass with its folder, or None while the plan is not done.
+    """Returns every pass with its folder, or None while the plan, or that of a set of images, is not done.
 
     Args:
         prepared: the recipe, checked.
@@ -45,7 +47,7 @@ def planned(prepared: Prepared, options: Options, missing: Sequence[int] = ()) -
         missing: parts that are set aside and left out by the global passes.
     """
     folder = plan_folder(prepared)
-    if not folder.is_done():
+    if not folder.is_done() or not image_sets.are_planned(prepared):
         return None
     counts = folder.marker().counts
     truth = hashlib.sha256(options.truth.read_bytes()).hexdigest() if options.truth else None
@@ -86,11 +88,13 @@ def lay_out(
     scope = {"parts": covered, "missing": list(missing)}
     rows = {"rows": sample.rows} if sample and sample.cuts else {}
     add(plan.declare(prepared))
+    add(*fetch.declare_known(prepared))
     for one in fetch.declare(prepared, passes["plan"]):
         add(one)
     add(*embed.declare(prepared))
     add(*signals.declare(prepared))
     add(*dedup.declare(prepared, scope, sample.rows if sample else n_rows))
+    add(*against.declare(prepared, image_sets.layouts(prepared)))
     columns = [name for name, pass_ in passes.items() if pass_.declared.is_decided_on]
     add(select.declare(prepared, {**scope, **rows}, columns))
     add(pack.declare(prepared, columns))

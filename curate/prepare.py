@@ -13,14 +13,19 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from curate import schema
+from curate.against import Comparison, compared, name_of
 from curate.columns import PairColumns
 from curate.columns import describe as describe_columns
+from curate.dedup.against import files as set_files
+from curate.dedup.against.files import ValueFile
+from curate.dedup.against.results import Result, ResultTable
+from curate.duplicates import DuplicateKind, NearKind
 from curate.embed.model.facts import ModelFacts
 from curate.embed.model.names import HUB
 from curate.embed.pixels.contract import PixelScorer
 from curate.embed.pixels.registry import scorers as pixel_scorers
 from curate.embed.target_files import find as find_targets
-from curate.errors import RecipeError
+from curate.errors import RecipeError, SourceError
 from curate.fetch.pictures import blocklist, phash_blocklist
 from curate.keys import chosen
 from curate.plan import places, samples
@@ -81,6 +86,12 @@ class Prepared:
     """How often units of a folder came out different when they were done again (`curate.runs.healing.rounds`)."""
     blocked_phash: str = ""
     """The fingerprint of the blocklists of perceptual hashes, as `blocked` is that of digests."""
+    sets: Mapping[str, Mapping[str, list[Json]]] = field(default_factory=dict)
+    """The files of each set that steps compare with, by set and kind of duplicate (`dedup.against.files.ValueFile`)."""
+    known: Sequence[Json] = ()
+    """The tables of earlier results whose URLs are not fetched again: `path`, `sha256` and `rows` of each."""
+    image_sets: Mapping[str, Json] = field(default_factory=dict)
+    """By set of images, the identity of a run whose source they are (`curate.image_sets`)."""
 
     @property
     def models(self) -> list[str]:
@@ -130,6 +141,7 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
     # Last of the checks that read, as the longest.
     facts = {name: _facts(name, model, remembered, tell) for name, model in recipe.models.items()}
     learned = [_learned(scorer, facts, endpoint) for scorer in requested]
+    sets = _sets(recipe, facts, remembered)
     caution = store.check_writable() if probe else ""
     return Prepared(
         recipe,
@@ -148,6 +160,9 @@ def prepare(recipe: Recipe, *, probe: bool = True, tell: Callable[[str], None] =
         has_captions,
         healed,
         blocked_phash,
+        sets,
+        _known(recipe),
+        _image_sets(recipe),
     )
 
 
@@ -162,6 +177,74 @@ def _blocked(fetch: Fetch, remembered: Remembered) -> tuple[str, str]:
         lambda: (phash_blocklist.read(hashes, within, endpoint).fingerprint, hashes),
     )
     return str(blocked), str(blocked_phash)
+
+
+def _sets(recipe: Recipe, facts: Mapping[str, ModelFacts], remembered: Remembered) -> dict[str, dict[str, list[Json]]]:
+    """Returns the files of the sets that the steps compare with, by set and kind of duplicate.
+
+    Raises:
+        RecipeError: a file cannot be read, or its values are not those of the kind or the model.
+    """
+    found: dict[str, dict[str, list[Json]]] = {}
+    results: dict[str, Result] = {}
+    for one in compared_with(recipe):
+        keys, kind, where = recipe.against[one.set], one.kind, f"against.{one.set}.{one.kind.name}"
+        if keys.images:
+            continue
+        assert kind.stored is not None
+        model = _model_of(recipe, kind)
+        files: Sequence[ValueFile | ResultTable]
+        if keys.result is None:
+            files = set_files.find(where, getattr(keys, kind.name), kind.stored, recipe.storage.endpoint, remembered)
+        else:
+            where = f"against.{one.set}.result"
+            if one.set not in results:
+                results[one.set] = Result.of(where, keys.result, recipe.storage.endpoint)
+            weights = facts[model].weights_sha256 if model else None
+            files = results[one.set].tables(where, kind.stored, weights, remembered)
+        if model and files[0].width != facts[model].embed_dim:
+            raise RecipeError(
+                f"{where}: {files[0].path} has vectors of {files[0].width} values, but the embeddings of the model "
+                f"{model!r} have {facts[model].embed_dim}; embed the set with that model"
+            )
+        found.setdefault(one.set, {})[name_of(kind)] = [asdict(file) for file in files]
+    return found
+
+
+def _known(recipe: Recipe) -> list[Json]:
+    """Returns the tables of the results in `fetch.known_results`. Raises RecipeError where one cannot be read."""
+    where, endpoint = "fetch.known_results", recipe.storage.endpoint
+    results = [Result.of(where, path, endpoint) for path in recipe.fetch.known_results]
+    return [table for result in results for table in result.urls()]
+
+
+def _image_sets(recipe: Recipe) -> dict[str, Json]:
+    """Returns for each set of images the identity of a run whose source they are.
+
+    Raises:
+        RecipeError: a path names no images, or cannot be read.
+    """
+    found: dict[str, Json] = {}
+    for name, keys in recipe.against.items():
+        if keys.images:
+            try:
+                listing = places.listing(keys.images, recipe.storage.endpoint)
+            except SourceError as error:
+                raise RecipeError(f"against.{name}.images: {error}") from error
+            found[name] = {"source": listing, "columns": {}, "seed": recipe.seed, "part_size": recipe.part_size}
+    return found
+
+
+def read_by(recipe: Recipe, name: str) -> set[str]:
+    """Returns the short names of the passes whose values are compared with a set."""
+    kinds = [one.kind for one in compared_with(recipe) if one.set == name]
+    return {read for kind in kinds if isinstance(kind, NearKind) for read in kind.reads(list(recipe.models))}
+
+
+def _model_of(recipe: Recipe, kind: DuplicateKind) -> str:
+    """The short name of the model whose embeddings a kind of duplicate compares; '' where it compares none."""
+    read = kind.reads(list(recipe.models)) if isinstance(kind, NearKind) else ()
+    return next((name for name in recipe.models if f"embed-{name}" in read), "")
 
 
 def _listing(recipe: Recipe, remembered: Remembered) -> list[Json]:
@@ -388,6 +471,11 @@ def columns_of(
 def steps_of(recipe: Recipe) -> list[Step[Any]]:
     """The steps of the recipe's funnel, in order."""
     return read_steps([step.model_dump(mode="json") for step in recipe.select])
+
+
+def compared_with(recipe: Recipe) -> list[Comparison]:
+    """Returns what the steps compare with sets of the section `against`, each set and kind of duplicate once."""
+    return compared(steps_of(recipe))
 
 
 def near_searches_of(recipe: Recipe) -> set[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from curate import __version__, recipe_faults, yaml_values
+from curate.against import ReferenceSet
 from curate.credentials import redacted, shown
 from curate.duplicates import near_kinds
 from curate.embed.model.names import HUB, WEIGHT_FILES
@@ -179,6 +180,11 @@ class Fetch(Keys):
         "drop",
         description="What becomes of images whose bytes are not those that `source.sha256` or `source.md5` expects: "
         "`drop` fails them as `changed`, `keep` stores and counts them.",
+    )
+    known_results: Annotated[Places, Field(max_length=1000)] = Field(
+        [],
+        description="Earlier results: the folders of finished runs, or their `pack-…` in them. Images whose URL one of "
+        "them has are not fetched again; they fail as `known_url`.",
     )
     threads: Annotated[int, Field(ge=1, le=10_000)] = Field(
         32, description="Concurrent requests in one worker; a request that its server keeps waiting is not counted."
@@ -548,6 +554,9 @@ class Recipe(Keys):
     signals: Signals = Field(Signals(), description="Columns computed from captions and embeddings.")
     pixels: Pixels = Field(Pixels(), description="Columns that scorers of other packages compute from the images.")
     dedup: Dedup = Field(Dedup(), description="The searches for near pairs.")
+    against: dict[Name, ReferenceSet] = Field(
+        {}, description="Sets of items, such as evaluation sets, that a step compares images with.", max_length=1000
+    )
     select: list[Step] = Field([], description="The funnel, step by step.", max_length=1000)
     pack: Pack = Field(Pack(), description="The result.")
     keep: Keep = Field(Keep(), description="The parts of its own data that the run keeps.")
@@ -632,6 +641,8 @@ class Recipe(Keys):
             if step.drop in seen:
                 raise ValueError(f"select: two steps are named {step.drop!r}")
             seen.add(step.drop)
+        if self.fetch.known_results and self.source.kind == "samples":
+            raise ValueError("fetch.known_results: samples are read, not fetched; compare them with `against`")
         for kind in near_kinds():
             kind.check_section(self.dedup, list(self.models))
         for step_kind in STEPS.values():

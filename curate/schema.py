@@ -16,6 +16,7 @@ with one caption: a source row with several captions is planned as several, whic
     signals     a pair        signals      pair_id + the columns of one scorer
     near        two images    dedup        sha256_a sha256_b similarity
     decisions   a planned row select       pair_id kept reason reasons duplicate_of duplicate_similarity
+    matches     a dropped row select       pair_id set item similarity
 
 Within a part the row order of every table is fixed. Rows of plan are sorted by (image_id, pair_id, source_row);
 `decisions` has the same rows in the same order. Tables by image hold each distinct image of plan once, sorted by
@@ -54,6 +55,7 @@ ERROR_CLASSES: Mapping[str, str] = {
     "blocked_address": "an address on a private or reserved network",
     "opt_out": "the server forbids use for training",
     "host_busy": "not requested: a limit per host, the host's Retry-After, or too many refusals in a row",
+    "known_url": "not requested: an earlier result has its URL",
     "blocked_digest": "the file's digest is on one of the recipe's blocklists",
     "blocked_phash": "the picture looks like one on the recipe's blocklists of perceptual hashes",
     "changed": "its bytes are not those that the list expects by its digests",
@@ -204,6 +206,16 @@ DECISIONS = pa.schema(
     ]
 )
 """`reason` is null for a kept pair. `reasons`: every row-wise step that alone would drop the pair."""
+
+MATCHED = pa.schema(
+    [
+        pa.field("pair_id", ID, nullable=False),
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("similarity", pa.float64(), nullable=False),
+    ]
+)
+"""The pairs that a step dropped because their image matches an item of a set, in the order of plan's rows."""
 
 
 def reason_words(reason: str) -> str:

@@ -19,6 +19,7 @@ CURATE = ROOT / "curate"
 ROOMS = ("plan", "fetch", "embed", "signals", "dedup", "select", "pack", "report")
 COMMON = {
     "account",
+    "against",
     "checksums",
     "columns",
     "credentials",

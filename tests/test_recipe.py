@@ -102,7 +102,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(select=["a"]), "recipe: select.0: "),
         (
             with_(select=[{"drop": "a"}]),
-            "recipe: select step 'a': a step has exactly one of: duplicates, keep_random, keep_top, where",
+            "recipe: select step 'a': a step has exactly one of: duplicates, keep_random, keep_top, matches, where",
         ),
         (with_(select=[{"drop": "a", "where": "x"}] * 2), "recipe: select: two steps are named 'a'"),
         (

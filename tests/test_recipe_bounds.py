@@ -21,7 +21,12 @@ EXAMPLE: dict[str, Any] = {
     "version": 1,
     "source": {"paths": ["list.csv"], "uid": "uid", "keep_columns": ["a"]},
     "output": "run",
-    "fetch": {"allow": ["127.0.0.1:80"], "blocklists": ["bad.txt"], "phash_blocklists": ["near.txt"]},
+    "fetch": {
+        "allow": ["127.0.0.1:80"],
+        "blocklists": ["bad.txt"],
+        "phash_blocklists": ["near.txt"],
+        "known_results": ["earlier"],
+    },
     "models": {
         "pocket": {"name": "pocket"},
         "eye": {
@@ -40,10 +45,21 @@ EXAMPLE: dict[str, Any] = {
         "phrases": {"bad": {"phrases": ["a"], "file": "words.txt"}},
         "targets": {"good": {"images": ["x.jpg"]}},
     },
+    "against": {
+        "val": {"image_embedding": ["a.npy"], "pdq": ["b.txt"], "phash": ["c.txt"], "sha256": ["d.txt"]},
+        "last": {"result": "earlier"},
+        "pictures": {"images": ["folder"]},
+    },
     "select": [
         {"drop": "small", "where": "width < 3"},
         {"drop": "top", "keep_top": {"of": "width", "fraction": 0.5}, "over": "pool"},
         {"drop": "draw", "keep_random": {"fraction": 0.5}},
+        {"drop": "seen", "matches": {"set": "pictures", "by": "sha256"}},
+        {"drop": "leak", "matches": {"set": "val", "by": "pdq", "within": 31}},
+        {
+            "drop": "again",
+            "matches": {"set": "last", "all": [{"by": "image_embedding", "above": 0.95}, {"by": "phash", "within": 3}]},
+        },
         {"drop": "near", "duplicates": {"by": "image_embedding", "above": 0.95}},
         {"drop": "alike", "duplicates": {"by": "phash", "within": 3}},
         {"drop": "looking_alike", "duplicates": {"by": "pdq", "within": 31}},

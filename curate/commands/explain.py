@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
+from curate.against import item_of
 from curate.columns import PairColumns, predicate_view
 from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
@@ -69,6 +70,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
         return
     decision = _values(read([*columns.decisions(), "sha256"]))
     yield from _verdict(folders, columns, decision, decided)
+    yield from _matched(folders["select"], part, facts["pair_id"], decision)
     if decision["reason"] in (schema.REPEATED, schema.NOT_SAMPLED):
         return
     image = _values(read(columns.measured_by("fetch")))
@@ -96,6 +98,17 @@ def _verdict(folders: dict[str, Folder], columns: PairColumns, decision: Json, d
         kinds = [search["by"] for search in searches_of(step)] or [step.get("by")]
         by = f", by {plain(' and '.join(kinds))}" if all(kinds) else ""
         yield f"copies      {kept.hex()}, which is kept{by}{words and ': '}{words}"
+
+
+def _matched(select: Folder, part: int, pair: bytes, decision: Json) -> Iterator[str]:
+    """Yields a line about the item of a set for which a step dropped the pair."""
+    if decision["kept"] or (item := item_of(select, part, pair)) is None:
+        return
+    steps = select.json("funnel.json", WHOLE)["steps"]
+    step = next(step for step in steps if step["name"] == decision["reason"])
+    kinds = [one["by"] for one in step["against"]]
+    words = likeness({"by": kinds[0]}, item["similarity"])
+    yield f"matches     {plain(item['item'])} of the set {item['set']}, by {plain(' and '.join(kinds))}: {words}"
 
 
 def _digest(folders: dict[str, Folder], columns: PairColumns, kept: bytes, decided: Json) -> str | None:

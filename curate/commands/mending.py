@@ -15,7 +15,7 @@ from curate.summaries import name
 _MEASURED = ("pixels", "embed-", "signals-")
 """Short names, or their beginnings, of the folders that are computed from a part's images."""
 
-_DECIDED = ("nodes-", "dedup-", "select", "pack", "report")
+_DECIDED = ("nodes-", "dedup-", "against-", "select", "pack", "report")
 """Short names, or their beginnings, of the folders that depend on the images of all parts."""
 
 ALL = None
@@ -34,7 +34,7 @@ def to_delete(manifest: Manifest, faults: Sequence[Fault]) -> list[str]:
         for short, unit in fault.places:
             units[short].add(unit)
             # One unit writes all parts of these passes; it starts again once the whole has no marker.
-            if short.startswith(("plan", "nodes-", "dedup-", "select")) and unit is not ALL:
+            if short.startswith(("plan", "nodes-", "dedup-", "set-", "against-", "select")) and unit is not ALL:
                 units[short].add(WHOLE)
     if fetched := fetched_again(manifest, faults):
         for short in manifest.folders:

@@ -18,7 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.against import set_pass
 from curate.dedup import certificate
+from curate.dedup.against import certificate as matches
 from curate.errors import BrokenResult, Damaged, StoreError
 from curate.pack.layouts.contract import Packed, ResultLayout
 from curate.pack.layouts.registry import layouts
@@ -37,8 +39,8 @@ _BY_PART = ("plan", "fetch", "pixels", "embed-", "signals-", "select")
 """Short names, or their beginnings, of the folders that have a unit for every part."""
 
 
-_BY_BLOCK = ("nodes-", "dedup-")
-"""The beginnings of the short names of folders whose units are blocks, and pairs of blocks."""
+_BY_BLOCK = ("nodes-", "dedup-", "set-", "against-", "known_urls")
+"""The beginnings of the short names of folders whose units are blocks, pairs of blocks, or tables."""
 
 
 class Fault(str):
@@ -425,6 +427,8 @@ def _hex(ids: npt.NDArray[Any]) -> list[str]:
 def _search_faults(said: Manifest, *, deep: bool) -> Iterator[Fault]:
     """Adds up the certificate of each search; with `deep` also compares some images with all others again."""
     for short, search in said.folders.items():
+        if short.startswith("against-"):
+            yield from _match_faults(said, short, search, deep=deep)
         if not short.startswith("dedup-"):
             continue
         of_nodes = f"nodes-{short.removeprefix('dedup-')}"
@@ -441,6 +445,23 @@ def _search_faults(said: Manifest, *, deep: bool) -> Iterator[Fault]:
             yield Fault(f"{search.path}: its certificate cannot be read: {_line(error)}", (short, None))
         else:
             yield from (Fault(f"{search.path}: {line}", (short, unit)) for line, unit in found)
+
+
+def _match_faults(said: Manifest, short: str, search: Folder, *, deep: bool) -> Iterator[Fault]:
+    """Adds up the certificate of the search of a set, as `_search_faults` does."""
+    name, _, kind = short.removeprefix("against-").partition("-")
+    of_nodes, of_set = f"nodes-{kind}", set_pass(name, kind)
+    nodes, items = said.folders[of_nodes], said.folders[of_set]
+    try:
+        found = list(matches.faults(nodes, items, search))
+        found += matches.redone(nodes, items, search) if deep else ()
+    except Damaged as error:
+        damaged = {nodes.path: of_nodes, items.path: of_set}.get(error.folder, short)
+        yield Fault(_line(error), *((damaged, unit) for unit in error.units))
+    except _UNREADABLE as error:
+        yield Fault(f"{search.path}: its certificate cannot be read: {_line(error)}", (short, None))
+    else:
+        yield from (Fault(f"{search.path}: {line}", (short, unit)) for line, unit in found)
 
 
 # The markers -------------------------------------------------------------------------------------------------

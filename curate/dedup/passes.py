@@ -1,4 +1,4 @@
-"""The passes of `dedup`: nodes, and a search, for each kind of duplicate whose near pairs a step reads."""
+"""The passes of `dedup`: nodes, and a search, for each kind of duplicate whose near pairs or matches a step reads."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,7 +6,7 @@ from functools import partial
 
 from curate.duplicates import NearKind, of_search
 from curate.near import tiles
-from curate.prepare import Prepared, near_searches_of
+from curate.prepare import Prepared, compared_with, near_searches_of
 from curate.runs.booking import Booking, for_pack, for_search
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.work import Work
@@ -24,12 +24,14 @@ SHELF_ROWS = 200_000
 def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]:
     """Declares nodes, which depend on the parts that are covered, and the near pairs, which depend on the floor.
 
+    Where images are only compared with sets (`curate.dedup.against`), there are nodes and no near pairs.
+
     Args:
         prepared: the recipe.
         scope: the covered parts.
         rows: of the covered parts.
     """
-    dedup = prepared.recipe.dedup
+    dedup, searched = prepared.recipe.dedup, near_searches_of(prepared.recipe)
     for kind in _asked(prepared):
         blocks = _blocks(kind, rows)
         divided = {"blocks": blocks} if blocks > 1 else {}
@@ -37,16 +39,17 @@ def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]
         yield Declaration(
             kind.nodes_pass, "dedup", VERSION, {**kind.gathers(dedup), **scope, **divided}, reads, is_decided_on=True
         )
-        yield Declaration(
-            kind.search_pass, "dedup", kind.version, kind.depends(dedup), [kind.nodes_pass], is_decided_on=True
-        )
+        if kind.search_name in searched:
+            yield Declaration(
+                kind.search_pass, "dedup", kind.version, kind.depends(dedup), [kind.nodes_pass], is_decided_on=True
+            )
 
 
 def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
-    """Yields the works of each search; each is done before the next is asked for."""
+    """Yields the works of nodes and of each search; each is done before the next is asked for."""
     for kind in _asked(prepared):
-        nodes, search = layout.passes[kind.nodes_pass], layout.passes[kind.search_pass]
-        inputs = layout.inputs(kind.nodes_pass, kind.search_pass)
+        nodes, search = layout.passes[kind.nodes_pass], layout.passes.get(kind.search_pass)
+        inputs = layout.inputs(kind.nodes_pass, *([kind.search_pass] if search else []))
         settings = {"kind": kind.search_name, **kind.settings(prepared.recipe)}
         blocks = nodes.declared.depends.get("blocks", 1)
         each = partial(for_search, settings.get("threads", 1))
@@ -55,10 +58,10 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
             yield from by_blocks(kind, nodes, search, inputs, settings, blocks, layout.rows, workers, booking)
             continue
         yield Work(
-            kind.search_pass,
+            kind.search_pass if search else kind.nodes_pass,
             "curate.dedup.worker:open_worker",
             settings,
-            {kind.search_pass: search, kind.nodes_pass: nodes},
+            {**({kind.search_pass: search} if search else {}), kind.nodes_pass: nodes},
             inputs,
             (WHOLE,),
             booking=booking,
@@ -68,7 +71,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
 def by_blocks(
     kind: NearKind,
     nodes: Pass,
-    search: Pass,
+    search: Pass | None,
     inputs: Inputs,
     settings: Json,
     blocks: int,
@@ -81,7 +84,7 @@ def by_blocks(
     Args:
         kind: the kind of duplicate.
         nodes: the pass of the blocks.
-        search: the pass of the near pairs.
+        search: the pass of the near pairs; None where nodes are compared with sets alone.
         inputs: the passes that both read.
         settings: of the search, with `kind`.
         blocks: their number.
@@ -123,6 +126,8 @@ def by_blocks(
         yield add_up
     if store.kind(work_folder):
         store.delete_folder(work_folder)
+    if search is None:
+        return
     yield step("search", search, range(len(tiles(blocks))), booked=booking)
     yield step("certify", search, (WHOLE,))
 
@@ -133,5 +138,7 @@ def _blocks(kind: NearKind, rows: int) -> int:
 
 
 def _asked(prepared: Prepared) -> Iterator[NearKind]:
-    kinds = (of_search(name) for name in sorted(near_searches_of(prepared.recipe)))
+    asked = near_searches_of(prepared.recipe)
+    asked |= {one.kind.search_name for one in compared_with(prepared.recipe) if isinstance(one.kind, NearKind)}
+    kinds = (of_search(name) for name in sorted(asked))
     return (kind for kind in kinds if isinstance(kind, NearKind))

@@ -51,7 +51,9 @@ def work(prepared: Prepared, layout: Layout, *, after: str) -> Work:
     settings = _settings(prepared)
     settings["pixels"] = {scorer.name: scorer.settings() for scorer in prepared.pixels}
     for name in prepared.models:
-        settings["models"][name] |= outputs[f"embed-{name}"].settle()
+        # Of a set of images, only what is compared is computed (`curate.image_sets`).
+        if f"embed-{name}" in outputs:
+            settings["models"][name] |= outputs[f"embed-{name}"].settle()
     return Work(
         "embed",
         "curate.embed.worker:open_worker",

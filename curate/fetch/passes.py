@@ -1,17 +1,19 @@
 """The pass `fetch`: a part's images, by download or from samples; every further round is a pass of its own."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from curate.credentials import shown
+from curate.fetch import known_urls
 from curate.keys import chosen
 from curate.prepare import Prepared
 from curate.runs.booking import for_fetch
 from curate.runs.healing import files_before
 from curate.runs.passes import Declaration, Layout, Pass
 from curate.runs.retry_rounds import Round, recorded, settle
-from curate.runs.work import Work
-from curate.store import Inputs, Json
+from curate.runs.work import SMALL, Work
+from curate.store import WHOLE, Inputs, Json
 from curate.summaries import done, markers
 
 VERSION = 1
@@ -19,8 +21,11 @@ VERSION = 1
 _OF_PICTURES = {"image_size", "resize", "only_if_bigger", "format", "quality", "max_bytes", "max_pixels", "c2pa"}
 """Keys of `fetch` that affect images read from samples, which are not downloaded."""
 
-_OF_BLOCKLISTS = {"blocklists", "phash_blocklists", "phash_within"}
-"""Keys of `fetch` whose fingerprints stand for them: the content of lists counts, not their paths."""
+_OF_LISTS = {"blocklists", "phash_blocklists", "phash_within", "known_results"}
+"""Keys of `fetch` whose fingerprints stand for them: the content of lists and results counts, not their paths."""
+
+KNOWN_ROWS = 1_000_000
+"""Rows of earlier results whose ids one unit gathers, in memory."""
 
 
 def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
@@ -34,11 +39,13 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
     if recipe.source.kind == "samples":
         depends = chosen(recipe.fetch, only=_OF_PICTURES)
     else:
-        depends = chosen(recipe.fetch, without=_OF_BLOCKLISTS)
+        depends = chosen(recipe.fetch, without=_OF_LISTS)
     if prepared.blocked:
         depends["blocked"] = prepared.blocked
     if prepared.blocked_phash:
         depends["blocked_phash"] = prepared.blocked_phash
+    if prepared.known:
+        depends["known"] = _digest(prepared)
     first = Declaration("fetch", "fetch", VERSION, depends, ["plan"], by_part=True, is_decided_on=True)
     base = Pass.of(prepared.store, first, [plan.folder]).folder.path
     chain = _chain(prepared.rounds, base)
@@ -49,6 +56,40 @@ def declare(prepared: Prepared, plan: Pass) -> Iterator[Declaration]:
             tried = {**depends, "round": number, "classes": list(round_.classes)}
             declared = replace(declared, depends=tried, reads=["plan", f"fetch.{place - 1}"])
         yield declared
+
+
+def declare_known(prepared: Prepared) -> Iterator[Declaration]:
+    """Yields the declaration of the URLs that earlier results have, where the recipe names any."""
+    if prepared.known:
+        yield Declaration(known_urls.NAME, "plan", VERSION, {"known": _digest(prepared)})
+
+
+def known_works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
+    """Yields the works that gather the URLs of earlier results, before those of `works`."""
+    if not prepared.known:
+        return
+    units: list[list[int]] = []
+    held = KNOWN_ROWS
+    for number, table in enumerate(prepared.known):
+        if held + table["rows"] > KNOWN_ROWS:
+            units.append([])
+            held = 0
+        units[-1].append(number)
+        held += table["rows"]
+    settings: Json = {"tables": list(prepared.known), "units": units, "endpoint": prepared.recipe.storage.endpoint}
+    output = {known_urls.NAME: layout.passes[known_urls.NAME]}
+    count, booking = prepared.recipe.booking("fetch", for_fetch)
+    opener, is_small = "curate.fetch.known_urls:open_", sum(table["rows"] for table in prepared.known) <= SMALL
+    gather = f"{known_urls.NAME}-gather"
+    none, numbers = Inputs({}, ()), range(len(units))
+    gather_work = Work(gather, f"{opener}gather", settings, output, none, numbers, processes=count, booking=booking)
+    yield replace(gather_work, is_small=is_small)
+    yield Work(known_urls.NAME, f"{opener}count", settings, output, none, (WHOLE,), is_small=True)
+
+
+def _digest(prepared: Prepared) -> str:
+    """A digest of the tables of earlier results, whatever their paths and order."""
+    return hashlib.sha256("".join(sorted(table["sha256"] for table in prepared.known)).encode()).hexdigest()
 
 
 def _chain(rounds: Iterable[Round], base: str) -> list[tuple[int, Round]]:
@@ -94,6 +135,8 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
         else:
             opener, more = "worker", {"before": files_before(pass_.folder)}
         before = {"before": rounds[number - 1].folder} if number else {}
+        if prepared.known and not number:
+            before[known_urls.NAME] = layout.passes[known_urls.NAME].folder
         # A round holds all images of the round before, so a part that a round has is not fetched in earlier rounds.
         later = done(rounds[number + 1].folder, layout.parts) if number + 1 < len(rounds) else set()
         yield Work(

@@ -1,19 +1,23 @@
 """The fetch worker: downloads the images of a part's plan, writes `images.tar` and `images.parquet`."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import counted
+from curate.fetch import known_urls
 from curate.fetch.contract import FetchError, FetchPart, Outcome
 from curate.fetch.downloader import Img2dataset
 from curate.fetch.http.client import Guard
 from curate.fetch.http.resolver import Resolver
+from curate.fetch.known_urls import KnownUrls
 from curate.fetch.part import distinct_images, table_of, write
 from curate.fetch.pictures import blocklist, phash_blocklist
 from curate.fetch.pictures.c2pa import forbidding_entry
@@ -80,6 +84,8 @@ class FetchWorker:
         self._settings = settings
         self._columns = ["image_id", "url", *expects]
         self._before = before
+        self._lists = contextlib.ExitStack()
+        self._known: KnownUrls | None = None
 
     def __call__(self, unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         """Fetches one part into `outputs["fetch"]`.
@@ -93,15 +99,29 @@ class FetchWorker:
         with scratch("fetch") as folder, Spool(folder / "spool") as spool:
             kept = intact(out.folder, unit, self._before.get(str(unit), {}), spool, first=len(images))
             is_kept = pc.is_in(images["image_id"], value_set=kept["image_id"].combine_chunks())
-            again = images.filter(pc.invert(is_kept))
-            wanted = [one for one, done in zip(expected, is_kept.to_pylist(), strict=True) if not done]
+            is_known = pc.and_not(self._are_known(inputs, images["image_id"]), is_kept)
+            is_left = pc.invert(pc.or_(is_kept, is_known))
+            again = images.filter(is_left)
+            wanted = [one for one, left in zip(expected, is_left.to_pylist(), strict=True) if left]
             fresh = self.fetch(again, wanted, spool, folder) if len(again) else schema.IMAGES.empty_table()
-            whole = pa.concat_tables([fresh, kept])
-            positions = pa.array([*range(len(fresh)), *range(len(images), len(images) + len(kept))], pa.int64())
+            known = _known(images["image_id"].filter(is_known), self._settings.format)
+            whole = pa.concat_tables([fresh, kept, known])
+            stored = [*range(len(fresh)), *range(len(images), len(images) + len(kept))]
+            positions = pa.array([*stored, *[0] * len(known)], pa.int64())
             order = pc.index_in(images["image_id"].combine_chunks(), value_set=whole["image_id"].combine_chunks())
             write(out, whole.take(order), spool, folder, positions.take(order).to_pylist())
         if len(kept):
             out.notes.append(f"damaged, so {counted(len(fresh), 'image')} of {len(images)} fetched again")
+
+    def _are_known(self, inputs: Inputs, ids: pa.ChunkedArray) -> pa.Array:
+        """Returns which images an earlier result has (`fetch.known_results`)."""
+        folder = inputs.folders.get(known_urls.NAME)
+        if folder is None:
+            return pa.array(np.zeros(len(ids), np.bool_))
+        if self._known is None:
+            # Kept as long as the worker, which looks up every part in it.
+            self._known = KnownUrls(folder, self._lists.enter_context(scratch("known")))
+        return pa.array(self._known.have(ids.to_pylist()))
 
     def images(self, plan: Folder, unit: int) -> tuple[pa.Table, list[Expected]]:
         """Returns image_id and url of a part's distinct images, and what is expected of each.
@@ -143,3 +163,10 @@ class FetchWorker:
         with self._guard.part():
             outcomes = self._fetch_part(images["url"].to_pylist(), spool, folder, check)
         return table_of(images["image_id"], outcomes, self._settings.format)
+
+
+def _known(ids: pa.ChunkedArray, extension: str) -> pa.Table:
+    """Returns the rows of images that are not fetched, as an earlier result has their URL."""
+    outcome = Outcome()
+    outcome.failed(FetchError("known_url", "an earlier result of fetch.known_results has its URL"))
+    return table_of(ids, [outcome] * len(ids), extension) if len(ids) else schema.IMAGES.empty_table()

@@ -21,6 +21,7 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
+from curate.against import item_of
 from curate.columns import PairColumns
 from curate.duplicates import EQUAL_BYTES, likeness, searches_of
 from curate.errors import BrokenResult, counted, short
@@ -34,7 +35,7 @@ from curate.report.text import count, duration, percent, pieces, plain, rate, si
 from curate.report.timing import timings
 from curate.report.verdicts import read_verdicts
 from curate.schema import FETCH, NOT_SAMPLED, UNDECODABLE, reason_words
-from curate.store import Inputs, Json
+from curate.store import Folder, Inputs, Json
 
 Step = Mapping[str, Any]
 """One of `funnel.json`'s `steps`: its facts and its words (`curate.select.funnel.FACTS`)."""
@@ -55,6 +56,9 @@ GROUPS, MEMBERS = 4, 6
 
 NEAR_MISSES = 6
 """Pairs of images just below a threshold that are shown."""
+
+_ITEM = "matches"
+"""The label of the item of a set for which a step dropped a pair."""
 
 _ALWAYS_SHOWN = {"url", "caption", "pair_id", "image_id", "width", "height", "clip_similarity"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -275,6 +279,7 @@ def render(settings: Settings, inputs: Inputs) -> str:
     near = _read_near(inputs, readings)
     duplicates = _read_duplicates(inputs, columns, funnel["steps"], near)
     examples = load(inputs, columns, _places(totals, twins, duplicates))
+    examples |= _with_items(inputs["select"], funnel["steps"], totals, examples)
     gathered = _Gathered(funnel, totals, totals.copies, twins, duplicates, examples, models, columns)
     passes = timings(inputs)
     counts = {timing.name: timing.counts for timing in passes}
@@ -431,6 +436,22 @@ def _places(totals: Survey, twins: Mapping[bytes, Place], duplicates: Mapping[st
     return places + [place for rows in totals.examples.values() for place in rows]
 
 
+def _with_items(
+    select: Folder, steps: Sequence[Step], totals: Survey, examples: Mapping[Place, Example]
+) -> dict[Place, Example]:
+    """Returns the examples of steps that compare with a set, with the item that each matches as a further column."""
+    found = {}
+    for step in steps:
+        for place in totals.examples.get(step["name"], []) if step.get("against") else ():
+            example = examples[place]
+            item = item_of(select, place.part, example.values["pair_id"])
+            if item is not None:
+                words = likeness({"by": step["against"][0]["by"]}, item["similarity"])
+                values = {**example.values, _ITEM: f"{item['item']} of {item['set']}, {words}"}
+                found[place] = replace(example, values=values)
+    return found
+
+
 def _kept_sheet(gathered: _Gathered) -> Sheet:
     pictures = gathered.shown(gathered.survey.examples.get(None, []))
     return Sheet("kept", "kept", "", False, gathered.funnel["kept"], pictures=pictures)
@@ -539,7 +560,8 @@ def _columns_of(step: Step, example: Example | None, models: Sequence[str]) -> l
     if example is None:
         return []
     shown = _ALWAYS_SHOWN | {f"clip_similarity_{model}" for model in models}
-    return [name for name in step["columns"] if name in example.values and name not in shown]
+    read = [name for name in step["columns"] if name in example.values and name not in shown]
+    return [_ITEM, *read] if _ITEM in example.values else read
 
 
 def _figure(model: str, gathered: _Gathered) -> Figure:

@@ -14,6 +14,7 @@ _ERROR = "error:"
 _BUSY = "host_busy"
 
 _HINTS: Mapping[str, str] = {
+    "known_url": "Earlier results have these images; leave fetch.known_results out to fetch them again",
     "blocked_address": "To open addresses of your own network, list them in fetch.allow as address:port and run the "
     "recipe again",
 }
@@ -43,7 +44,10 @@ class MinSuccess:
         """
         if name != self._name or result.status != "done":
             return
-        self._latest.append(Counter(result.counts))
+        counts = Counter(result.counts)
+        # Images that were not requested are neither successes nor failures.
+        counts["images"] -= counts.pop(f"{_ERROR}known_url", 0)
+        self._latest.append(counts)
         total: Counter[str] = sum(self._latest, Counter())
         while total["images"] - self._latest[0]["images"] >= self._window:
             total -= self._latest.popleft()

@@ -35,6 +35,13 @@ def decisions(verdicts: pa.Table, steps: Sequence[Step[Any]]) -> pa.Table:
     )
 
 
+def matched(verdicts: pa.Table) -> pa.Table:
+    """Returns the verdicts on pairs that a step dropped as they match an item of a set, as rows of `schema.MATCHED`."""
+    rows = verdicts.filter(verdicts["item"].is_valid())
+    ids = from_words(_numbers(rows["high"]), _numbers(rows["low"]))
+    return pa.table([ids, rows["set_name"], rows["item"], rows["likeness"]], schema=schema.MATCHED)
+
+
 def check(
     report: Mapping[str, Any], planned: Mapping[int, int], kept: Mapping[int, int], dropped: Counter[str]
 ) -> None:

@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from curate.against import Sets
 from curate.errors import BrokenResult, RecipeError
 from curate.schema import ERROR_CLASSES, FETCH, NO_CAPTION, NOT_SAMPLED, REPEATED, UNDECODABLE, reason_words
 from curate.select.database import in_batches, one_line
@@ -93,17 +94,18 @@ class Funnel:
         self._con.unregister("part")
         self._rows += count
 
-    def run(self, near: Searches) -> dict[str, Any]:
+    def run(self, near: Searches, sets: Sets | None = None) -> dict[str, Any]:
         """Applies the steps.
 
         Args:
             near: returns what a search found, for the steps that ask for it.
+            sets: reads the sets that a step compares with.
 
         Returns:
             `funnel.json` without the parts.
         """
         self._mark_repeated()
-        rows = Survivors(self._con, self._columns, near)
+        rows = Survivors(self._con, self._columns, near, sets)
         report = self._before_steps()
         for step in self._steps:
             seen = rows.count()
@@ -118,8 +120,9 @@ class Funnel:
         """Yields the verdicts on all rows, in the order in which the rows were added.
 
         Yields:
-            Tables of high, low, before, step (null where no step dropped the row), of_high, of_low, similarity,
-            and w<number> for each row-wise step: whether it would drop the row by itself.
+            Tables of high, low, before, step (null where no step dropped the row), of_high, of_low, similarity, the
+            item of a set that it matches (set_name, item, likeness), and w<number> for each row-wise step: whether it
+            would drop the row by itself.
         """
         alone = "".join(
             f", p.{self._columns[step.kind.condition(step)]} AS w{step.number}"
@@ -128,8 +131,8 @@ class Funnel:
         )
         result = self._con.sql(
             f"""SELECT p.part, p.high, p.low, p.before, d.step, d.high AS of_high, d.low AS of_low,
-                d.similarity{alone}
-            FROM pairs p LEFT JOIN dropped d USING (id) ORDER BY p.id"""
+                d.similarity, m.set_name, m.item, m.likeness{alone}
+            FROM pairs p LEFT JOIN dropped d USING (id) LEFT JOIN matched m USING (id) ORDER BY p.id"""
         )
         for batch in result.to_arrow_reader(_BATCH):
             yield pa.Table.from_batches([batch])

@@ -5,6 +5,7 @@ pairs     every row of the covered parts: id (its place in the order of parts an
           steps' expressions, `Survivors.column`)
 alive     the rows that no step has dropped yet
 dropped   id, step, and for duplicates the kept pair's high, low and its similarity
+matched   id, and the item of a set for which a step dropped the row: set_name, item, likeness
 """
 
 # ruff: noqa: S608 - statements are put together from our own words and from predicates that were checked
@@ -13,7 +14,9 @@ from collections.abc import Callable, Mapping
 
 import duckdb
 
+from curate.against import Sets
 from curate.near import NearPairs
+from curate.store import Inputs
 
 Searches = Callable[[str], NearPairs]
 """Returns what a search found, by the short name of its pass."""
@@ -26,17 +29,23 @@ class Survivors:
         con: a database with the table `pairs`.
         columns: by SQL expression, the column of `pairs` that holds it.
         near: returns what a search found.
+        sets: reads the sets that images are compared with, and their matches.
 
     Attributes:
         con: the database.
         near: returns what a search found.
+        sets: reads sets and matches.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], near: Searches) -> None:
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str], near: Searches, sets: Sets | None = None
+    ) -> None:
         self.con = con
         self.near = near
+        self.sets = sets or Sets(Inputs({}, ()))
         self._columns = columns
         self.do("CREATE TABLE dropped (id BIGINT, step INTEGER, high UBIGINT, low UBIGINT, similarity DOUBLE)")
+        self.do("CREATE TABLE matched (id BIGINT, set_name VARCHAR, item VARCHAR, likeness DOUBLE)")
         self.do("CREATE TABLE alive AS SELECT * FROM pairs WHERE before IS NULL")
 
     def column(self, expression: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curate.against import MATCHES, Sets
 from curate.columns import PairColumns
 from curate.errors import BrokenResult
 from curate.near import FoundPairs
 from curate.scratch import scratch
 from curate.select import rows as part_rows
 from curate.select.database import connect
-from curate.select.decisions import check, decisions
+from curate.select.decisions import check, decisions, matched
 from curate.select.funnel import Funnel
 from curate.select.rows import PartRows
 from curate.select.steps.contract import Step
@@ -86,9 +87,11 @@ def select(
         return part, part_rows.read(inputs, columns, part, needed, scope.rows_of(part))
 
     def write(decided: tuple[int, pa.Table]) -> tuple[int, int, Counter[str]]:
-        part, rows = decided
-        unit = out.part(part)
+        part, verdicts = decided
+        rows, unit = decisions(verdicts, steps), out.part(part)
         unit.put_table("decisions.parquet", rows)
+        if any(step.kind.names_items for step in steps):
+            unit.put_table(MATCHES, matched(verdicts))
         kept = pc.sum(rows["kept"], min_count=0).as_py()
         unit.counts.update(planned=rows.num_rows, kept=kept)
         unit.commit()
@@ -99,15 +102,14 @@ def select(
     for part, rows in side_by_side(read, parts):
         planned[part] = len(rows.pair_ids)
         funnel.add(part, rows)
-    report = funnel.run(partial(FoundPairs.of, inputs))
+    report = funnel.run(partial(FoundPairs.of, inputs), Sets(inputs))
     for step in report["steps"]:
         for search in step["searches"]:
             counts = inputs[search["near"]].marker().counts
             search |= {"searched": counts["pairs"], "dense": counts["dense"]}
     kept: dict[int, int] = {}
     dropped: Counter[str] = Counter()
-    decided = ((part, decisions(rows, steps)) for part, rows in _by_part(funnel.verdicts(), planned))
-    for part, count, reasons in side_by_side(write, decided):
+    for part, count, reasons in side_by_side(write, _by_part(funnel.verdicts(), planned)):
         kept[part] = count
         dropped += reasons
     check(report, planned, kept, dropped)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from curate.account import Account
 from curate.dedup.cosine import cosine, cosines, reach
-from curate.duplicates import NearKind, PartImages, Search
+from curate.duplicates import NearKind, PartImages, Search, Stored
 from curate.errors import BrokenResult, nearest, short
 from curate.keys import Keys, Name
 from curate.store import Inputs, Json
@@ -61,6 +61,7 @@ class ImageEmbedding(NearKind):
     name = "image_embedding"
     about = "a cosine at `above` or more"
     keys = ImageEmbeddingKeys
+    stored = Stored("image_embedding")
     section = CosineSearch
     # At 512 values 280 MB, and as much for each of two short vectors.
     block_rows = 1 << 18

@@ -13,7 +13,7 @@ from curate.dedup.hashes import (
     read_hashes,
     shares_of_equal_bits,
 )
-from curate.duplicates import NearKind, PartImages, Search
+from curate.duplicates import NearKind, PartImages, Search, Stored
 from curate.keys import Keys
 from curate.store import Inputs, Json
 
@@ -54,6 +54,7 @@ class Pdq(NearKind):
     name = "pdq"
     about = "at most `within` of 256 bits of the PDQ hash differ"
     keys = PdqKeys
+    stored = Stored("pdq", digits=BITS // 4)
     section = PdqSearch
     block_rows = 1 << 18
     left_out = "the quality of the pdq hash is below dedup.pdq_quality"

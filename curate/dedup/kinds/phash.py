@@ -13,7 +13,7 @@ from curate.dedup.hashes import (
     read_hashes,
     shares_of_equal_bits,
 )
-from curate.duplicates import NearKind, PartImages, Search
+from curate.duplicates import NearKind, PartImages, Search, Stored
 from curate.keys import Keys
 from curate.store import Inputs, Json
 
@@ -47,6 +47,7 @@ class Phash(NearKind):
     name = "phash"
     about = "at most `within` of 64 bits differ"
     keys = PhashKeys
+    stored = Stored("phash", digits=BITS // 4)
     section = HammingSearch
     block_rows = 1 << 22
     column = "phash"

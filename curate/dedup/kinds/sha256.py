@@ -1,6 +1,6 @@
 """`by: sha256`: images whose files had equal bytes."""
 
-from curate.duplicates import EQUAL_BYTES, DuplicateKind
+from curate.duplicates import EQUAL_BYTES, DuplicateKind, Stored
 from curate.keys import Keys
 
 
@@ -9,6 +9,7 @@ class Sha256(DuplicateKind):
 
     name = "sha256"
     about = EQUAL_BYTES
+    stored = Stored("sha256", digits=64)
 
     def words(self, keys: Keys) -> str:
         """See `DuplicateKind`."""

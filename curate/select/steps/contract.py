@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
 
+from curate.against import Comparison
 from curate.errors import RecipeError, nearest
 from curate.select.database import connect
 from curate.select.survivors import Survivors
@@ -76,12 +77,14 @@ class StepKind(ABC, Generic[K]):
         version: raised when it would decide differently on the same rows; part of select's fingerprint.
         description: of that key, as in docs/recipes.md.
         beside: further keys at the level of the step: a type and a pydantic `Field` with a default for each.
+        names_items: whether a dropped pair names the item of a set that it matches (the table `matched`).
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     description: ClassVar[str]
     beside: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+    names_items: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -114,6 +117,11 @@ class StepKind(ABC, Generic[K]):
 
     def near(self, step: Step[K]) -> Sequence[str]:
         """The names of the searches whose near pairs a step reads (`NearKind.search_name`, `Survivors.near`)."""
+        del step
+        return ()
+
+    def against(self, step: Step[K]) -> Sequence[Comparison]:
+        """Returns what a step compares with sets of the recipe's section `against` (`Survivors.sets`)."""
         del step
         return ()
 

@@ -22,7 +22,7 @@ _MOST_KINDS = 16
 """Kinds that one step may combine; a kind that compares embeddings counts once for each model."""
 
 
-class _AnyKind(Keys):
+class AnyKind(Keys):
     """A kind of duplicate with its threshold."""
 
     by: str | None
@@ -74,7 +74,7 @@ def _is_required(kind: str, key: str) -> bool:
     return KINDS[kind].keys.model_fields[key].is_required()
 
 
-def _of_kinds() -> dict[str, Any]:
+def fields_of_kinds() -> dict[str, Any]:
     """The keys of all kinds of duplicates, as fields."""
     fields: dict[str, Any] = {}
     for key, kinds in _kinds_by_key().items():
@@ -86,39 +86,32 @@ def _of_kinds() -> dict[str, Any]:
     return fields
 
 
-def _near_keys() -> type[_AnyKind]:
+def _near_keys() -> type[AnyKind]:
     names = tuple(kind.name for kind in near_kinds())
     by: Any = (Literal[names], Field(description="A kind with a threshold."))
-    return create_model("NearKeys", __base__=_AnyKind, __doc__=_AnyKind.__doc__, by=by, **_of_kinds())
+    return create_model("NearKeys", __base__=AnyKind, __doc__=AnyKind.__doc__, by=by, **fields_of_kinds())
 
 
 if TYPE_CHECKING:
 
-    class NearKeys(_AnyKind):
+    class NearKeys(AnyKind):
         """The model that `_near_keys` makes from the registry of kinds of duplicates."""
 else:
     NearKeys = _near_keys()
 
 
-class _AnyDuplicates(_AnyKind):
-    """Keys that say which pairs are duplicates, and which one of them stays."""
+class ByOrAll(AnyKind):
+    """Keys that name one kind of duplicate, or several."""
 
     by: str | None = None
-    prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
     all: Annotated[list[NearKeys], Field(min_length=2, max_length=_MOST_KINDS)] | None = Field(
         None, description="In place of `by`: images are duplicates where each of these kinds counts them as such."
-    )
-
-    keep: Literal["best", "all_captions"] = Field(
-        "best",
-        description="What stays of each set of duplicates: `best`, one pair; `all_captions`, one image with all its "
-        "captions.",
     )
 
     @field_validator("all")
     @classmethod
     def _each_kind_once(cls, value: list[NearKeys] | None) -> list[NearKeys] | None:
-        if twice := _named_twice(value or ()):
+        if twice := named_twice(value or ()):
             raise ValueError(twice)
         return value
 
@@ -129,12 +122,12 @@ class _AnyDuplicates(_AnyKind):
         return self
 
     @property
-    def each(self) -> Sequence[_AnyKind]:
+    def each(self) -> Sequence[AnyKind]:
         """The kinds that have to count two images as duplicates, with their thresholds; of `by` a single one."""
         return self.all or (self,)
 
 
-def _named_twice(each: Sequence[_AnyKind]) -> str:
+def named_twice(each: Sequence[AnyKind]) -> str:
     """One line about the first search that is named twice; '' where there is none."""
     kinds = [one.kind for one in each]
     twice = next((kind for number, kind in enumerate(kinds) if kind in kinds[:number]), None)
@@ -144,10 +137,41 @@ def _named_twice(each: Sequence[_AnyKind]) -> str:
     return f"{twice.name} is named twice; write each kind once{models}"
 
 
+K = TypeVar("K", bound=AnyKind)
+
+
+def _default_for_first(keys: K, models: Sequence[str]) -> K:
+    """The keys without the model's name where that is the first model, which is the default."""
+    is_first = getattr(keys, "model", None) == models[0]
+    return keys.model_copy(update={"model": None}) if is_first else keys
+
+
+B = TypeVar("B", bound=ByOrAll)
+
+
+def without_first_model(keys: B, models: Sequence[str]) -> B:
+    """Returns the keys without a model's name where that is the first model, which is the default."""
+    each = None if keys.all is None else [_default_for_first(one, models) for one in keys.all]
+    return _default_for_first(keys, models).model_copy(update={"all": each})
+
+
+class _AnyDuplicates(ByOrAll):
+    """Keys that say which pairs are duplicates, and which one of them stays."""
+
+    prefer: Text = Field("clip_similarity", description="The column whose higher value stays; ties by pair_id.")
+    keep: Literal["best", "all_captions"] = Field(
+        "best",
+        description="What stays of each set of duplicates: `best`, one pair; `all_captions`, one image with all its "
+        "captions.",
+    )
+
+
 def _keys() -> type[_AnyDuplicates]:
     about = "; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
     by: Any = (Literal[tuple(KINDS)] | None, Field(None, description=f"Which are duplicates. {about}."))
-    return create_model("Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, by=by, **_of_kinds())
+    return create_model(
+        "Duplicates", __base__=_AnyDuplicates, __doc__=_AnyDuplicates.__doc__, by=by, **fields_of_kinds()
+    )
 
 
 if TYPE_CHECKING:
@@ -173,11 +197,11 @@ class Duplicates(StepKind[DuplicatesKeys]):
         for step in steps:
             each = step.duplicates.each if step.duplicates else ()
             for number, one in enumerate(each):
-                if fault := _fault(one, recipe):
+                if fault := fault_of(one, recipe):
                     where = f"duplicates.all.{number}: " if step.duplicates.all else ""
                     raise ValueError(f"select step {step.drop!r}: {where}{fault}")
             # Once more, as the first model may be named by its name and as the default.
-            if twice := _named_twice(each):
+            if twice := named_twice(each):
                 raise ValueError(f"select step {step.drop!r}: duplicates.all: {twice}")
         first = next((step for step in steps if step.duplicates), None)
         if first is None:
@@ -199,8 +223,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
 
     def with_models(self, value: DuplicatesKeys, models: Sequence[str]) -> DuplicatesKeys:
         """See `StepKind`."""
-        each = None if value.all is None else [_default_for_first(one, models) for one in value.all]
-        return _default_for_first(value, models).model_copy(update={"all": each})
+        return without_first_model(value, models)
 
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
@@ -284,16 +307,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
         return [_reach(step) for step in steps[number : last + 1]]
 
 
-K = TypeVar("K", bound=_AnyKind)
-
-
-def _default_for_first(keys: K, models: Sequence[str]) -> K:
-    """The keys without the model's name where that is the first model, which is the default."""
-    is_first = getattr(keys, "model", None) == models[0]
-    return keys.model_copy(update={"model": None}) if is_first else keys
-
-
-def _fault(one: _AnyKind, recipe: Any) -> str:
+def fault_of(one: AnyKind, recipe: Any) -> str:
     """One line about a kind that does not fit the recipe's models or its searches; '' where it does."""
     kind = one.kind
     if not isinstance(kind, NearKind):
