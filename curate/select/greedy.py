@@ -17,8 +17,10 @@ pair would be dropped as an exact copy of a pair that the next step drops as a n
 # ruff: noqa: S608 - statements are put together from our own words
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from curate.select.near_nodes import Crowd, Edges, Floats, Mask, Ranks, Reach, find
@@ -45,53 +47,87 @@ def drop(rows: Survivors, reaches: Sequence[Reach], value: str, digest: str, cap
         caption: the column of `alive` that tells captions apart, where all captions of a kept image stay; None where
             only its best pair stays.
     """
-    texts = "" if caption is None else f"{caption} AS caption,"
+    # Digests are compared once, as text; all that follows is numbers.
     rows.do(
-        f"""CREATE OR REPLACE TABLE ranked AS SELECT id, high, low, {digest} AS sha256, {texts}
-        row_number() OVER (ORDER BY {value} DESC NULLS LAST, high, low) AS rank
-        FROM alive WHERE {digest} IS NOT NULL"""
+        f"""CREATE OR REPLACE TABLE digests AS SELECT sha256, row_number() OVER () - 1 AS code
+        FROM (SELECT DISTINCT {digest} AS sha256 FROM alive WHERE {digest} IS NOT NULL)"""
     )
-    rows.do("CREATE OR REPLACE TABLE nodes AS SELECT sha256, min(rank) AS rank FROM ranked GROUP BY sha256")
-    rows.do("CREATE OR REPLACE TABLE lost (node BIGINT)")
-    if any(reach.near for reach in reaches):
-        _drop_near(rows, *find(rows, reaches))
-    # Equal digests are duplicates for every step.
-    stays, same = "nodes", "sha256"
+    of_caption, joined = "", f"alive JOIN digests ON alive.{digest} = digests.sha256"
     if caption is not None:
-        stays, same = "captions", "sha256, caption"
         rows.do(
-            f"""CREATE OR REPLACE TABLE captions AS SELECT {same}, min(pair.rank) AS rank
-            FROM ranked pair JOIN nodes USING (sha256)
-            WHERE nodes.rank NOT IN (SELECT node FROM lost) GROUP BY {same}"""
+            f"""CREATE OR REPLACE TABLE captions AS SELECT digest, caption, row_number() OVER () - 1 AS same
+            FROM (SELECT DISTINCT code AS digest, {caption} AS caption FROM {joined})"""
         )
-    rows.do(
-        f"""INSERT INTO dropped
-        SELECT pair.id, {min(reach.step for reach in reaches)}, best.high, best.low, 1.0
-        FROM ranked pair JOIN {stays} stays USING ({same}) JOIN ranked best ON best.rank = stays.rank
-        WHERE pair.rank > stays.rank AND stays.rank NOT IN (SELECT node FROM lost)"""
+        of_caption = ", same"
+        joined += f" JOIN captions ON digest = code AND captions.caption IS NOT DISTINCT FROM alive.{caption}"
+    pairs = _Pairs.of(
+        rows.con.sql(
+            f"""SELECT id, high, low, code{of_caption} FROM {joined} ORDER BY {value} DESC NULLS LAST, high, low"""
+        ).to_arrow_table()
     )
-
-
-def _drop_near(rows: Survivors, edges: Edges, crowds: Sequence[Crowd]) -> None:
-    """Drops all pairs of the nodes that lose to a near node that ranks before them."""
-    lost = losers(rows.number("SELECT count(*) FROM ranked") + 1, edges, crowds)
-    rows.con.register("arrived", pa.table({"node": np.flatnonzero(lost)}))
-    rows.do("INSERT INTO lost SELECT node FROM arrived")
-    rows.con.unregister("arrived")
-    pairs = rows.con.sql(
-        """SELECT id, pair.rank, nodes.rank AS node FROM ranked pair JOIN nodes USING (sha256)
-        WHERE nodes.rank IN (SELECT node FROM lost) ORDER BY pair.rank"""
-    ).to_arrow_table()
-    ids, ranks, nodes = (pairs[name].to_numpy() for name in ("id", "rank", "node"))
-    for some, step, other, similarity in nearest(nodes, ranks, kept_around(lost, edges, crowds)):
-        rows.con.register(
-            "arrived", pa.table({"id": ids[some], "step": step, "other": other, "similarity": similarity})
-        )
-        rows.do(
-            """INSERT INTO dropped SELECT arrived.id, step, best.high, best.low, similarity
-            FROM arrived JOIN ranked best ON best.rank = other"""
-        )
+    lost = np.zeros(len(pairs.ids) + 1, np.bool_)
+    if any(reach.near for reach in reaches):
+        rows.con.register("arrived", pa.table({"code": np.arange(len(pairs.first)), "rank": pairs.first}))
+        rows.do("CREATE OR REPLACE TABLE nodes AS SELECT sha256, rank FROM digests JOIN arrived USING (code)")
         rows.con.unregister("arrived")
+        edges, crowds = find(rows, reaches)
+        lost = losers(len(lost), edges, crowds)
+        of_lost = np.flatnonzero(lost[pairs.nodes])
+        for some, step, other, similarity in nearest(
+            pairs.nodes[of_lost], of_lost + 1, kept_around(lost, edges, crowds)
+        ):
+            pairs.drop(rows, of_lost[some], step, other, similarity)
+    # Equal digests are duplicates for every step.
+    ranks = np.arange(1, len(pairs.ids) + 1)
+    again = np.flatnonzero((ranks > pairs.stays) & ~lost[pairs.nodes])
+    step = np.full(len(again), min(reach.step for reach in reaches))
+    pairs.drop(rows, again, step, pairs.stays[again], np.ones(len(again)))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs that are decided, in the order of their rank, which counts from 1.
+
+    Args:
+        ids: their rows in the funnel.
+        names: the two numbers of each pair id.
+        nodes: the rank of the best pair with the same digest.
+        stays: the rank of the pair that stays of those that are the same: with an equal digest, and an equal caption
+            where all captions stay.
+        first: by the code of a digest, the rank of its best pair.
+    """
+
+    ids: Ranks
+    names: tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+    nodes: Ranks
+    stays: Ranks
+    first: Ranks
+
+    @classmethod
+    def of(cls, ranked: pa.Table) -> "_Pairs":
+        """Returns the pairs of a table of id, high, low, code and, where captions are told apart, same."""
+        ids, high, low, code = (ranked[name].to_numpy() for name in ("id", "high", "low", "code"))
+        first = _first(code)
+        nodes = first[code]
+        if "same" not in ranked.column_names:
+            return cls(ids, (high, low), nodes, nodes, first)
+        same = ranked["same"].to_numpy()
+        return cls(ids, (high, low), nodes, _first(same)[same], first)
+
+    def drop(self, rows: Survivors, places: Ranks, step: Ranks, other: Ranks, similarity: Floats) -> None:
+        """Adds pairs to `dropped`, each with the rank of the kept pair that it duplicates."""
+        high, low = (number[other - 1] for number in self.names)
+        columns = {"id": self.ids[places], "step": step, "high": high, "low": low, "similarity": similarity}
+        rows.con.register("arrived", pa.table(columns))
+        rows.do("INSERT INTO dropped SELECT id, step, high, low, similarity FROM arrived")
+        rows.con.unregister("arrived")
+
+
+def _first(code: Ranks) -> Ranks:
+    """Returns by code the rank of its first pair; codes are those of pairs in the order of their rank."""
+    first = np.zeros(int(code.max(initial=-1)) + 1, np.int64)
+    first[code[::-1]] = np.arange(len(code), 0, -1)
+    return first
 
 
 def losers(count: int, edges: Edges, crowds: Sequence[Crowd]) -> Mask:
