@@ -494,12 +494,12 @@ PDQ = {"drop": "leak", "matches": {"set": "val", "by": "pdq", "within": 31}}
         (
             {"val": {"pdq": ["x.txt"]}},
             {"drop": "leak", "matches": {"set": "val", "by": "pdq", "within": 40}},
-            "within 40 is more than dedup.pdq_bits 31; raise dedup.pdq_bits",
+            "within 40 is more than dedup.pdq_bits 31; raise dedup.pdq_bits to 40",
         ),
         (
             {"val": {"image_embedding": ["x.npy"]}},
             {"drop": "leak", "matches": {"set": "val", "by": "image_embedding", "above": 0.8}},
-            "select step 'leak': above 0.8 is below dedup.floor 0.9; lower dedup.floor",
+            "select step 'leak': above 0.8 is below dedup.floor 0.9; lower dedup.floor to 0.8",
         ),
         (
             {"val": {"pdq": ["x.txt"], "phash": ["y.txt"]}},
