@@ -126,7 +126,8 @@ def _opened(file: Path, path: str, dtype: torch.dtype, device: torch.device) -> 
     try:
         with warnings.catch_warnings():
             # torch tells those who write such files to use torch.export; here they are only read.
-            warnings.simplefilter("ignore", FutureWarning)
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             script = torch.jit.load(str(file), map_location=device).eval().to(dtype)  # type: ignore[no-untyped-call]
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
