@@ -144,6 +144,7 @@ class NearKind(DuplicateKind):
         measure: a noun for the similarity.
         left_out: why an image cannot be compared.
         wants_gpu: whether the search can use a GPU.
+        reads_texts: whether it compares embeddings of captions, which a model without a text tower does not give.
     """
 
     model: str | None = None
@@ -154,6 +155,7 @@ class NearKind(DuplicateKind):
     measure: ClassVar[str]
     left_out: ClassVar[str] = "no value"
     wants_gpu: ClassVar[bool] = False
+    reads_texts: ClassVar[bool] = False
 
     def likeness(self, similarity: float) -> str:
         """See `DuplicateKind`: the similarity and its name, such as `cosine 0.9731`."""

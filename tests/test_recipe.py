@@ -107,7 +107,7 @@ def test_every_key_is_documented_with_its_default():
         (with_(select=[{"drop": "a", "where": "x"}] * 2), "recipe: select: two steps are named 'a'"),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding", "above": 0.5}}]),
-            "recipe: select step 'a': above 0.5 is below dedup.floor 0.9; lower dedup.floor",
+            "recipe: select step 'a': above 0.5 is below dedup.floor 0.9; lower dedup.floor to 0.5",
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding"}}]),

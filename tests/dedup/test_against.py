@@ -18,7 +18,7 @@ from PIL import Image
 
 from curate.commands.main import main
 from curate.commands.verify import verify
-from curate.dedup.against import certificate, passes
+from curate.dedup.against import certificate, files, passes, results
 from curate.dedup.against.results import Result
 from curate.dedup.kinds.image_embedding import ImageEmbedding
 from curate.dedup.kinds.pdq import Pdq
@@ -296,6 +296,25 @@ def values_of(nodes: Folder) -> list[tuple[bytes, bytes]]:
     return list(zip(table["digest"].to_pylist(), table["value"].to_pylist(), strict=True))
 
 
+@pytest.mark.soak
+def test_a_step_may_compare_by_another_model(root: Path) -> None:
+    models = {"pocket": {"name": "pocket"}, "vague": {"name": "pocket", "precision": "bf16"}}
+    pictures = Run(root / "release").pictures()
+    vectors = np.array([picture["image_embedding"] for picture in pictures[:4]], np.float32)
+    np.save(root / "vague.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    step = {"drop": "near", "matches": {"set": "val", "by": "image_embedding", "model": "vague", "above": 0.99}}
+    named = {**step, "matches": {**step["matches"], "model": "pocket"}, "drop": "first"}  # type: ignore[dict-item]
+    against = {"val": {"image_embedding": [str(root / "vague.npy")]}}
+    assert run(root, "plain", against, [step, named], models=models) == 0
+    made = Run(root / "plain")
+    assert {"against-val-image_embedding-vague", "against-val-image_embedding"} <= made.manifest["folders"].keys()
+    reasons = {row["pair_id"]: row["reason"] for row in made.rows("select", "decisions.parquet")}
+    assert [reasons[picture["pair_id"]] for picture in pictures[:4]] == ["near"] * 4
+    assert verify(made.store, deep=True) == []
+    wrong = {**step, "matches": {**step["matches"], "model": "vaugue"}}  # type: ignore[dict-item]
+    assert run(root, "plain", against, [wrong], models=models) == 2
+
+
 def pictures_of(pack: Path) -> list[dict[str, Any]]:
     """The rows of a result with their embeddings."""
     rows = []
@@ -330,6 +349,32 @@ def test_a_result_that_does_not_fit_is_one_line(root: Path, tmp_path: Path, caps
         found.tables("against.last.result", ImageEmbedding.stored, "another", Remembered())
     (release / "manifest.json").write_text("{}")
     assert "manifest.json is not a manifest: 'pack'" in said(release, by_phash)
+
+
+@pytest.mark.usefixtures("s3")
+def test_sets_are_read_from_a_store(root: Path, tmp_path: Path) -> None:
+    bucket = tmp_path / "s3" / "bucket"
+    (bucket / "sets").mkdir()
+    vectors = np.eye(5, 8, dtype=np.float32)
+    np.save(bucket / "sets" / "a.npy", vectors[:2])
+    pq.write_table(pa.table({"image_embedding": list(vectors[2:])}), bucket / "sets" / "b.parquet")
+    shutil.copytree(root / "release", bucket / "release")
+    stored = ImageEmbedding.stored
+    assert stored
+    found = files.find("against.x.image_embedding", ["s3://bucket/sets/*"], stored)
+    assert [(file.path, file.rows, file.width) for file in found] == [
+        ("s3://bucket/sets/a.npy", 2, 8),
+        ("s3://bucket/sets/b.parquet", 3, 8),
+    ]
+    read = [files.read("against.x.image_embedding", file, 1, file.rows, stored) for file in found]
+    assert np.array_equal(np.concatenate([one.values for one in read]), vectors[[1, 3, 4]].astype(np.float16))
+    assert [one.rows.tolist() for one in read] == [[1], [1, 2]]
+    result = Result.of("against.x.result", "s3://bucket/release", None)
+    (table,) = result.tables("against.x.result", Pdq.stored, None, Remembered())
+    images, _ = results.read("against.x.result", table, Pdq.stored)
+    assert len(images.images) == table.rows == PICTURES // 2
+    with pytest.raises(RecipeError, match=r"against.x.pdq: s3://bucket/none.txt names no file"):
+        files.find("against.x.pdq", ["s3://bucket/none.txt"], Pdq.stored)
 
 
 class Killed(BaseException):
@@ -449,12 +494,12 @@ PDQ = {"drop": "leak", "matches": {"set": "val", "by": "pdq", "within": 31}}
         (
             {"val": {"pdq": ["x.txt"]}},
             {"drop": "leak", "matches": {"set": "val", "by": "pdq", "within": 40}},
-            "within 40 is more than dedup.pdq_bits 31; raise dedup.pdq_bits",
+            "within 40 is more than dedup.pdq_bits 31; raise dedup.pdq_bits to 40",
         ),
         (
             {"val": {"image_embedding": ["x.npy"]}},
             {"drop": "leak", "matches": {"set": "val", "by": "image_embedding", "above": 0.8}},
-            "select step 'leak': above 0.8 is below dedup.floor 0.9; lower dedup.floor",
+            "select step 'leak': above 0.8 is below dedup.floor 0.9; lower dedup.floor to 0.8",
         ),
         (
             {"val": {"pdq": ["x.txt"], "phash": ["y.txt"]}},

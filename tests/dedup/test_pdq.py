@@ -100,7 +100,7 @@ def recipe(*steps: dict[str, object], **dedup: int) -> Recipe:
         ({"by": "pdq", "within": 65}, "duplicates.within: 65 is not allowed; write a whole number from 0 to 64$"),
         ({"by": "phash", "within": 31}, "duplicates.within: 31 is not allowed; write a whole number from 0 to 16$"),
         ({"by": "phash", "within": "a"}, "duplicates.within: 'a' is not allowed; write a whole number from 0 to 16$"),
-        ({"by": "pdq", "within": 32}, "within 32 is more than dedup.pdq_bits 31; raise dedup.pdq_bits"),
+        ({"by": "pdq", "within": 32}, "within 32 is more than dedup.pdq_bits 31; raise dedup.pdq_bits to 32"),
     ],
 )
 def test_a_key_of_two_kinds_has_the_bounds_of_its_own(keys: dict[str, object], message: str) -> None:

@@ -102,7 +102,7 @@ def near(**keys: object) -> dict[str, object]:
         ({}, "duplicates: by: pdq or phash needs `within`, and no other kind takes it"),
         ({"within": 6, "above": 0.9}, "duplicates: by: image_embedding needs `above`, and no other kind takes it"),
         ({"within": 17}, "duplicates.within: 17 is not allowed; write a whole number from 0 to 16"),
-        ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits"),
+        ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits to 9"),
     ],
 )
 def test_its_keys(keys: dict[str, object], message: str) -> None:

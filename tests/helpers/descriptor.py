@@ -82,6 +82,7 @@ class OfAnotherSize(nn.Module):
 def scripted(module: nn.Module, path: Path) -> Path:
     """Saves a module as a file of TorchScript; returns its path."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+        # torch has deprecated TorchScript, in a warning whose class depends on its release.
+        warnings.simplefilter("ignore")
         torch.jit.script(module.eval()).save(str(path))
     return path

@@ -86,10 +86,12 @@ class ImageEmbedding(NearKind):
         if keys.above >= floor:
             return ""
         if self.model is None:
-            return f"above {keys.above} is below dedup.floor {floor}; lower dedup.floor"
+            return f"above {keys.above} is below dedup.floor {floor}; lower dedup.floor to {keys.above}"
         own = f"dedup.floors.{self.model}"
         named = own if self.model in dedup.floors else "dedup.floor"
-        return f"above {keys.above} is below {named} {floor}; {'lower' if named == own else 'set'} {own}"
+        return (
+            f"above {keys.above} is below {named} {floor}; {'lower' if named == own else 'set'} {own} to {keys.above}"
+        )
 
     def check_section(self, dedup: Any, models: Sequence[str]) -> None:
         """See `NearKind`."""

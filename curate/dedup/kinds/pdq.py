@@ -77,7 +77,8 @@ class Pdq(NearKind):
         """See `NearKind`."""
         if keys.within <= dedup.pdq_bits:
             return ""
-        return f"within {keys.within} is more than dedup.pdq_bits {dedup.pdq_bits}; raise dedup.pdq_bits"
+        more = f"within {keys.within} is more than dedup.pdq_bits {dedup.pdq_bits}"
+        return f"{more}; raise dedup.pdq_bits to {keys.within}"
 
     def reads(self, models: Sequence[str]) -> list[str]:
         """See `NearKind`."""

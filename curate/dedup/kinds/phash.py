@@ -69,7 +69,8 @@ class Phash(NearKind):
         """See `NearKind`."""
         if keys.within <= dedup.phash_bits:
             return ""
-        return f"within {keys.within} is more than dedup.phash_bits {dedup.phash_bits}; raise dedup.phash_bits"
+        more = f"within {keys.within} is more than dedup.phash_bits {dedup.phash_bits}"
+        return f"{more}; raise dedup.phash_bits to {keys.within}"
 
     def reads(self, models: Sequence[str]) -> list[str]:
         """See `NearKind`."""

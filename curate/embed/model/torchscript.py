@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import optimized_execution  # type: ignore[attr-defined] # documented, but not in `__all__`
 
 from curate.device import without_tf32
 from curate.embed.batch import is_out_of_memory
@@ -126,7 +127,8 @@ def _opened(file: Path, path: str, dtype: torch.dtype, device: torch.device) -> 
     try:
         with warnings.catch_warnings():
             # torch tells those who write such files to use torch.export; here they are only read.
-            warnings.simplefilter("ignore", FutureWarning)
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             script = torch.jit.load(str(file), map_location=device).eval().to(dtype)  # type: ignore[no-untyped-call]
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
@@ -137,7 +139,9 @@ def _opened(file: Path, path: str, dtype: torch.dtype, device: torch.device) -> 
 
     def see(images: Tensor) -> Tensor:
         try:
-            found = script(images)
+            # torch may fuse operations after the first calls: a part's last digits would depend on the parts before.
+            with optimized_execution(should_optimize=False):
+                found = script(images)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         # torch.jit.Error, which a script's own `raise` becomes, is no RuntimeError.

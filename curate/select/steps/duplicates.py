@@ -314,6 +314,10 @@ def fault_of(one: AnyKind, recipe: Any) -> str:
         return ""
     if kind.model and kind.model not in recipe.models:
         return f"there is no model {kind.model!r}{nearest(kind.model, recipe.models)}"
+    model = kind.model or next(iter(recipe.models))
+    if kind.reads_texts and not recipe.models[model].has_text:
+        no_text = f"the model {model!r} has no text tower (torchscript)"
+        return f"{kind.name} compares captions, and {no_text}; name another model"
     return kind.not_searched(one.limits, recipe.dedup)
 
 

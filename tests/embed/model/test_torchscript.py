@@ -23,6 +23,7 @@ from PIL import Image
 from curate.embed.model import torchscript
 from curate.embed.worker import open_worker
 from curate.errors import ModelError
+from curate.store import Store
 
 CPU = torch.device("cpu")
 
@@ -116,6 +117,20 @@ def test_another_file_than_torchscript_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"absent\.pt do not exist"):
         torchscript.facts_of(str(tmp_path / "absent.pt"), IMAGE)
+
+
+def test_a_file_may_be_in_a_bucket(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = scripted(Descriptor(), tmp_path / "eye.pt")
+    Store("s3://bucket/models").put("eye.pt", path.read_bytes())
+    assert torchscript.facts_of("s3://bucket/models/eye.pt", IMAGE, s3) == torchscript.facts_of(str(path), IMAGE)
+
+
+def test_every_call_computes_alike(tmp_path: Path) -> None:
+    model = torchscript.load(str(scripted(Descriptor(), tmp_path / "eye.pt")), IMAGE, "fp32", CPU)
+    crops = [np.asarray(draw(seed).resize((32, 32))).transpose(2, 0, 1) for seed in range(4)]
+    first, *others = [model.encode_images(crops, 4) for _ in range(5)]
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_a_file_that_changed_since_the_run_began_is_refused(tmp_path: Path) -> None:
