@@ -21,6 +21,7 @@ from curate.select import greedy_pairs
 from curate.select.database import connect
 from curate.select.decisions import decisions
 from curate.select.funnel import Funnel
+from curate.select.relations import Found, Listing, Rule, Side
 from curate.select.rows import PartRows
 from curate.select.steps.registry import read as read_steps
 
@@ -195,3 +196,56 @@ def test_what_stays_and_what_goes_is_by_definition(run: Run, sizes: tuple[int, i
             assert decided[original] is None
             assert rank(of[original]) < rank(of[pair])
             assert similarity == alike(name, near, of[original], of[pair])
+
+
+def listed_pairs(rules: Sequence[Rule], codes: Mapping[str, Any]) -> tuple[Any, int]:
+    """Decides rows by code; returns which are kept, and how many pairs of rows were looked at."""
+    looked_at = 0
+    listing = Listing._pairs
+
+    def counted(self: Listing, *args: Any) -> Any:
+        nonlocal looked_at
+        found = listing(self, *args)
+        looked_at += len(found[0])
+        return found
+
+    with patch.object(Listing, "_pairs", counted):
+        kept = greedy_pairs.decided(rules, codes)
+        named = sum(len(table) for table in greedy_pairs._named(rules, codes, kept))
+    assert named == np.count_nonzero(~kept)
+    return kept, looked_at
+
+
+def test_many_pairs_of_one_caption_or_of_one_image_are_not_compared_with_each_other() -> None:
+    n = 100_000
+    own, one = np.arange(n), np.zeros(n, np.int64)
+    image, caption = Side("image"), Side("caption")
+    both, alone = Rule(0, [image, caption]), Rule(1, [caption])
+    # Only pairs of the same image and the same caption are duplicates.
+    for codes in ({"image": own, "caption": one}, {"image": one, "caption": own}):
+        kept, looked_at = listed_pairs([both], codes)
+        assert kept.all()
+        assert looked_at == 0
+    kept, looked_at = listed_pairs([both], {"image": own // 2, "caption": one})
+    assert kept.tolist() == [True, False] * (n // 2)
+    assert looked_at < 10 * n
+    # All but the first are duplicates of it, by either rule.
+    for rules in ([both], [alone], [both, alone]):
+        kept, looked_at = listed_pairs(rules, {"image": one, "caption": one})
+        assert np.flatnonzero(kept).tolist() == [0]
+        assert looked_at < 60 * n
+
+
+def test_many_near_images_of_one_caption_are_not_compared_with_each_other() -> None:
+    n = 20_000
+    images = np.arange(n)
+    # A hub that is near all others, of which each is near the next.
+    hub = (np.zeros(n - 1, np.int64), images[1:], np.full(n - 1, 0.99))
+    chain = (images[1:-1], images[2:], np.full(n - 2, 0.98))
+    pairs = tuple(np.concatenate(columns) for columns in zip(hub, chain, strict=True))
+    near = Side("image", [(Found.of(n, pairs), 0.95)])  # type: ignore[arg-type]
+    for caption, expected in ((np.zeros(n, np.int64), 1), (images, n)):
+        rule = Rule(0, [near, Side("caption")], similarity=0)
+        kept, looked_at = listed_pairs([rule], {"image": images, "caption": caption})
+        assert np.count_nonzero(kept) == expected
+        assert looked_at < 60 * n
