@@ -149,6 +149,8 @@ def fault(name: str, kinds: Sequence[str], sets: Mapping[str, _AnySet]) -> str:
         known = nearest(name, sets) if sets else "; the recipe has no section `against`"
         return f"against has no set {name!r}{known}"
     for kind in kinds:
+        if kind not in file_kinds():
+            return f"a set has no values for by: {kind}; compare images by {' or '.join(file_kinds())}"
         if kind not in sets[name].kinds:
             return f"against.{name} has no values for by: {kind}; write against.{name}.{kind}, files of them"
     return ""
@@ -174,7 +176,7 @@ class Sets:
         """Yields the digests (`item`) and ids (`id`) of a set's items, ascending by digest."""
         folder = self._inputs[set_pass(name, kind)]
         for block in range(folder.marker().counts["blocks"]):
-            for table in folder.tables(NODES, block, ["digest", "image"]):
+            for table in folder.tables(NODES, block, ["digest", "id"]):
                 yield table.rename_columns(["item", "id"])
 
     def searched(self, name: str, kind: str) -> int | None:

@@ -4,12 +4,12 @@ It is a module of the package itself, as all three need it and no room may impor
 keys, dedup searches for its near pairs, and select takes its threshold and its description. The kinds themselves are
 modules of `curate.dedup.kinds`, one each; the libraries of a search are imported when the search is opened.
 
-A search gets the distinct images of a run as blocks of nodes, and finds the near pairs of one tile, a block or two
-blocks, at a time. Select and report read the pairs by `curate.near`.
+A search gets the distinct images, or captions, of a run as blocks of nodes, and finds the near pairs of one tile, a
+block or two blocks, at a time. Select and report read the pairs by `curate.near`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from curate.account import Account
+from curate.captions import caption_digests, normal_form_digests
 from curate.keys import Keys, type_of
 from curate.recipe_faults import allowed, shown
 from curate.registry import Registry
@@ -29,27 +30,71 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-EQUAL_BYTES = "equal bytes"
-"""Words for how alike two images with one digest are; they are duplicates in every kind."""
+@dataclass(frozen=True)
+class Compared:
+    """What a kind compares of a pair: its image or its caption. Equal ones, by digest, are one node of a search.
+
+    Attributes:
+        name: of the thing, without white space.
+        noun: a word for the thing, in the singular; its plural has an s.
+        column: the column of pairs, text, from which the digest is computed.
+        equal: words for how alike two pairs with equal digests are; they are duplicates in every kind that compares it.
+        digests: computes the digests, 64 hex digits each, null where the column is; None: the column holds them.
+    """
+
+    name: str
+    noun: str
+    column: str
+    equal: str
+    digests: Callable[[pa.ChunkedArray], pa.Array] | None = None
+
+    @property
+    def sql(self) -> str:
+        """The digest in SQL; `curate.select.database` registers a function for each thing with `digests`."""
+        return self.column if self.digests is None else f"digest_of_{self.name}({self.column})"
+
+    def digests_of(self, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        """Returns the digests of the rows of a column."""
+        return column if self.digests is None else self.digests(column)
+
+
+IMAGE = Compared("image", "image", "sha256", "equal bytes")
+CAPTION = Compared("caption", "caption", "caption", "equal captions", caption_digests)
+NORMAL_CAPTION = Compared(
+    "normal_caption", "caption", "caption", "equal captions after normalisation", normal_form_digests
+)
+
+COMPARED = (IMAGE, CAPTION, NORMAL_CAPTION)
+"""All things that kinds of duplicates compare."""
+
+
+def compared_of(search: Mapping[str, Any]) -> Compared:
+    """Returns what a search compares, from its facts in `funnel.json` (`searches_of`)."""
+    # A funnel.json from before kinds that compare captions does not name it.
+    name = search.get("compares", IMAGE.name)
+    return next(one for one in COMPARED if one.name == name)
 
 
 @dataclass(frozen=True)
-class PartImages:
-    """The images of a part that can be compared.
+class PartValues:
+    """What a search can compare in a part: images or captions, not necessarily distinct.
 
     Args:
-        images: image_id and sha256, neither of them null.
+        digests: of what is compared (`Compared`), 64 hex digits, not null.
+        ids: binary(16), the id of the image or pair to which each belongs; not null. Of equal digests, the value with
+            the smallest id is compared.
         values: [n, …], the value of each that is compared; of one type and shape in all parts.
-        unusable: the number of images that were left out because their value cannot be compared.
+        unusable: the number that was left out because their value cannot be compared.
     """
 
-    images: pa.Table
+    digests: pa.Array | pa.ChunkedArray
+    ids: pa.Array | pa.ChunkedArray
     values: "npt.NDArray[Any]"
     unusable: int = 0
 
 
 class Search(Protocol):
-    """A search that was opened; sets of values are arrays as in `PartImages`, and may be mapped from files."""
+    """A search that was opened; sets of values are arrays as in `PartValues`, and may be mapped from files."""
 
     @property
     def floor(self) -> float:
@@ -85,13 +130,14 @@ class Stored:
 
 
 class DuplicateKind(ABC):
-    """A kind of duplicate: images with equal digests are duplicates in every kind, near images in a `NearKind`.
+    """A kind of duplicate: pairs with equal digests of what it compares are duplicates, in a `NearKind` also near ones.
 
     A module of `curate.dedup.kinds` offers one as `KIND`.
 
     Attributes:
         name: the value of `by` in the recipe; without `-`.
-        about: which images are duplicates, for the description of `by`.
+        about: which pairs are duplicates, for the description of `by`.
+        compares: the images of pairs, or their captions.
         keys: the step's keys besides `by`; those without a default are required with this kind, and none is allowed
             with a kind that does not have it.
         stored: how values are written in the files of a set (`against` in the recipe); None where no set has any.
@@ -99,6 +145,7 @@ class DuplicateKind(ABC):
 
     name: ClassVar[str]
     about: ClassVar[str]
+    compares: ClassVar[Compared] = IMAGE
     keys: ClassVar[type[Keys]] = Keys
     stored: ClassVar[Stored | None] = None
 
@@ -118,19 +165,19 @@ class DuplicateKind(ABC):
 
     @abstractmethod
     def words(self, keys: Any) -> str:
-        """A short description of which images are duplicates, with the threshold; `keys` are of the class `keys`."""
+        """A short description of which pairs are duplicates, with the threshold; `keys` are of the class `keys`."""
 
     def likeness(self, similarity: float) -> str:
-        """Words for how alike two images are, from their similarity as decisions and near pairs store it."""
+        """Words for how alike two pairs are, from their similarity as decisions and near pairs store it."""
         del similarity
-        return EQUAL_BYTES
+        return self.compares.equal
 
 
 @dataclass(frozen=True)
 class NearKind(DuplicateKind):
     """A kind with a similarity; the pass `dedup-<search name>` finds its near pairs at or above a floor.
 
-    The pass `nodes-<search name>` gathers the values that are compared, one for each distinct image.
+    The pass `nodes-<search name>` gathers the values that are compared, one for each distinct image or caption.
 
     A kind that compares embeddings has the key `model`: each model that a step names is a search of its own, by a
     copy of the kind with that model. A step that names the recipe's first model is read as one that names none.
@@ -139,10 +186,10 @@ class NearKind(DuplicateKind):
         model: short name of the model whose embeddings are compared; None: the first one, or the kind reads no model.
         version: of the search, raised when it would find other pairs in the same inputs, or store them otherwise.
         section: the search's own keys in the recipe's section `dedup`; two kinds must not have a key of one name.
-        block_rows: images in a block, about: what a tile's memory allows.
-        column: a column of pairs that is null where an image cannot be compared.
+        block_rows: nodes in a block, about: what a tile's memory allows.
+        column: a column of pairs that is null where a pair cannot be compared.
         measure: a noun for the similarity.
-        left_out: why an image cannot be compared.
+        left_out: why an image or caption cannot be compared.
         wants_gpu: whether the search can use a GPU.
         reads_texts: whether it compares embeddings of captions, which a model without a text tower does not give.
     """
@@ -189,7 +236,7 @@ class NearKind(DuplicateKind):
 
     @abstractmethod
     def threshold(self, keys: Any) -> float:
-        """The similarity, as stored in near pairs, at or above which two images are duplicates."""
+        """The similarity, as stored in near pairs, at or above which two pairs are duplicates."""
 
     @abstractmethod
     def not_searched(self, keys: Any, dedup: Any) -> str:
@@ -205,7 +252,7 @@ class NearKind(DuplicateKind):
         """The short names of the passes whose values are compared; `models` are the recipe's, the first one first."""
 
     def gathers(self, dedup: Any) -> Json:
-        """The keys of the recipe's section that determine which images are compared; part of the nodes' fingerprint."""
+        """The keys of the recipe's section that determine what is compared; part of the nodes' fingerprint."""
         del dedup
         return {}
 
@@ -218,8 +265,8 @@ class NearKind(DuplicateKind):
         """The settings of the search, JSON-able; `recipe` is the whole recipe (`curate.recipe.Recipe`)."""
 
     @abstractmethod
-    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
-        """Reads the images of a part, in a worker.
+    def values(self, inputs: Inputs, part: int, settings: Json) -> PartValues:
+        """Reads the values of a part, in a worker.
 
         Raises:
             BrokenResult: the tables of the part do not belong together.
@@ -267,19 +314,54 @@ def of_search(search_name: str) -> DuplicateKind | None:
     return replace(kind, model=model) if model and isinstance(kind, NearKind) else kind
 
 
-def likeness(step: Mapping[str, Any], similarity: float | None) -> str:
-    """Words for how alike a dropped pair's image and that of the kept pair are, such as `7 of 64 bits differ`.
+def likeness(
+    step: Mapping[str, Any],
+    similarity: float | None,
+    dropped: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Any] | None = None,
+) -> str:
+    """Words for how alike two pairs are, such as `7 of 64 bits differ`.
 
     Args:
-        step: the facts of the step that dropped it, as in `funnel.json`, or those of a search (`searches_of`).
+        step: the facts of the step that dropped one of them, as in `funnel.json`, or those of a search (`searches_of`).
         similarity: as in decisions; None where the step of another package gives none.
+        dropped: the columns of `compared_columns` of the dropped pair; None where the two are known not to be equal.
+        kept: likewise of the kept pair.
     """
     if similarity is None:
         return ""
-    # Where images are near by several searches, the similarity is that of the first.
-    facts = next(iter(searches_of(step)), step)
-    kind = of_search(str(facts.get("by")))
-    return f"similarity {_rounded_down(similarity)}" if kind is None else kind.likeness(similarity)
+    # Where a step has several searches, the similarity is that of the first; where it has none, all is equal.
+    searches = searches_of(step)
+    kinds = [of_search(name) for name in ([search["by"] for search in searches[:1]] or kinds_of(step))]
+    if not searches and kinds and all(kinds):
+        return ", ".join(kind.likeness(similarity) for kind in kinds if kind)
+    kind = kinds[0] if kinds else None
+    compares = kind.compares if kind else IMAGE
+    if dropped is not None and kept is not None and _are_equal(compares, dropped, kept):
+        return compares.equal
+    return kind.likeness(similarity) if kind else f"similarity {_rounded_down(similarity)}"
+
+
+def kinds_of(step: Mapping[str, Any]) -> list[str]:
+    """Returns the kinds by all of which pairs are duplicates for a step of `funnel.json`; empty if unknown."""
+    if step.get("kinds"):
+        return list(step["kinds"])
+    # A funnel.json from before kinds that compare captions: they are those of the searches, or the single one.
+    names = [search["by"] for search in searches_of(step)] or [step.get("by")]
+    return [str(name) for name in names if name]
+
+
+def compared_columns(known: Collection[str]) -> list[str]:
+    """Returns the columns that `likeness` reads, of those that pairs have."""
+    return [name for name in dict.fromkeys(one.column for one in COMPARED) if name in known]
+
+
+def _are_equal(compared: Compared, dropped: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    one, other = dropped.get(compared.column), kept.get(compared.column)
+    if compared.digests is None or one is None or other is None:
+        return one is not None and one == other
+    first, second = compared.digests(pa.chunked_array([[one, other]], pa.string())).to_pylist()
+    return bool(first == second)
 
 
 def _rounded_down(similarity: float) -> str:

@@ -111,7 +111,7 @@ def test_every_key_is_documented_with_its_default():
         ),
         (
             with_(select=[{"drop": "a", "duplicates": {"by": "image_embedding"}}]),
-            "recipe: select step 'a': duplicates: by: image_embedding needs `above`, and no other kind takes it",
+            "recipe: select step 'a': duplicates: by: image_embedding or text_embedding needs `above`, and no other",
         ),
         (
             with_(select=[{"drop": "a", "keep_top": {"of": "x", "fraction": 1.5}}]),

@@ -10,7 +10,7 @@ from curate import schema
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
-from curate.duplicates import EQUAL_BYTES, likeness
+from curate.duplicates import compared_columns, likeness
 from curate.errors import UsageError, counted
 from curate.report.groups import Group, Member, farthest, gather, largest, members, naming
 from curate.report.survey import Place
@@ -189,15 +189,14 @@ class _Decided:
         return f"  {member.pair.hex()}  {plain(member.step):<16} {alike:<24} {url}".rstrip()
 
     def _likeness(self, member: Member, kept: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-        words = likeness(self.steps[member.step], member.similarity)
-        return EQUAL_BYTES if words and row["sha256"] == kept["sha256"] else words
+        return likeness(self.steps[member.step], member.similarity, row, kept)
 
     def with_facts(self, some: list[Member]) -> tuple[list[Member], _Facts]:
         """Returns members of one part, and their facts."""
         return some, self._of_part(some[0].place.part, [member.place for member in some])
 
     def facts(self, places: Iterable[Place]) -> _Facts:
-        """Returns what is printed of the rows at these places: URL, caption and sha256."""
+        """Returns what is printed of the rows at these places: URL and caption, and what duplicates are compared by."""
         by_part: defaultdict[int, list[Place]] = defaultdict(list)
         for place in dict.fromkeys(places):
             by_part[place.part].append(place)
@@ -207,7 +206,8 @@ class _Decided:
         return found
 
     def _of_part(self, part: int, places: Sequence[Place]) -> dict[Place, Mapping[str, Any]]:
-        names = [name for name in ("url", "caption", "sha256") if name in self.columns.types()]
+        known = self.columns.types()
+        names = [name for name in dict.fromkeys(("url", "caption", *compared_columns(known))) if name in known]
         found = self._rows(part, names, [place.row for place in places])
         return dict(zip(places, found, strict=True))
 

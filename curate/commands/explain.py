@@ -1,6 +1,6 @@
 """`curate explain`: prints everything that a run's tables say about one pair."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from curate.against import item_of
 from curate.columns import PairColumns, predicate_view
 from curate.columns import read as read_columns
 from curate.commands.find_pairs import rows
-from curate.duplicates import EQUAL_BYTES, likeness, searches_of
+from curate.duplicates import compared_columns, kinds_of, likeness
 from curate.errors import UsageError
 from curate.report.terminal import plain
 from curate.runs.latest import newest
@@ -68,7 +68,7 @@ def _explain(folders: dict[str, Folder], part: int, row: int, decided: Json) -> 
     if part in decided["missing_parts"]:
         yield "decision    none: its part is missing from this result"
         return
-    decision = _values(read([*columns.decisions(), "sha256"]))
+    decision = _values(read([*columns.decisions(), *compared_columns(columns.types())]))
     yield from _verdict(folders, columns, decision, decided)
     yield from _matched(folders["select"], part, facts["pair_id"], decision)
     if decision["reason"] in (schema.REPEATED, schema.NOT_SAMPLED):
@@ -92,11 +92,12 @@ def _verdict(folders: dict[str, Folder], columns: PairColumns, decision: Json, d
     if kept := decision["duplicate_of"]:
         steps = folders["select"].json("funnel.json", WHOLE)["steps"]
         step = next(step for step in steps if step["name"] == decision["reason"])
-        words = likeness(step, decision["duplicate_similarity"])
-        if words and _digest(folders, columns, kept, decided) == decision["sha256"]:
-            words = EQUAL_BYTES
-        kinds = [search["by"] for search in searches_of(step)] or [step.get("by")]
-        by = f", by {plain(' and '.join(kinds))}" if all(kinds) else ""
+        names = compared_columns(columns.types())
+        words = likeness(
+            step, decision["duplicate_similarity"], decision, _kept(folders, columns, kept, names, decided)
+        )
+        kinds = kinds_of(step)
+        by = f", by {plain(' and '.join(kinds))}" if kinds else ""
         yield f"copies      {kept.hex()}, which is kept{by}{words and ': '}{words}"
 
 
@@ -111,14 +112,17 @@ def _matched(select: Folder, part: int, pair: bytes, decision: Json) -> Iterator
     yield f"matches     {plain(item['item'])} of the set {item['set']}, by {plain(' and '.join(kinds))}: {words}"
 
 
-def _digest(folders: dict[str, Folder], columns: PairColumns, kept: bytes, decided: Json) -> str | None:
-    """Returns the sha256 of a kept pair's image; None where the pair is kept in no part."""
+def _kept(
+    folders: dict[str, Folder], columns: PairColumns, kept: bytes, names: Sequence[str], decided: Json
+) -> Json | None:
+    """Returns columns of a kept pair; None where the pair is kept in no part."""
     for part, row in rows(folders["plan"], kept.hex()):
         if part >= decided["parts"] or part in decided["missing_parts"]:
             continue
-        (found,) = read_columns(Inputs(folders, [part]), columns, part, ["kept", "sha256"], [row]).to_pylist()
+        found: Json
+        (found,) = read_columns(Inputs(folders, [part]), columns, part, ["kept", *names], [row]).to_pylist()
         if found["kept"]:
-            return str(found["sha256"])
+            return found
     return None
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from curate.account import Account
 from curate.dedup.hamming import near_counts, near_hashes
-from curate.duplicates import PartImages
+from curate.duplicates import PartValues
 from curate.errors import BrokenResult
 from curate.store import Folder
 
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 def read_hashes(
     fetch: Folder, pixels: Folder, part: int, column: str, bits: int, least: tuple[str, float] | None = None
-) -> PartImages:
+) -> PartValues:
     """Returns the images of a part with their hashes, uint64 [n, bits / 64].
 
     Args:
@@ -49,7 +49,7 @@ def read_hashes(
     if len(digits) != bits // 4 * len(fetched):
         raise BrokenResult(f"{pixels.path}: part {part} has a {column} that is not {bits // 4} hex digits")
     values = np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(len(fetched), bits // 64)
-    return PartImages(fetched, values, _trues(present) - len(fetched))
+    return PartValues(fetched["sha256"], fetched["image_id"], values, _trues(present) - len(fetched))
 
 
 def shares_of_equal_bits(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> Floats:

@@ -1,9 +1,10 @@
-"""Reduces images to nodes: one value to compare for each distinct digest, ascending by digest, in blocks.
+"""Reduces images or captions to nodes: one value for each distinct digest, ascending by digest, in blocks.
 
 All copies of a file would be near each other, so the search runs on distinct digests. A digest has the value of its
-image with the smallest image_id. A run of many images is gathered in two steps: a *shelf* holds the distinct images of
-some parts, ascending by digest, in one row group for each block; a *block* holds the nodes of a range of digests, from
-all shelves. Memory holds one shelf, or one block.
+image with the smallest image_id, or of its caption in the pair with the smallest pair_id. What follows says images for
+both. A run of many images is gathered in two steps: a *shelf* holds the distinct images of some parts, ascending by
+digest, in one row group for each block; a *block* holds the nodes of a range of digests, from all shelves. Memory holds
+one shelf, or one block.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate import schema
-from curate.duplicates import PartImages
+from curate.duplicates import PartValues
 from curate.errors import BrokenResult
 from curate.near import DENSE, DIGEST_BYTES, NODES, plain_bytes
 from curate.store import Folder, Outputs
@@ -35,23 +36,23 @@ _COPIED = 1 << 14
 """Values that are copied at a time."""
 
 Records = npt.NDArray[Any]
-"""Images as records: `digest` and `image` as big-endian words, which sort as their bytes do, and `value`."""
+"""Images or captions as records: `digest` and `id` as big-endian words, which sort as their bytes do, and `value`."""
 
 
-def records(found: PartImages, where: str) -> Records:
-    """Returns the images of a part as records. Raises BrokenResult where a digest is not 64 hex digits."""
-    digests = bytes.fromhex("".join(found.images["sha256"].to_pylist()))
-    if len(digests) != DIGEST_BYTES * len(found.images):
+def records(found: PartValues, where: str) -> Records:
+    """Returns the values of a part as records. Raises BrokenResult where a digest is not 64 hex digits."""
+    digests = bytes.fromhex("".join(found.digests.to_pylist()))
+    if len(digests) != DIGEST_BYTES * len(found.digests):
         raise BrokenResult(f"{where} has a sha256 that is not 64 hex digits")
-    made = np.empty(len(found.images), _record(found.values.dtype, found.values.shape[1:]))
+    made = np.empty(len(found.digests), _record(found.values.dtype, found.values.shape[1:]))
     made["digest"] = np.frombuffer(digests, ">u8").reshape(-1, 4)
-    made["image"] = np.frombuffer(b"".join(found.images["image_id"].to_pylist()), ">u8").reshape(-1, 2)
+    made["id"] = np.frombuffer(b"".join(found.ids.to_pylist()), ">u8").reshape(-1, 2)
     made["value"] = found.values
     return made
 
 
 def distinct(pieces: Sequence[Records], where: str) -> Records:
-    """Returns one record for each digest, that of the smallest image_id; ascending by digest.
+    """Returns one record for each digest, that of the smallest id; ascending by digest.
 
     Args:
         pieces: records, in any order; one array at least.
@@ -69,7 +70,7 @@ def distinct(pieces: Sequence[Records], where: str) -> Records:
     record = filled[0].dtype
     plain = np.concatenate([piece.view(f"V{record.itemsize}") for piece in filled])
     together = plain.view(record)
-    words = [together["image"][:, 1], together["image"][:, 0]]
+    words = [together["id"][:, 1], together["id"][:, 0]]
     words += [together["digest"][:, word] for word in (3, 2, 1, 0)]
     order = np.lexsort(words)
     digest = together["digest"][order]
@@ -92,12 +93,12 @@ def write(path: Path, groups: Iterable[Records], like: Records, *, ids: bool = T
         path: the file.
         groups: the records.
         like: records, of which only the type counts.
-        ids: whether the image ids are written, too; `read` needs them.
+        ids: whether the ids are written, too; `read` needs them.
     """
     value = like.dtype["value"]
     about = {"dtype": value.base.str, "shape": json.dumps(value.shape)}
-    widths = {"digest": DIGEST_BYTES, "image": ID_BYTES, "value": value.itemsize}
-    written = [name for name in widths if ids or name != "image"]
+    widths = {"digest": DIGEST_BYTES, "id": ID_BYTES, "value": value.itemsize}
+    written = [name for name in widths if ids or name != "id"]
     schema = pa.schema([(name, pa.binary(widths[name])) for name in written], about)
     # Digests are distinct and values nearly random: neither a dictionary nor compression would make them shorter.
     options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
@@ -215,24 +216,29 @@ def copied(values: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: Path) ->
     return _mapped(path, values.dtype, (len(rows), *values.shape[1:]))
 
 
-def gather(found: Iterable[PartImages], where: str) -> tuple[Records, dict[str, int]]:
-    """Returns the distinct records of some parts, and how many images they have, and have that cannot be compared.
+def gather(found: Iterable[PartValues], where: str, things: str) -> tuple[Records, dict[str, int]]:
+    """Returns the distinct records of some parts, and how many values they have, and have that cannot be compared.
+
+    Args:
+        found: the parts.
+        where: the folder of the values, for messages.
+        things: the name of the first count, such as `images`.
 
     Raises:
         BrokenResult: there is no part, or the parts do not fit together.
     """
-    pieces, counts = [], {"images": 0, "unusable": 0}
-    for number, images in enumerate(found):
-        pieces.append(records(images, f"{where}: part {number}"))
-        counts["images"] += len(images.images)
-        counts["unusable"] += images.unusable
+    pieces, counts = [], {things: 0, "unusable": 0}
+    for number, values in enumerate(found):
+        pieces.append(records(values, f"{where}: part {number}"))
+        counts[things] += len(values.digests)
+        counts["unusable"] += values.unusable
     if not pieces:
         raise BrokenResult(f"{where}: there is no part to search for duplicates")
     return distinct(pieces, where), counts
 
 
 def _record(value: np.dtype[Any], shape: tuple[int, ...]) -> np.dtype[Any]:
-    return np.dtype([("digest", ">u8", (4,)), ("image", ">u8", (2,)), ("value", value, shape)])
+    return np.dtype([("digest", ">u8", (4,)), ("id", ">u8", (2,)), ("value", value, shape)])
 
 
 def _binary(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

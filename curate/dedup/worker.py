@@ -1,4 +1,4 @@
-"""Dedup: gathers distinct images in blocks, and searches the tiles of blocks for near pairs.
+"""Dedup: gathers distinct images or captions in blocks, and searches the tiles of blocks for near pairs.
 
     shelve ─→ gather ─→ search ─→ certify
 
@@ -42,8 +42,8 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     def dedup(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         with scratch("dedup") as folder:
             if out := outputs.get(kind.nodes_pass):
-                found = (kind.images(inputs, part, of_kind) for part in inputs.parts)
-                block, counts = nodes.gather(found, _where(kind, inputs))
+                found = (kind.values(inputs, part, of_kind) for part in inputs.parts)
+                block, counts = nodes.gather(found, _where(kind, inputs), _things(kind))
                 of_block = out.part(0)
                 nodes.put_block(block, of_block, folder / NODES)
                 of_block.commit()
@@ -71,8 +71,8 @@ def open_shelve(settings: Mapping[str, Any]) -> Worker:
 
     def shelve(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
-        found = (kind.images(inputs, part, of_kind) for part in inputs.parts[unit * each : (unit + 1) * each])
-        shelf, counts = nodes.gather(found, _where(kind, inputs))
+        found = (kind.values(inputs, part, of_kind) for part in inputs.parts[unit * each : (unit + 1) * each])
+        shelf, counts = nodes.gather(found, _where(kind, inputs), _things(kind))
         with scratch("dedup") as folder:
             nodes.write(folder / NODES, nodes.by_block(shelf, blocks), shelf)
             out.put_file(NODES, folder / NODES, rows=len(shelf))
@@ -106,7 +106,7 @@ def open_add_up(settings: Mapping[str, Any]) -> Worker:
 
     def add_up(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
-        counts: Counter[str] = Counter(images=0, unusable=0)
+        counts: Counter[str] = Counter({_things(kind): 0, "unusable": 0})
         for _, marker in markers(inputs["shelves"], range(settings["shelves"])):
             counts.update(marker.counts)
         _count(kind, out, counts)
@@ -161,10 +161,16 @@ def _where(kind: NearKind, inputs: Inputs) -> str:
     return values
 
 
+def _things(kind: NearKind) -> str:
+    """The name of the count of what was gathered: `images` or `captions`."""
+    return f"{kind.compares.noun}s"
+
+
 def _count(kind: NearKind, out: Outputs, counts: Mapping[str, int]) -> None:
     out.counts.update(counts)
     if unusable := counts["unusable"]:
-        left_out = counted(unusable, "image was", "images were")
+        noun = kind.compares.noun
+        left_out = counted(unusable, f"{noun} was", f"{noun}s were")
         out.notes.append(f"{left_out} not compared: {kind.left_out}")
 
 

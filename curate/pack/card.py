@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from curate.duplicates import searches_of
+from curate.duplicates import compared_of, kinds_of, searches_of
 from curate.errors import counted
 from curate.pack.layouts.contract import Description, LayoutFiles, Packed
 from curate.pack.layouts.registry import layouts
@@ -132,14 +132,14 @@ def _searches(funnel: Json) -> list[str]:
     """Lines about what the searches for near duplicates cover."""
     lines = []
     for step in funnel["steps"]:
-        searches = searches_of(step)
-        for search in searches:
-            by = f" by {_code(search['by'])}" if len(searches) > 1 else ""
-            dense = counted(search.get("dense", 0), "image")
+        for search in searches_of(step):
+            by = f" by {_code(search['by'])}" if len(kinds_of(step)) > 1 else ""
+            noun = compared_of(search).noun
+            dense = counted(search.get("dense", 0), noun)
             among = f" Pairs among the {dense} that are near very many others were compared when the step decided."
             lines.append(
                 f"The search for {_code(step['name'])}{by} is exact: each of the {counted(search['searched'], 'pair')} "
-                "of distinct images was compared, or excluded by a proved bound."
+                f"of distinct {noun}s was compared, or excluded by a proved bound."
                 f"{among if search.get('dense') else ''}"
             )
     return [*lines, ""] if lines else []

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.duplicates import EQUAL_BYTES
+from curate.duplicates import COMPARED
 from curate.errors import BrokenResult
 from curate.report.survey import Place
 from curate.schema import ID
@@ -97,7 +97,8 @@ def naming(steps: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def farthest(words: str) -> str:
     """Returns words for how alike the kept pair and the member least like it are, from the words for the two alone."""
-    return words if words in ("", EQUAL_BYTES) else f"the least similar: {words}"
+    equal = {compared.equal for compared in COMPARED}
+    return words if not words or equal.issuperset(words.split(", ")) else f"the least similar: {words}"
 
 
 def largest(select: Folder, parts: Sequence[int], rankings: Sequence[Collection[str]], limit: int) -> list[Ranking]:

@@ -1,6 +1,7 @@
 """Reads the near pairs that a search found: their histogram, and those just below a step's threshold.
 
-The table is streamed, as it may be very long. Near pairs name images by digest; `find_kept` finds the kept pairs.
+The table is streamed, as it may be very long. Near pairs name images and captions by digest; `find_kept` finds the
+kept pairs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from curate.columns import PairColumns
 from curate.columns import read as read_columns
+from curate.duplicates import Compared
 from curate.near import FoundPairs, Pairs
 from curate.report.histogram import Histogram
 from curate.report.survey import OTHER, UNDER_THRESHOLD, Place
@@ -20,12 +22,12 @@ from curate.side_by_side import side_by_side
 from curate.store import Inputs
 
 CANDIDATES = 1000
-"""Near pairs below a threshold that are looked up: the images of most of them may be dropped for other reasons."""
+"""Near pairs below a threshold that are looked up: the pairs of most of them may be dropped for other reasons."""
 
 
 @dataclass(frozen=True)
 class NearMiss:
-    """Two images just below a threshold, by digest, with `digests[0] < digests[1]`."""
+    """Two images, or captions, just below a threshold, by digest, with `digests[0] < digests[1]`."""
 
     digests: tuple[str, str]
     similarity: float
@@ -79,33 +81,40 @@ def _closest(known: Pairs, more: Pairs, below: npt.NDArray[np.bool_]) -> Pairs:
     return a[first], b[first], similarity[first]
 
 
-def find_kept(inputs: Inputs, columns: PairColumns, digests: Collection[str]) -> dict[str, Place]:
-    """Returns the places of kept pairs by the digest of their image; several pairs of one image give the first.
+def find_kept(
+    inputs: Inputs, columns: PairColumns, wanted: Mapping[Compared, Collection[str]]
+) -> dict[Compared, dict[str, Place]]:
+    """Returns the places of kept pairs by the digest of their image or caption; of several pairs the first.
 
     Args:
         inputs: the folders plan, fetch and select.
         columns: the columns of a pair of the run.
-        digests: sha256, as hex digits.
+        wanted: digests of each thing, as hex digits.
     """
-    wanted = pa.array(sorted(digests), pa.string())
-    places: dict[str, Place] = {}
+    wanted = {compared: pa.array(sorted(digests), pa.string()) for compared, digests in wanted.items() if digests}
+    places: dict[Compared, dict[str, Place]] = {compared: {} for compared in wanted}
 
-    def read(part: int) -> tuple[int, pa.Array, pa.Array]:
-        pairs = read_columns(inputs, columns, part, ["sha256", "kept"])
-        hits = pc.and_(pc.is_in(pairs["sha256"], value_set=wanted), pairs["kept"])
-        rows = pc.indices_nonzero(hits)
-        return part, rows, pairs["sha256"].take(rows)
+    def read(part: int) -> tuple[int, dict[Compared, tuple[pa.Array, pa.Array]]]:
+        pairs = read_columns(inputs, columns, part, ["kept", *(compared.column for compared in wanted)])
+        kept = pc.indices_nonzero(pairs["kept"])
+        found = {}
+        for compared, digests in wanted.items():
+            own = compared.digests_of(pairs[compared.column].take(kept))
+            hits = pc.indices_nonzero(pc.is_in(own, value_set=digests))
+            found[compared] = kept.take(hits), own.take(hits)
+        return part, found
 
-    for part, rows, found in side_by_side(read, inputs.parts if len(wanted) else ()):
-        for row, digest in zip(rows.to_pylist(), found.to_pylist(), strict=True):
-            places.setdefault(digest, Place(part, row))
+    for part, found in side_by_side(read, inputs.parts if wanted else ()):
+        for compared, (rows, digests) in found.items():
+            for row, digest in zip(rows.to_pylist(), digests.to_pylist(), strict=True):
+                places[compared].setdefault(digest, Place(part, row))
     return places
 
 
 def both_kept(
     misses: Sequence[NearMiss], places: Mapping[str, Place], most: int
 ) -> list[tuple[NearMiss, Place, Place]]:
-    """Returns the first near misses of which both images have a kept pair, with the places of these."""
+    """Returns the first near misses of which both images, or captions, have a kept pair, with the places of these."""
     found = [
         (miss, places[miss.digests[0]], places[miss.digests[1]])
         for miss in misses

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 
 from curate.against import item_of
 from curate.columns import PairColumns
-from curate.duplicates import EQUAL_BYTES, likeness, searches_of
+from curate.duplicates import Compared, compared_of, kinds_of, likeness, searches_of
 from curate.errors import BrokenResult, counted, short
 from curate.near import FoundPairs
 from curate.report.examples import Example, load
@@ -55,7 +55,7 @@ GROUPS, MEMBERS = 4, 6
 """The largest groups of a duplicates step that are shown, and members of each."""
 
 NEAR_MISSES = 6
-"""Pairs of images just below a threshold that are shown."""
+"""Pairs just below a threshold that are shown."""
 
 _ITEM = "matches"
 """The label of the item of a set for which a step dropped a pair."""
@@ -121,18 +121,20 @@ class Below:
 
     Attributes:
         by: the kind of duplicate, where a step has several; else ''.
+        things: what the search compares: `images` or `captions`.
         misses: each with how alike the two are.
         candidates: the number of near pairs just below the threshold that were looked up.
     """
 
     by: str
+    things: str
     misses: Sequence[tuple[str, Example, Example]]
     candidates: int
 
 
 @dataclass(frozen=True)
 class Alike:
-    """The groups of a duplicates step, and pairs of images that are only just no duplicates.
+    """The groups of a duplicates step, and pairs that are only just no duplicates.
 
     Attributes:
         anchor: the section's id.
@@ -194,8 +196,9 @@ class Figure:
         quantiles: per group of pairs, the values at `QUANTILES`.
         missing: pairs without a value.
         measure: for near copies, the name of their similarity.
-        searched: for near copies, all pairs of distinct images.
-        dense: of these images, those whose pairs among themselves are not stored, and so not drawn.
+        searched: for near copies, all pairs of distinct images or captions.
+        things: for near copies, which of the two.
+        dense: of these, those whose pairs among themselves are not stored, and so not drawn.
     """
 
     title: str
@@ -205,6 +208,7 @@ class Figure:
     missing: int
     measure: str = ""
     searched: int | None = None
+    things: str = ""
     dense: int = 0
 
 
@@ -222,7 +226,7 @@ class Host:
 
 @dataclass(frozen=True)
 class _Below:
-    """Near pairs just below the threshold of a search (`searches_of`) of which both images stayed, with their places.
+    """Near pairs just below the threshold of a search (`searches_of`) of which both sides stayed, with their places.
 
     `candidates` is the number of those that were looked up.
     """
@@ -353,13 +357,12 @@ def _check_sums(funnel: Mapping[str, Any], totals: Survey, inputs: Inputs) -> No
 
 
 def _readings(inputs: Inputs, steps: Sequence[Step]) -> dict[str, list[tuple[Json, bool]]]:
-    """Returns, by pass, the searches that steps read from it, each with whether the step reads no other one."""
+    """Returns, by pass, the searches that steps read from it, each with whether the step is by no other kind."""
     by_pass: defaultdict[str, list[tuple[Json, bool]]] = defaultdict(list)
     for step in steps:
-        searches = searches_of(step)
-        for search in searches:
+        for search in searches_of(step):
             if search["near"] in inputs.folders:
-                by_pass[search["near"]].append((search, len(searches) == 1))
+                by_pass[search["near"]].append((search, _is_by_one_kind(step)))
     return dict(by_pass)
 
 
@@ -393,9 +396,9 @@ def _read_duplicates(
         for step in steps
         if step["name"] in rankings
     }
-    digests = {
-        digest for searches in below.values() for _, misses in searches for one in misses for digest in one.digests
-    }
+    digests: defaultdict[Compared, set[str]] = defaultdict(set)
+    for search, misses in (found for searches in below.values() for found in searches):
+        digests[compared_of(search)].update(digest for miss in misses for digest in miss.digests)
     places = find_kept(inputs, columns, digests)
     return {
         name: _Duplicates(
@@ -403,21 +406,28 @@ def _read_duplicates(
             ranking.members,
             [groups[size.kept] for size in ranking.largest],
             lower[name],
-            [_Below(search, both_kept(misses, places, NEAR_MISSES), len(misses)) for search, misses in below[name]],
+            [
+                _Below(search, both_kept(misses, places.get(compared_of(search), {}), NEAR_MISSES), len(misses))
+                for search, misses in below[name]
+            ],
         )
         for name, ranking in rankings.items()
     }
 
 
+def _is_by_one_kind(step: Step) -> bool:
+    return len(kinds_of(step)) == 1
+
+
 def _lower(step: Step, steps: Sequence[Step]) -> str:
     """Returns the step that reads the near pairs of the same only search down to the lowest threshold.
 
-    '' where that is this step, or where it reads several searches: pairs below its thresholds are of its own.
+    '' where that is this step, or where it is by several kinds: pairs below its thresholds are of its own.
     """
-    if len(searches_of(step)) != 1:
+    if not searches_of(step) or not _is_by_one_kind(step):
         return ""
     (own,) = searches_of(step)
-    alone = [(other, searches_of(other)[0]) for other in steps if len(searches_of(other)) == 1]
+    alone = [(other, searches_of(other)[0]) for other in steps if searches_of(other) and _is_by_one_kind(other)]
     same = [(search["threshold"], other["name"]) for other, search in alone if search["near"] == own["near"]]
     _, name = min(same, key=lambda pair: float(pair[0]))
     return "" if name == step["name"] else str(name)
@@ -512,9 +522,7 @@ def _twins(step: Step, dropped: Example, kept: Example, similarity: float | None
 
 
 def _likeness(step: Step, dropped: Example, kept: Example, similarity: float | None) -> str:
-    if similarity is not None and dropped.values["sha256"] == kept.values["sha256"]:
-        return EQUAL_BYTES
-    return likeness(step, similarity) or "duplicate"
+    return likeness(step, similarity, dropped.values, kept.values) or "duplicate"
 
 
 def _alike(gathered: _Gathered) -> list[Alike]:
@@ -529,7 +537,8 @@ def _alike(gathered: _Gathered) -> list[Alike]:
             found.lower,
             [
                 Below(
-                    below.search["by"] if len(found.below) > 1 else "",
+                    "" if _is_by_one_kind(step) else below.search["by"],
+                    f"{compared_of(below.search).noun}s",
                     [
                         (likeness(below.search, miss.similarity), gathered.examples[one], gathered.examples[other])
                         for miss, one, other in below.misses
@@ -584,9 +593,8 @@ def _near(readings: Mapping[str, Sequence[tuple[Json, bool]]], near: Mapping[str
         first, _ = reads[0]
         title = "Near copies" if len(readings) == 1 else f"Near copies by {first['by']}"
         figure = _drawn(title, near[name].histogram, names, [search["threshold"] for search, _ in reads], [])
-        figures.append(
-            replace(figure, measure=first["measure"], searched=first["searched"], dense=first.get("dense", 0))
-        )
+        of_search = {"searched": first["searched"], "dense": first.get("dense", 0)}
+        figures.append(replace(figure, measure=first["measure"], things=f"{compared_of(first).noun}s", **of_search))
     return figures
 
 

@@ -6,6 +6,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb.func import ARROW
+
+from curate.duplicates import COMPARED
 
 BATCH_BYTES = 4_000_000
 """Bytes of text in one batch of rows, where it has more than one row."""
@@ -16,7 +19,8 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Opens a database whose statements may come from a recipe.
 
-    SQL can reach no file, extension or Python variable, and can change no setting. Division by zero is NULL and times
+    SQL can reach no file, extension or Python variable, and can change no setting; it has a function for the digests of
+    each thing that kinds of duplicates compare (`Compared.sql`). Division by zero is NULL and times
     are UTC, so a predicate's value depends on its row alone.
 
     Args:
@@ -43,6 +47,10 @@ def connect(
     con.execute("SET enable_progress_bar = false")
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
+    for compared in COMPARED:
+        if compared.digests is not None:
+            name = compared.sql.partition("(")[0]
+            con.create_function(name, compared.digests, ["VARCHAR"], "VARCHAR", type=ARROW)
     return con
 
 

@@ -32,6 +32,7 @@ FACTS: Facts = {
     "of": None,
     "columns": [],
     "searches": [],
+    "kinds": [],
     "names_kept": False,
 }
 """The facts of every step in `funnel.json` besides its name, kind, words, and the numbers of rows seen and dropped.
@@ -41,12 +42,13 @@ would_drop  the number of rows of the pool that it would drop by itself; null wh
 threshold   rows with this value or more stay
 of          the column that is compared with the threshold
 columns     the columns that it reads
-searches    the searches whose near pairs it reads; images are duplicates where they are by all of them. Of each: `by`,
+searches    the searches whose near pairs it reads; pairs are duplicates where they are by all of them. Of each: `by`,
             the kind of duplicate, followed by `-` and the model where that is not the first; `near`, the short name of
-            its pass; `measure`, the name of its similarity; `threshold`, the similarity at or above which images are
-            duplicates by it; `searched`, all pairs of distinct images, each of which it compared or excluded by a
-            bound; `dense`, the images that are near so many others that the step compares pairs among them, in place
-            of the search
+            its pass; `compares`, whether it compares the `image` or the `caption` of pairs; `measure`, the name of its
+            similarity; `threshold`, the similarity at or above which they are duplicates by it; `searched`, all pairs
+            of distinct images or captions, each of which it compared or excluded by a bound; `dense`, those of them
+            that are near so many others that the step compares pairs among them, in place of the search
+kinds       the kinds of duplicates by all of which pairs are duplicates, as `by`; also those without a search
 names_kept  whether a dropped pair names the kept pair that it duplicates
 """
 

@@ -100,7 +100,7 @@ def near(**keys: object) -> dict[str, object]:
     ("keys", "message"),
     [
         ({}, "duplicates: by: pdq or phash needs `within`, and no other kind takes it"),
-        ({"within": 6, "above": 0.9}, "duplicates: by: image_embedding needs `above`, and no other kind takes it"),
+        ({"within": 6, "above": 0.9}, "duplicates: by: image_embedding or text_embedding needs `above`, and no"),
         ({"within": 17}, "duplicates.within: 17 is not allowed; write a whole number from 0 to 16"),
         ({"within": 9}, "within 9 is more than dedup.phash_bits 8; raise dedup.phash_bits to 9"),
     ],

@@ -36,7 +36,7 @@ def all_near(search: Folder, nodes: Folder | None = None) -> list[Named]:
 def records(digests: Iterable[str]) -> Records:
     """Returns nodes without a value that counts, ascending by digest."""
     names = sorted(set(digests))
-    made = np.zeros(len(names), [("digest", ">u8", (4,)), ("image", ">u8", (2,)), ("value", np.float16, (1,))])
+    made = np.zeros(len(names), [("digest", ">u8", (4,)), ("id", ">u8", (2,)), ("value", np.float16, (1,))])
     made["digest"] = np.frombuffer(bytes.fromhex("".join(names)), ">u8").reshape(-1, 4)
     return made
 

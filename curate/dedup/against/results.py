@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.dedup.against.files import Values, from_column
-from curate.duplicates import PartImages, Stored
+from curate.duplicates import PartValues, Stored
 from curate.errors import BrokenResult, RecipeError, one_line
 from curate.remembered import Remembered
 from curate.store import Json, Store, access_errors
@@ -145,7 +145,7 @@ class Result:
         )
 
 
-def read(where: str, table: ResultTable, stored: Stored, endpoint: str | None = None) -> tuple[PartImages, Values]:
+def read(where: str, table: ResultTable, stored: Stored, endpoint: str | None = None) -> tuple[PartValues, Values]:
     """Returns the images of a shard whose values can be compared, and the values of all rows.
 
     Raises:
@@ -163,8 +163,7 @@ def read(where: str, table: ResultTable, stored: Stored, endpoint: str | None = 
     rows = pa.array(found.rows)
     images = [bytes.fromhex(uid) for uid in ids["uid"].take(rows).to_pylist()]
     digests = ids["sha256"].take(rows)
-    table_of = pa.table({"image_id": pa.array(images, pa.binary(16)), "sha256": digests})
-    return PartImages(table_of, found.values), found
+    return PartValues(digests, pa.array(images, pa.binary(16)), found.values), found
 
 
 def _is_table(name: str) -> bool:

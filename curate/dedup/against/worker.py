@@ -26,7 +26,7 @@ from curate.dedup.against.results import ResultTable
 from curate.dedup.against.results import read as read_result
 from curate.dedup.nodes import BlockFacts, Nodes, Records
 from curate.dedup.tiles import ACCOUNT
-from curate.duplicates import DuplicateKind, NearKind, PartImages, of_search
+from curate.duplicates import DuplicateKind, NearKind, PartValues, of_search
 from curate.errors import BrokenResult, RecipeError, UsageError, counted
 from curate.near import NODES
 from curate.scratch import scratch
@@ -60,7 +60,7 @@ def open_shelve(settings: Mapping[str, Any]) -> Worker:
             if settings["source"] == "images":
                 found, images = _of_part(kind, inputs, number, settings["search"])
                 pieces.append(nodes.records(found, where))
-                left_out["without a value"] += images - len(found.images)
+                left_out["without a value"] += images - len(found.digests)
                 continue
             file = settings["files"][number]
             if settings["source"] == "result":
@@ -190,17 +190,18 @@ def open_certify(settings: Mapping[str, Any]) -> Worker:
     return certify
 
 
-def _of_part(kind: DuplicateKind, inputs: Inputs, part: int, settings: Json) -> tuple[PartImages, int]:
+def _of_part(kind: DuplicateKind, inputs: Inputs, part: int, settings: Json) -> tuple[PartValues, int]:
     """Returns the images of a part of a set that can be compared, and the number of all its images."""
     fetched = inputs["fetch"].table("images.parquet", part, ["image_id", "sha256"])
     if isinstance(kind, NearKind):
-        return kind.images(inputs, part, settings), len(fetched)
+        return kind.values(inputs, part, settings), len(fetched)
     present = fetched.filter(fetched["sha256"].is_valid())
     digests = bytes.fromhex("".join(present["sha256"].to_pylist()))
-    return PartImages(present, np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4)), len(fetched)
+    values = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4)
+    return PartValues(present["sha256"], present["image_id"], values), len(fetched)
 
 
-def _images(kind: DuplicateKind, file: int, rows: Any, values: Any) -> PartImages:
+def _images(kind: DuplicateKind, file: int, rows: Any, values: Any) -> PartValues:
     """Returns rows of a file as images, whose digest is that of the value: equal values are one node."""
     if isinstance(kind, NearKind):
         digests = [hashlib.sha256(value.tobytes()).hexdigest() for value in values]
@@ -208,7 +209,7 @@ def _images(kind: DuplicateKind, file: int, rows: Any, values: Any) -> PartImage
         # The value is a digest itself, which is compared for equality.
         digests = [value.astype(">u8").tobytes().hex() for value in values]
     ids = pa.array([item_id(file, row) for row in rows.tolist()], pa.binary(16))
-    return PartImages(pa.table({"image_id": ids, "sha256": pa.array(digests, pa.string())}), values)
+    return PartValues(pa.array(digests, pa.string()), ids, values)
 
 
 def _put_items(block: Records, out: Outputs, path: Path) -> None:

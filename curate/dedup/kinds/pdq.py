@@ -13,7 +13,7 @@ from curate.dedup.hashes import (
     read_hashes,
     shares_of_equal_bits,
 )
-from curate.duplicates import NearKind, PartImages, Search, Stored
+from curate.duplicates import NearKind, PartValues, Search, Stored
 from curate.keys import Keys
 from curate.store import Inputs, Json
 
@@ -97,7 +97,7 @@ class Pdq(NearKind):
         """See `NearKind`."""
         return {"quality": dedup.pdq_quality}
 
-    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
+    def values(self, inputs: Inputs, part: int, settings: Json) -> PartValues:
         """See `NearKind`."""
         least = ("pdq_quality", settings["quality"])
         return read_hashes(inputs["fetch"], inputs[_PIXELS], part, "pdq", BITS, least)

@@ -13,7 +13,7 @@ from curate.dedup.hashes import (
     read_hashes,
     shares_of_equal_bits,
 )
-from curate.duplicates import NearKind, PartImages, Search, Stored
+from curate.duplicates import NearKind, PartValues, Search, Stored
 from curate.keys import Keys
 from curate.store import Inputs, Json
 
@@ -85,7 +85,7 @@ class Phash(NearKind):
         """See `NearKind`."""
         return {"bits": recipe.dedup.phash_bits}
 
-    def images(self, inputs: Inputs, part: int, settings: Json) -> PartImages:
+    def values(self, inputs: Inputs, part: int, settings: Json) -> PartValues:
         """See `NearKind`."""
         del settings
         return read_hashes(inputs["fetch"], inputs["pixels"], part, "phash", BITS)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import pyarrow as pa
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
-from curate.duplicates import KINDS, DuplicateKind, NearKind, near_kinds
+from curate.duplicates import IMAGE, KINDS, DuplicateKind, NearKind
 from curate.errors import nearest
 from curate.keys import Keys, Text, type_of
-from curate.select import greedy
+from curate.select import greedy, greedy_pairs
 from curate.select.database import quoted
 from curate.select.near_nodes import Reach
 from curate.select.steps.contract import Facts, Step, StepKind, Words, code, without_value
@@ -86,33 +86,37 @@ def fields_of_kinds() -> dict[str, Any]:
     return fields
 
 
-def _near_keys() -> type[AnyKind]:
-    names = tuple(kind.name for kind in near_kinds())
-    by: Any = (Literal[names], Field(description="A kind with a threshold."))
-    return create_model("NearKeys", __base__=AnyKind, __doc__=AnyKind.__doc__, by=by, **fields_of_kinds())
+def _one_of_all() -> type[AnyKind]:
+    by: Any = (Literal[tuple(KINDS)], Field(description="As `by` of the step."))
+    return create_model("OneOfAll", __base__=AnyKind, __doc__=AnyKind.__doc__, by=by, **fields_of_kinds())
 
 
 if TYPE_CHECKING:
 
-    class NearKeys(AnyKind):
-        """The model that `_near_keys` makes from the registry of kinds of duplicates."""
+    class OneOfAll(AnyKind):
+        """The model that `_one_of_all` makes from the registry of kinds of duplicates."""
 else:
-    NearKeys = _near_keys()
+    OneOfAll = _one_of_all()
 
 
 class ByOrAll(AnyKind):
     """Keys that name one kind of duplicate, or several."""
 
     by: str | None = None
-    all: Annotated[list[NearKeys], Field(min_length=2, max_length=_MOST_KINDS)] | None = Field(
-        None, description="In place of `by`: images are duplicates where each of these kinds counts them as such."
+    all: Annotated[list[OneOfAll], Field(min_length=2, max_length=_MOST_KINDS)] | None = Field(
+        None, description="In place of `by`: pairs are duplicates where each of these kinds counts them as such."
     )
 
     @field_validator("all")
     @classmethod
-    def _each_kind_once(cls, value: list[NearKeys] | None) -> list[NearKeys] | None:
+    def _each_kind_once(cls, value: list[OneOfAll] | None) -> list[OneOfAll] | None:
         if twice := named_twice(value or ()):
             raise ValueError(twice)
+        kinds = [one.kind for one in value or ()]
+        for kind in kinds:
+            near = [one.name for one in kinds if isinstance(one, NearKind) and one.compares == kind.compares]
+            if near and not isinstance(kind, NearKind):
+                raise ValueError(f"{kind.compares.equal} are duplicates by {near[0]}, too; leave one of the two out")
         return value
 
     @model_validator(mode="after")
@@ -123,8 +127,13 @@ class ByOrAll(AnyKind):
 
     @property
     def each(self) -> Sequence[AnyKind]:
-        """The kinds that have to count two images as duplicates, with their thresholds; of `by` a single one."""
+        """The kinds that have to count two pairs as duplicates, with their thresholds; of `by` a single one."""
         return self.all or (self,)
+
+    @property
+    def of_captions(self) -> DuplicateKind | None:
+        """The first of its kinds that compares captions; None where all compare images."""
+        return next((one.kind for one in self.each if one.kind.compares != IMAGE), None)
 
 
 def named_twice(each: Sequence[AnyKind]) -> str:
@@ -162,8 +171,16 @@ class _AnyDuplicates(ByOrAll):
     keep: Literal["best", "all_captions"] = Field(
         "best",
         description="What stays of each set of duplicates: `best`, one pair; `all_captions`, one image with all its "
-        "captions.",
+        "captions, which only kinds that compare images allow.",
     )
+
+    @model_validator(mode="after")
+    def _all_captions_of_images(self) -> Self:
+        if self.keep == "all_captions" and (kind := self.of_captions):
+            raise ValueError(
+                f"keep: all_captions keeps captions of one image, but {kind.name} drops captions; keep best"
+            )
+        return self
 
 
 def _keys() -> type[_AnyDuplicates]:
@@ -183,7 +200,7 @@ else:
 
 
 class Duplicates(StepKind[DuplicatesKeys]):
-    """Keeps the best of each set of duplicates (`curate.select.greedy`).
+    """Keeps the best of each set of duplicates (`curate.select.greedy`; of captions `curate.select.greedy_pairs`).
 
     Consecutive steps with the same `prefer` and `keep` are decided as one, by the first of them.
     """
@@ -233,7 +250,9 @@ class Duplicates(StepKind[DuplicatesKeys]):
         """See `StepKind`."""
         del known
         caption = ["caption"] if step.keys.keep == "all_captions" else []
-        return [step.keys.prefer, "sha256", *(kind.column for kind, _ in _near(step)), *caption]
+        compared = [one.kind.compares.column for one in step.keys.each]
+        names = [step.keys.prefer, *compared, *(kind.column for kind, _ in _near(step)), *caption]
+        return list(dict.fromkeys(names))
 
     def check(self, step: Step[DuplicatesKeys], columns: Mapping[str, pa.DataType]) -> None:
         """See `StepKind`: the preferred column has an order, and there are captions where they are compared."""
@@ -242,16 +261,21 @@ class Duplicates(StepKind[DuplicatesKeys]):
             raise step.wrong(f"duplicates.prefer: {step.keys.prefer} is {kind}, which has no order")
         if step.keys.keep == "all_captions":
             step.column("duplicates.keep", "caption", columns)
+        for one in step.keys.each:
+            step.column("duplicates.by", one.kind.compares.column, columns)
 
     def expressions(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`: the preferred value, digests, and whether the image can be compared with near ones."""
         caption = [_CAPTION] if step.keys.keep == "all_captions" else []
-        return [quoted(step.keys.prefer), "sha256", *(_compared(kind) for kind, _ in _near(step)), *caption]
+        digests = [one.kind.compares.sql for one in step.keys.each]
+        return [quoted(step.keys.prefer), *digests, *(_compared(kind) for kind, _ in _near(step)), *caption]
 
     def decide(self, step: Step[DuplicatesKeys], steps: Sequence[Step[Any]], rows: Survivors) -> Facts:
         """See `StepKind`."""
         prefer = step.keys.prefer
-        values = [f"{rows.column('sha256')} IS NOT NULL", *(rows.column(_compared(kind)) for kind, _ in _near(step))]
+        digests = [rows.column(one.kind.compares.sql) for one in step.keys.each]
+        values = [f"{digest} IS NOT NULL" for digest in digests]
+        values += [rows.column(_compared(kind)) for kind, _ in _near(step)]
         facts: Facts = {
             "by": step.keys.by,
             "prefer": prefer,
@@ -259,15 +283,20 @@ class Duplicates(StepKind[DuplicatesKeys]):
             "columns": [prefer],
             "names_kept": True,
             "searches": [
-                {"by": kind.search_name, "near": kind.search_pass, "threshold": threshold, "measure": kind.measure}
+                {
+                    "by": kind.search_name,
+                    "near": kind.search_pass,
+                    "compares": kind.compares.name,
+                    "threshold": threshold,
+                    "measure": kind.measure,
+                }
                 for kind, threshold in _near(step)
             ],
+            "kinds": [_name(one.kind) for one in step.keys.each],
             "nulls": rows.count(f"NOT ({' AND '.join(values)})"),
         }
         if not self._follows(step.number, steps):
-            caption = rows.column(_CAPTION) if step.keys.keep == "all_captions" else None
-            value, digest = rows.column(quoted(prefer)), rows.column("sha256")
-            greedy.drop(rows, self._together(step.number, steps), value, digest, caption)
+            self._drop(self._together(step.number, steps), rows)
         rows.leave(f"id NOT IN (SELECT id FROM dropped WHERE step = {step.number})")
         return facts
 
@@ -299,12 +328,22 @@ class Duplicates(StepKind[DuplicatesKeys]):
             return False
         return all(getattr(above.keys, key) == getattr(steps[number].keys, key) for key in _SHARED)
 
-    def _together(self, number: int, steps: Sequence[Step[Any]]) -> list[Reach]:
-        """The reaches of this step and of those after it that are decided as one with it."""
+    def _together(self, number: int, steps: Sequence[Step[Any]]) -> Sequence[Step[DuplicatesKeys]]:
+        """This step and those after it that are decided as one with it."""
         last = number
         while last + 1 < len(steps) and steps[last + 1].kind is self and self._follows(last + 1, steps):
             last += 1
-        return [_reach(step) for step in steps[number : last + 1]]
+        return steps[number : last + 1]
+
+    def _drop(self, steps: Sequence[Step[DuplicatesKeys]], rows: Survivors) -> None:
+        """Decides consecutive steps as one."""
+        first = steps[0].keys
+        value = rows.column(quoted(first.prefer))
+        if any(step.keys.of_captions for step in steps):
+            greedy_pairs.drop(rows, [_conditions(step, rows) for step in steps], value)
+            return
+        caption = rows.column(_CAPTION) if first.keep == "all_captions" else None
+        greedy.drop(rows, [_reach(step) for step in steps], value, rows.column(IMAGE.sql), caption)
 
 
 def fault_of(one: AnyKind, recipe: Any) -> str:
@@ -329,17 +368,33 @@ _CAPTION = "sha256(caption)"
 
 
 def _compared(kind: NearKind) -> str:
-    """SQL for whether a pair's image can be compared."""
+    """SQL for whether a pair can be compared."""
     return f"{quoted(kind.column)} IS NOT NULL"
 
 
 def _near(step: Step[DuplicatesKeys]) -> list[tuple[NearKind, float]]:
-    """The kinds of a step that have a search, with the similarities at or above which images are duplicates."""
+    """The kinds of a step that have a search, with the similarities at or above which pairs are duplicates."""
     return [(one.kind, one.kind.threshold(one.limits)) for one in step.keys.each if isinstance(one.kind, NearKind)]
+
+
+def _name(kind: DuplicateKind) -> str:
+    return kind.search_name if isinstance(kind, NearKind) else kind.name
 
 
 def _reach(step: Step[DuplicatesKeys]) -> Reach:
     return Reach(step.number, {kind.search_pass: threshold for kind, threshold in _near(step)})
+
+
+def _conditions(step: Step[DuplicatesKeys], rows: Survivors) -> greedy_pairs.Duplicates:
+    conditions = []
+    for one in step.keys.each:
+        digest = rows.column(one.kind.compares.sql)
+        if isinstance(one.kind, NearKind):
+            condition = greedy_pairs.Condition(digest, one.kind.search_pass, one.kind.threshold(one.limits))
+        else:
+            condition = greedy_pairs.Condition(digest)
+        conditions.append(condition)
+    return greedy_pairs.Duplicates(step.number, conditions)
 
 
 STEP = Duplicates()

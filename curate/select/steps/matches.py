@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, create_model
 
-from curate.against import Comparison, fault, name_of
+from curate.against import Comparison, fault, file_kinds, name_of
 from curate.duplicates import KINDS, DuplicateKind, NearKind
 from curate.keys import Name
 from curate.select.database import quoted
@@ -25,8 +25,9 @@ class _AnyMatches(ByOrAll):
 
 
 def _keys() -> type[_AnyMatches]:
-    about = "; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items())
-    by: Any = (Literal[tuple(KINDS)] | None, Field(None, description=f"Which images match an item. {about}."))
+    names = tuple(file_kinds())
+    about = "; ".join(f"{name}: {KINDS[name].about}" for name in names)
+    by: Any = (Literal[names] | None, Field(None, description=f"Which images match an item. {about}."))
     return create_model("Matches", __base__=_AnyMatches, __doc__=_AnyMatches.__doc__, by=by, **fields_of_kinds())
 
 
