@@ -372,7 +372,7 @@ def test_sets_are_read_from_a_store(root: Path, tmp_path: Path) -> None:
     result = Result.of("against.x.result", "s3://bucket/release", None)
     (table,) = result.tables("against.x.result", Pdq.stored, None, Remembered())
     images, _ = results.read("against.x.result", table, Pdq.stored)
-    assert len(images.images) == table.rows == PICTURES // 2
+    assert len(images.digests) == table.rows == PICTURES // 2
     with pytest.raises(RecipeError, match=r"against.x.pdq: s3://bucket/none.txt names no file"):
         files.find("against.x.pdq", ["s3://bucket/none.txt"], Pdq.stored)
 
