@@ -8,6 +8,7 @@ from curate.errors import RecipeError
 from curate.select.steps.registry import check, read, wanted
 
 COLUMNS = {
+    "sha256": pa.string(),
     "url": pa.string(),
     "caption": pa.string(),
     "width": pa.int32(),
