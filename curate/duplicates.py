@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a kind compares of a pair: its image or its caption. Equal ones, by digest, are one node of a search.
+    """The image or the caption of a pair, as a kind compares it. Equal ones, by digest, are one node of a search.
 
     Attributes:
         name: of the thing, without white space.
@@ -77,7 +77,7 @@ def compared_of(search: Mapping[str, Any]) -> Compared:
 
 @dataclass(frozen=True)
 class PartValues:
-    """What a search can compare in a part: images or captions, not necessarily distinct.
+    """The images or captions of a part that a search can compare, not necessarily distinct.
 
     Args:
         digests: of what is compared (`Compared`), 64 hex digits, not null.

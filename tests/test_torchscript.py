@@ -1,6 +1,5 @@
 """A run with an image-only model from a file of TorchScript: it finds copies, and nothing reads texts by it."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from helpers.sample_run import write_tar
 
 from curate.commands.main import main
 from curate.commands.verify import verify
-from curate.dedup.kinds.image_embedding import ImageEmbedding
 from curate.errors import RecipeError
 from curate.recipe import parse
 from curate.store import Folder, Store
@@ -132,12 +130,11 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, more: dict[str, Any], messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_kind_that_compares_captions_needs_a_text_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = content(tmp_path, select=[{"drop": "near", "duplicates": NEAR}])
-    parse(copy.deepcopy(recipe))
-    monkeypatch.setattr(ImageEmbedding, "reads_texts", True)
-    with pytest.raises(RecipeError, match="'near': image_embedding compares captions, and the model 'eye' has no text"):
-        parse(recipe)
+def test_a_kind_that_compares_captions_needs_a_text_tower(tmp_path: Path) -> None:
+    parse(content(tmp_path, select=[{"drop": "near", "duplicates": NEAR}]))
+    near = {**NEAR, "by": "text_embedding", "above": 0.99}
+    with pytest.raises(RecipeError, match="'near': text_embedding compares captions, and the model 'eye' has no text"):
+        parse(content(tmp_path, select=[{"drop": "near", "duplicates": near}]))
 
 
 @pytest.mark.parametrize(

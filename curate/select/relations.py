@@ -217,7 +217,7 @@ class Listing:
 
     @cached_property
     def _reached(self) -> tuple[Ints, Ints]:
-        """By row: the side, and the rows that it reaches, at most."""
+        """Returns by row the side that reaches fewest rows, and their number, at most."""
         reached = np.stack([self._reach(side) for side in self.rule.sides])
         side = reached.argmin(axis=0)
         return side, np.take_along_axis(reached, side[None], 0)[0]

@@ -47,6 +47,7 @@ class TextEmbedding(EmbeddingKind):
     keys = TextEmbeddingKeys
     section = TextSearch
     floor = "text_floor"
+    reads_texts = True
     # Pairs without a caption are dropped before all steps.
     column = "caption"
 
