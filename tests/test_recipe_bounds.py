@@ -29,12 +29,13 @@ EXAMPLE: dict[str, Any] = {
     },
     "models": {
         "pocket": {"name": "pocket"},
+        "other": {"name": "pocket"},
         "eye": {
             "name": "eye.pt",
             "torchscript": {"trust": True, "size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         },
     },
-    "dedup": {"floors": {"eye": 0.8}},
+    "dedup": {"floors": {"eye": 0.8}, "text_floors": {"other": 0.9}},
     "signals": {
         "concepts": {"mark": {"prompts": ["a", ["b", "c"]]}},
         "classes": {
