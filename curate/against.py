@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, create_model, model_validator
 
-from curate.duplicates import KINDS, DuplicateKind, NearKind
+from curate.duplicates import KINDS, DuplicateKind
 from curate.errors import nearest
 from curate.keys import Keys, OptionalPlace, Places
 from curate.near import NODES
@@ -102,11 +102,6 @@ else:
     ReferenceSet = _set_keys()
 
 
-def name_of(kind: DuplicateKind) -> str:
-    """The name by which passes of a set name a kind: that of its search, with the model; else the kind's own."""
-    return kind.search_name if isinstance(kind, NearKind) else kind.name
-
-
 def set_pass(name: str, kind: str) -> str:
     """The short name of the pass that gathers a set's items for a kind of duplicate."""
     return f"set-{name}-{kind}"
@@ -137,7 +132,7 @@ def compared(steps: Sequence[Any]) -> list[Comparison]:
     found: dict[tuple[str, str], Comparison] = {}
     for step in steps:
         for one in step.kind.against(step):
-            key = (one.set, name_of(one.kind))
+            key = (one.set, one.kind.full_name)
             known = found.get(key, one)
             found[key] = Comparison(one.set, one.kind, every=one.every or known.every)
     return list(found.values())

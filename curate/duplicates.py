@@ -163,6 +163,11 @@ class DuplicateKind(ABC):
                 schema = taken.json_schema()
                 raise ValueError(f"{shown(value)} is not allowed; write {allowed(schema, schema)}") from None
 
+    @property
+    def full_name(self) -> str:
+        """The name by which passes and facts of steps name it."""
+        return self.name
+
     @abstractmethod
     def words(self, keys: Any) -> str:
         """A short description of which pairs are duplicates, with the threshold; `keys` are of the class `keys`."""
@@ -209,19 +214,19 @@ class NearKind(DuplicateKind):
         return f"{self.measure} {_rounded_down(similarity)}"
 
     @property
-    def search_name(self) -> str:
-        """The name of its search: that of the kind, followed by `-` and the model where it names one."""
+    def full_name(self) -> str:
+        """See `DuplicateKind`: followed by `-` and the model where it names one."""
         return f"{self.name}-{self.model}" if self.model else self.name
 
     @property
     def search_pass(self) -> str:
         """The short name of the pass that searches."""
-        return f"dedup-{self.search_name}"
+        return f"dedup-{self.full_name}"
 
     @property
     def nodes_pass(self) -> str:
         """The short name of the pass that gathers nodes."""
-        return f"nodes-{self.search_name}"
+        return f"nodes-{self.full_name}"
 
     def check_section(self, dedup: Any, models: Sequence[str]) -> None:
         """Checks the keys of its search against the recipe's models; called once per recipe.
@@ -307,9 +312,9 @@ def near_kinds() -> Iterator[NearKind]:
     return (kind for kind in KINDS.values() if isinstance(kind, NearKind))
 
 
-def of_search(search_name: str) -> DuplicateKind | None:
-    """Returns the kind of a search, with its model (`NearKind.search_name`), or None where it is not installed here."""
-    name, _, model = search_name.partition("-")
+def kind_named(full_name: str) -> DuplicateKind | None:
+    """Returns the kind of a full name, with its model, or None where it is not installed here."""
+    name, _, model = full_name.partition("-")
     kind = KINDS.get(name)
     return replace(kind, model=model) if model and isinstance(kind, NearKind) else kind
 
@@ -332,7 +337,7 @@ def likeness(
         return ""
     # Where a step has several searches, the similarity is that of the first; where it has none, all is equal.
     searches = searches_of(step)
-    kinds = [of_search(name) for name in ([search["by"] for search in searches[:1]] or kinds_of(step))]
+    kinds = [kind_named(name) for name in ([search["by"] for search in searches[:1]] or kinds_of(step))]
     if not searches and kinds and all(kinds):
         return ", ".join(kind.likeness(similarity) for kind in kinds if kind)
     kind = kinds[0] if kinds else None

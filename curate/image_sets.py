@@ -8,7 +8,7 @@ that a kind of duplicate compares are computed. Blocklists and opt-outs do not a
 from collections.abc import Iterator
 from dataclasses import replace
 
-from curate.against import name_of, set_pass
+from curate.against import set_pass
 from curate.embed import passes as embed
 from curate.fetch import passes as fetch
 from curate.plan import passes as plan
@@ -43,7 +43,7 @@ def works(prepared: Prepared, main: Layout) -> Iterator[list[Work]]:
         main: the passes of the run, with those of its sets.
     """
     for name, layout in layouts(prepared).items():
-        gathered = [set_pass(name, name_of(one.kind)) for one in compared_with(prepared.recipe) if one.set == name]
+        gathered = [set_pass(name, one.kind.full_name) for one in compared_with(prepared.recipe) if one.set == name]
         if all(main.passes[one].folder.is_done() for one in gathered):
             continue
         run = _as_run(prepared, name)

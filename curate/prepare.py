@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from curate import schema
-from curate.against import Comparison, compared, name_of
+from curate.against import Comparison, compared
 from curate.columns import PairColumns
 from curate.columns import describe as describe_columns
 from curate.dedup.against import files as set_files
@@ -207,7 +207,7 @@ def _sets(recipe: Recipe, facts: Mapping[str, ModelFacts], remembered: Remembere
                 f"{where}: {files[0].path} has vectors of {files[0].width} values, but the embeddings of the model "
                 f"{model!r} have {facts[model].embed_dim}; embed the set with that model"
             )
-        found.setdefault(one.set, {})[name_of(kind)] = [asdict(file) for file in files]
+        found.setdefault(one.set, {})[kind.full_name] = [asdict(file) for file in files]
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from curate.duplicates import NearKind, of_search
+from curate.duplicates import NearKind, kind_named
 from curate.near import tiles
 from curate.prepare import Prepared, compared_with, near_searches_of
 from curate.runs.booking import Booking, for_pack, for_search
@@ -39,7 +39,7 @@ def declare(prepared: Prepared, scope: Json, rows: int) -> Iterator[Declaration]
         yield Declaration(
             kind.nodes_pass, "dedup", VERSION, {**kind.gathers(dedup), **scope, **divided}, reads, is_decided_on=True
         )
-        if kind.search_name in searched:
+        if kind.full_name in searched:
             yield Declaration(
                 kind.search_pass, "dedup", kind.version, kind.depends(dedup), [kind.nodes_pass], is_decided_on=True
             )
@@ -50,7 +50,7 @@ def works(prepared: Prepared, layout: Layout) -> Iterator[Work]:
     for kind in _asked(prepared):
         nodes, search = layout.passes[kind.nodes_pass], layout.passes.get(kind.search_pass)
         inputs = layout.inputs(kind.nodes_pass, *([kind.search_pass] if search else []))
-        settings = {"kind": kind.search_name, **kind.settings(prepared.recipe)}
+        settings = {"kind": kind.full_name, **kind.settings(prepared.recipe)}
         blocks = nodes.declared.depends.get("blocks", 1)
         each = partial(for_search, settings.get("threads", 1))
         workers, booking = prepared.recipe.booking("dedup", each, uses_gpu=kind.wants_gpu)
@@ -139,6 +139,6 @@ def _blocks(kind: NearKind, rows: int) -> int:
 
 def _asked(prepared: Prepared) -> Iterator[NearKind]:
     asked = near_searches_of(prepared.recipe)
-    asked |= {one.kind.search_name for one in compared_with(prepared.recipe) if isinstance(one.kind, NearKind)}
-    kinds = (of_search(name) for name in sorted(asked))
+    asked |= {one.kind.full_name for one in compared_with(prepared.recipe) if isinstance(one.kind, NearKind)}
+    kinds = (kind_named(name) for name in sorted(asked))
     return (kind for kind in kinds if isinstance(kind, NearKind))

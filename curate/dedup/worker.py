@@ -16,7 +16,7 @@ from curate.dedup import nodes
 from curate.dedup.certificate import put_certificate
 from curate.dedup.nodes import Nodes
 from curate.dedup.tiles import put_tile
-from curate.duplicates import NearKind, of_search
+from curate.duplicates import NearKind, kind_named
 from curate.errors import UsageError, counted
 from curate.near import NODES, tiles
 from curate.scratch import scratch
@@ -31,7 +31,7 @@ def open_worker(settings: Mapping[str, Any]) -> Worker:
     """The worker of a search whose single unit is the whole corpus, in one block.
 
     Args:
-        settings: `kind`, the name of a search (`NearKind.search_name`), and the settings of that search.
+        settings: `kind`, the name of a search (`NearKind.full_name`), and the settings of that search.
 
     Raises:
         UsageError: the kind has no search, or this machine does not have the device.
@@ -149,7 +149,7 @@ def open_certify(settings: Mapping[str, Any]) -> Worker:
 
 
 def _kind(settings: Mapping[str, Any]) -> tuple[NearKind, dict[str, Any]]:
-    kind = of_search(settings["kind"])
+    kind = kind_named(settings["kind"])
     if not isinstance(kind, NearKind):
         raise UsageError(f"there is no search for duplicates by {settings['kind']}")
     return kind, {name: value for name, value in settings.items() if name != "kind"}

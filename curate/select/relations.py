@@ -75,11 +75,11 @@ class Found:
         for start in range(0, len(at) if len(others) else 0, each):
             some = at[start : start + each]
             values = self.dense.values[self.dense_at[codes[some]]]
-            similarity = self.dense.kind.similarities(values, self.dense.values[self.dense_at[others]])
-            i, j = np.nonzero(similarity >= above)
+            of_others = self.dense.values[self.dense_at[others]]
+            i, j = np.nonzero(self.dense.kind.reach(values, of_others, above))
             unlike = codes[some[i]] != others[j]
             i, j = i[unlike], j[unlike]
-            yield some[i], others[j], similarity[i, j]
+            yield some[i], others[j], self.dense.kind.each_similarity(values[i], of_others[j])
 
     def similarity(self, one: Ints, other: Ints) -> Floats:
         """Returns the similarity of pairs of different codes; NaN where they are not near."""

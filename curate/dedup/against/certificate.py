@@ -18,7 +18,7 @@ from curate.against import MATCHES
 from curate.dedup.against.matches import best_of, compared, found_table
 from curate.dedup.nodes import BlockFacts, Nodes
 from curate.dedup.tiles import ACCOUNT, sample
-from curate.duplicates import NearKind, of_search
+from curate.duplicates import NearKind, kind_named
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side
 from curate.store import WHOLE, Folder, Json, Outputs
@@ -127,7 +127,7 @@ def redone(nodes: Folder, items: Folder, search: Folder) -> Iterator[tuple[str, 
     The rows are others than those which the search itself did again. Memory: a block is mapped from a local file.
     """
     said = search.json(ROLE)
-    kind, divided = of_search(said["kind"]), tiles(len(said["blocks"]), len(said["set_blocks"]))
+    kind, divided = kind_named(said["kind"]), tiles(len(said["blocks"]), len(said["set_blocks"]))
     assert isinstance(kind, NearKind)
     for tile in sorted({int(place) for place in np.linspace(0, len(divided) - 1, REDONE)}):
         a, b = divided[tile]

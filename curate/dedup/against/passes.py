@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from curate.against import Comparison, name_of, search_pass, set_pass
+from curate.against import Comparison, search_pass, set_pass
 from curate.dedup.against.certificate import tiles
 from curate.duplicates import NearKind
 from curate.prepare import Prepared, compared_with
@@ -34,19 +34,19 @@ def declare(prepared: Prepared, image_sets: Mapping[str, Layout]) -> Iterator[De
         image_sets: the passes of each set of images, by its name.
     """
     for one in compared_with(prepared.recipe):
-        items, blocks = set_pass(one.set, name_of(one.kind)), _blocks(prepared, one, image_sets)
-        depends: Json = {"kind": name_of(one.kind), **({"blocks": blocks} if blocks > 1 else {})}
+        items, blocks = set_pass(one.set, one.kind.full_name), _blocks(prepared, one, image_sets)
+        depends: Json = {"kind": one.kind.full_name, **({"blocks": blocks} if blocks > 1 else {})}
         if one.set in image_sets:
             read = _folders(prepared, one, image_sets[one.set])
             depends["images"] = [folder.path for name, folder in read.items() if name != "plan"]
             depends |= one.kind.gathers(prepared.recipe.dedup) if isinstance(one.kind, NearKind) else {}
         else:
-            depends["files"] = [file["sha256"] for file in prepared.sets[one.set][name_of(one.kind)]]
+            depends["files"] = [file["sha256"] for file in prepared.sets[one.set][one.kind.full_name]]
         yield Declaration(items, "dedup", VERSION, depends, is_decided_on=True)
         if isinstance(one.kind, NearKind):
             depends = {**one.kind.depends(prepared.recipe.dedup), **({"every": True} if one.every else {})}
             reads = [one.kind.nodes_pass, items]
-            name = search_pass(one.set, name_of(one.kind))
+            name = search_pass(one.set, one.kind.full_name)
             yield Declaration(name, "dedup", one.kind.version, depends, reads, is_decided_on=True)
 
 
@@ -60,7 +60,7 @@ def works(prepared: Prepared, layout: Layout, image_sets: Mapping[str, Layout]) 
 
 def _gathering(prepared: Prepared, layout: Layout, one: Comparison, image_sets: Mapping[str, Layout]) -> Iterator[Work]:
     """Yields the works that gather a set's items for a kind."""
-    name = set_pass(one.set, name_of(one.kind))
+    name = set_pass(one.set, one.kind.full_name)
     pass_, blocks = layout.passes[name], _blocks(prepared, one, image_sets)
     inputs, search = Inputs({}, ()), dict[str, Any]()
     if one.set in image_sets:
@@ -70,14 +70,14 @@ def _gathering(prepared: Prepared, layout: Layout, one: Comparison, image_sets: 
         inputs = Inputs(_folders(prepared, one, of_set), of_set.parts)
         search = one.kind.settings(prepared.recipe) if isinstance(one.kind, NearKind) else {}
     else:
-        files = prepared.sets[one.set][name_of(one.kind)]
+        files = prepared.sets[one.set][one.kind.full_name]
         source = "files" if prepared.recipe.against[one.set].result is None else "result"
         units = _units(files, is_whole=source == "result")
     store, work_folder = pass_.folder.store, f"{pass_.folder.path}/work"
     shelves = Pass.of(store, Declaration(f"{work_folder}/shelves", "dedup", VERSION, {"rows": SHELF_ROWS}))
     settings: Json = {
         "set": one.set,
-        "kind": name_of(one.kind),
+        "kind": one.kind.full_name,
         "source": source,
         "files": files,
         "search": search,
@@ -117,12 +117,12 @@ def _gathering(prepared: Prepared, layout: Layout, one: Comparison, image_sets: 
 
 def _searching(prepared: Prepared, layout: Layout, one: Comparison, kind: NearKind, of_set: int) -> Iterator[Work]:
     """Yields the works that search a set, of so many blocks, for the run's images."""
-    name = search_pass(one.set, kind.search_name)
+    name = search_pass(one.set, kind.full_name)
     pass_ = layout.passes[name]
     blocks = layout.passes[kind.nodes_pass].declared.depends.get("blocks", 1), of_set
     divided = tiles(*blocks)
     search = kind.settings(prepared.recipe)
-    settings: Json = {"set": one.set, "kind": kind.search_name, "every": one.every, "search": search, "tiles": divided}
+    settings: Json = {"set": one.set, "kind": kind.full_name, "every": one.every, "search": search, "tiles": divided}
     workers, booking = prepared.recipe.booking(
         "dedup", partial(for_search, search.get("threads", 1)), uses_gpu=kind.wants_gpu
     )
@@ -176,6 +176,6 @@ def _blocks(prepared: Prepared, one: Comparison, image_sets: Mapping[str, Layout
     if one.set in image_sets:
         rows = round(image_sets[one.set].n_rows)
     else:
-        rows = sum(int(file["rows"]) for file in prepared.sets[one.set][name_of(one.kind)])
+        rows = sum(int(file["rows"]) for file in prepared.sets[one.set][one.kind.full_name])
     each = one.kind.block_rows if isinstance(one.kind, NearKind) else BLOCK_ROWS
     return min(MOST_BLOCKS, max(1, -(-rows // each)))

@@ -26,7 +26,7 @@ from curate.dedup.against.results import ResultTable
 from curate.dedup.against.results import read as read_result
 from curate.dedup.nodes import BlockFacts, Nodes, Records
 from curate.dedup.tiles import ACCOUNT
-from curate.duplicates import DuplicateKind, NearKind, PartValues, of_search
+from curate.duplicates import DuplicateKind, NearKind, PartValues, kind_named
 from curate.errors import BrokenResult, RecipeError, UsageError, counted
 from curate.near import NODES
 from curate.scratch import scratch
@@ -157,7 +157,7 @@ def open_search(settings: Mapping[str, Any]) -> Worker:
         UsageError: this machine does not have the device.
     """
     kind = _near_kind(settings)
-    search, items = kind.open(settings["search"]), set_pass(settings["set"], kind.search_name)
+    search, items = kind.open(settings["search"]), set_pass(settings["set"], kind.full_name)
 
     def search_tile(unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
@@ -176,7 +176,7 @@ def open_search(settings: Mapping[str, Any]) -> Worker:
 def open_certify(settings: Mapping[str, Any]) -> Worker:
     """The worker that writes the certificate; `settings` as for `open_search`, and the numbers of `blocks`, both."""
     kind = _near_kind(settings)
-    items = set_pass(settings["set"], kind.search_name)
+    items = set_pass(settings["set"], kind.full_name)
 
     def certify(_unit: int, inputs: Inputs, outputs: Mapping[str, Outputs]) -> None:
         (out,) = outputs.values()
@@ -185,7 +185,7 @@ def open_certify(settings: Mapping[str, Any]) -> Worker:
             for name, count in zip((kind.nodes_pass, items), settings["blocks"], strict=True)
         ]
         accounts = list(side_by_side(partial(out.folder.json, ACCOUNT), range(len(settings["tiles"]))))
-        put_certificate(settings["set"], kind.search_name, sides[0], sides[1], accounts, out)
+        put_certificate(settings["set"], kind.full_name, sides[0], sides[1], accounts, out)
 
     return certify
 
@@ -237,7 +237,7 @@ def _check_width(settings: Mapping[str, Any], sides: tuple[Nodes, Nodes]) -> Non
 
 
 def _kind(settings: Mapping[str, Any]) -> DuplicateKind:
-    kind = of_search(settings["kind"])
+    kind = kind_named(settings["kind"])
     if kind is None:
         raise UsageError(f"there is no kind of duplicate {settings['kind']!r}")
     return kind

@@ -116,7 +116,7 @@ class StepKind(ABC, Generic[K]):
         return value
 
     def near(self, step: Step[K]) -> Sequence[str]:
-        """The names of the searches whose near pairs a step reads (`NearKind.search_name`, `Survivors.near`)."""
+        """The names of the searches whose near pairs a step reads (`NearKind.full_name`, `Survivors.near`)."""
         del step
         return ()
 

@@ -244,7 +244,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
 
     def near(self, step: Step[DuplicatesKeys]) -> Sequence[str]:
         """See `StepKind`."""
-        return [kind.search_name for kind, _ in _near(step)]
+        return [kind.full_name for kind, _ in _near(step)]
 
     def columns(self, step: Step[DuplicatesKeys], known: Sequence[str]) -> list[str]:
         """See `StepKind`."""
@@ -284,7 +284,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
             "names_kept": True,
             "searches": [
                 {
-                    "by": kind.search_name,
+                    "by": kind.full_name,
                     "near": kind.search_pass,
                     "compares": kind.compares.name,
                     "threshold": threshold,
@@ -292,7 +292,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
                 }
                 for kind, threshold in _near(step)
             ],
-            "kinds": [_name(one.kind) for one in step.keys.each],
+            "kinds": [one.kind.full_name for one in step.keys.each],
             "nulls": rows.count(f"NOT ({' AND '.join(values)})"),
         }
         if not self._follows(step.number, steps):
@@ -304,7 +304,7 @@ class Duplicates(StepKind[DuplicatesKeys]):
         """See `StepKind`."""
         prefer, each = step.keys.prefer, step.keys.each
         kinds = [one.kind for one in each]
-        by = " and ".join(code(kind.search_name if isinstance(kind, NearKind) else kind.name) for kind in kinds)
+        by = " and ".join(code(kind.full_name) for kind in kinds)
         what = ", and ".join(one.kind.words(one.limits) for one in each)
         says, one, kept = f"keeps the one with the highest {prefer}", "one", "kept"
         if step.keys.keep == "all_captions":
@@ -375,10 +375,6 @@ def _compared(kind: NearKind) -> str:
 def _near(step: Step[DuplicatesKeys]) -> list[tuple[NearKind, float]]:
     """The kinds of a step that have a search, with the similarities at or above which pairs are duplicates."""
     return [(one.kind, one.kind.threshold(one.limits)) for one in step.keys.each if isinstance(one.kind, NearKind)]
-
-
-def _name(kind: DuplicateKind) -> str:
-    return kind.search_name if isinstance(kind, NearKind) else kind.name
 
 
 def _reach(step: Step[DuplicatesKeys]) -> Reach:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, create_model
 
-from curate.against import Comparison, fault, file_kinds, name_of
+from curate.against import Comparison, fault, file_kinds
 from curate.duplicates import KINDS, DuplicateKind, NearKind
 from curate.keys import Name
 from curate.select.database import quoted
@@ -109,10 +109,10 @@ class Matches(StepKind[MatchesKeys]):
             "against": [
                 {
                     "set": name,
-                    "by": name_of(one.kind),
+                    "by": one.kind.full_name,
                     "measure": one.kind.measure if isinstance(one.kind, NearKind) else None,
                     "threshold": one.kind.threshold(one.limits) if isinstance(one.kind, NearKind) else None,
-                    "searched": rows.sets.searched(name, name_of(one.kind)),
+                    "searched": rows.sets.searched(name, one.kind.full_name),
                 }
                 for one in step.keys.each
             ],
@@ -132,7 +132,7 @@ class Matches(StepKind[MatchesKeys]):
             FROM alive JOIN best ON alive.{digest} = best.image"""
         )
         facts["items"] = rows.number("SELECT count(DISTINCT item) FROM hit")
-        _name(rows, name, name_of(step.keys.each[0].kind))
+        _name(rows, name, step.keys.each[0].kind.full_name)
         rows.do(f"INSERT INTO dropped SELECT id, {step.number}, NULL, NULL, NULL FROM hit")
         rows.do(f"INSERT INTO matched SELECT id, '{name}', called, similarity FROM hit JOIN called USING (item)")
         rows.leave("id NOT IN (SELECT id FROM hit)")
@@ -142,7 +142,7 @@ class Matches(StepKind[MatchesKeys]):
 
     def words(self, step: Step[MatchesKeys], facts: Facts) -> Words:
         """See `StepKind`."""
-        what, by = _what(step), " and ".join(code(name_of(one.kind)) for one in step.keys.each)
+        what, by = _what(step), " and ".join(code(one.kind.full_name) for one in step.keys.each)
         count = facts["items"]
         items = f"{count:,} of its items {'is' if count == 1 else 'are'} matched"
         return Words(
@@ -171,7 +171,7 @@ def _load(rows: Survivors, table: str, name: str, kind: DuplicateKind, threshold
     """Stores the matches of a set by a kind: image and item as hex digests, and the similarity."""
     rows.do(f"CREATE OR REPLACE TABLE {table} (image VARCHAR, item VARCHAR, similarity DOUBLE)")
     if isinstance(kind, NearKind):
-        for found in rows.sets.matches(name, kind.search_name):
+        for found in rows.sets.matches(name, kind.full_name):
             rows.con.register("arrived", found.filter(pc.greater_equal(found["similarity"], threshold)))
             rows.do(f"INSERT INTO {table} SELECT lower(hex(image)), lower(hex(item)), similarity FROM arrived")
             rows.con.unregister("arrived")
