@@ -48,13 +48,13 @@ def put_certificate(kind: str, nodes: Folder, blocks: int, out: Outputs) -> None
         for bound, stated in account["bounds"].items():
             known = bounds.setdefault(bound, [])
             known += [constants for constants in stated if constants not in known]
-    is_dense: dict[int, set[int]] = {}
+    is_dense = [np.zeros(block.nodes, np.bool_) for block in facts]
     for tile, account in enumerate(accounts):
         if account["dense"]:
-            table = out.folder.table(DENSE, tile)
-            for block, row in zip(*(table[name].to_pylist() for name in ("block", "row")), strict=True):
-                is_dense.setdefault(block, set()).add(row)
-    rows = {block: np.array(sorted(found), np.int64) for block, found in sorted(is_dense.items())}
+            found = dense_rows(out.folder.table(DENSE, tile), divided[tile])
+            for block, of_block in zip(divided[tile], (found.left, found.right), strict=True):
+                is_dense[block][of_block] = True
+    rows = {block: np.flatnonzero(among) for block, among in enumerate(is_dense) if among.any()}
     if rows:
         with scratch("dedup") as folder:
             put_dense(nodes, rows, out, folder)
@@ -136,7 +136,8 @@ def redone(nodes: Folder, search: Folder) -> Iterator[tuple[str, int]]:
             rows = sample(len(left.values), tile, "verify")
             again = compared(kind, said["floor"], rows, (left, right), dense, is_one=a == b)
             if every is not None:
-                for block, side, dense_here in ((a, left, dense.left), (b, right, dense.right)):
+                sides = {a: (left, dense.left), b: (right, dense.right)}
+                for block, (side, dense_here) in sides.items():
                     if not _are_in(dense_here, side, every.filter(pa.array(every["block"].to_numpy() == block))):
                         yield f"{DENSE}: it lacks nodes of tile {tile}, or has other values", WHOLE
         differ = set(_near_of(search, tile, rows).items()) ^ set(again.items())

@@ -95,4 +95,6 @@ def _dense(
     search: Search, left: npt.NDArray[Any], right: npt.NDArray[Any], size: int, least: int, *, is_one: bool
 ) -> DenseRows:
     rows = np.flatnonzero(search.near_counts(left, right[:size]) >= least)
-    return DenseRows(rows, rows if is_one else np.flatnonzero(search.near_counts(right, left[:size]) >= least))
+    others = rows if is_one else np.flatnonzero(search.near_counts(right, left[:size]) >= least)
+    # Without dense nodes on both sides no pair is left to the decision.
+    return DenseRows(rows, others) if len(rows) and len(others) else DenseRows()

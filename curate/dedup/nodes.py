@@ -117,16 +117,17 @@ def read(table: pa.Table) -> Records:
     return made
 
 
-def put_block(block: Records, out: Outputs, path: Path) -> None:
+def put_block(block: Records, out: Outputs, path: Path, *, ids: bool = False) -> None:
     """Writes a block of nodes as a unit's files.
 
     Args:
         block: distinct records, ascending by digest.
         out: the unit's outputs.
         path: a local file that may be written.
+        ids: whether the nodes' ids are written, too.
     """
     each = max(1, _GROUP_BYTES // block.dtype.itemsize)
-    write(path, (block[start : start + each] for start in range(0, max(1, len(block)), each)), block, ids=False)
+    write(path, (block[start : start + each] for start in range(0, max(1, len(block)), each)), block, ids=ids)
     out.put_file(NODES, path, rows=len(block))
     content = hashlib.sha256()
     for name in ("digest", "value"):

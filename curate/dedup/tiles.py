@@ -64,7 +64,7 @@ def put_tile(
     most = limit(len(left), len(right), is_one=is_one)
     for number, (dense, stop) in enumerate(choices(search, left, right, most, is_one=is_one)):
         attempt = _Attempt(search, (left, right), dense, scratch / f"attempt-{number}", is_one=is_one, rows=rows)
-        near = _write(path, attempt.tables(), stop)
+        near = write(path, schema.NEAR, attempt.tables(), stop)
         if near is not None:
             break
     assert near is not None
@@ -102,7 +102,7 @@ class _Attempt:
     def tables(self) -> Iterator[pa.Table]:
         self.account.deferred = self.dense.pairs(is_one=self.is_one)
         for i, j, similarity in self._near():
-            self.again.update(_of_rows(self.rows, i, j, similarity))
+            self.again.update(of_rows(self.rows, i, j, similarity))
             yield pa.table([i.astype(np.int32), j.astype(np.int32), similarity], schema=schema.NEAR)
 
     def _near(self) -> Iterator[_Found]:
@@ -140,7 +140,13 @@ def sample(count: int, tile: int, why: str) -> _Rows:
 
 
 def compared(
-    kind: NearKind, floor: float, rows: _Rows, sides: tuple[Nodes, Nodes], dense: DenseRows, *, is_one: bool
+    kind: NearKind,
+    floor: float,
+    rows: _Rows,
+    sides: tuple[Nodes, Nodes],
+    dense: DenseRows | None = None,
+    *,
+    is_one: bool = False,
 ) -> Pairs:
     """Returns the near pairs (i, j) of some rows i that a tile stores, found without any bound.
 
@@ -149,7 +155,7 @@ def compared(
         floor: of the search.
         rows: of the first block.
         sides: the nodes of both blocks.
-        dense: the dense nodes, whose pairs are not stored.
+        dense: the dense nodes, whose pairs are not stored; None: there are none.
         is_one: whether both are one block, so that i < j.
     """
     left, right = sides
@@ -158,8 +164,9 @@ def compared(
     for start in range(0, len(right.values) if len(rows) else 0, step):
         similarity = kind.similarities(left.values[rows], right.values[start : start + step])
         at, j = np.nonzero(similarity >= floor)
-        is_stored = ~dense.hold(rows[at], j + start)
-        at, j = at[is_stored], j[is_stored]
+        if dense is not None:
+            is_stored = ~dense.hold(rows[at], j + start)
+            at, j = at[is_stored], j[is_stored]
         found.update(_pairs(rows[at], j + start, similarity[at, j], is_one=is_one))
     return found
 
@@ -195,7 +202,8 @@ def _others(values: npt.NDArray[Any], dense: _Rows) -> _Rows:
     return np.flatnonzero(~is_dense)
 
 
-def _of_rows(rows: _Rows, i: Any, j: Any, similarity: Any) -> Pairs:
+def of_rows(rows: _Rows, i: Any, j: Any, similarity: Any) -> Pairs:
+    """Returns those of the pairs (i, j) whose i is one of some rows."""
     among = np.isin(i, rows)
     return _pairs(i[among], j[among], similarity[among], is_one=False)
 
@@ -205,11 +213,18 @@ def _pairs(i: Any, j: Any, similarity: Any, *, is_one: bool) -> Pairs:
     return {(a, b): value for a, b, value in listed if a < b or not is_one}
 
 
-def _write(path: Path, tables: Iterable[pa.Table], most: int | None) -> int | None:
-    """Writes near pairs, and returns their number; None where they are more than `most`, which ends the search."""
+def write(path: Path, kind: pa.Schema, tables: Iterable[pa.Table], most: int | None = None) -> int | None:
+    """Writes the pairs of a tile, and returns their number; None where they are more than `most`: the search ends.
+
+    Args:
+        path: the file.
+        kind: its schema.
+        tables: the pairs; however they are divided, the file is the same.
+        most: a number of pairs; None: any number is written.
+    """
     rows = 0
-    with pq.ParquetWriter(path, schema.NEAR, compression="zstd", write_page_checksum=True) as writer:
-        for group in _groups(tables):
+    with pq.ParquetWriter(path, kind, compression="zstd", write_page_checksum=True) as writer:
+        for group in _groups(kind, tables):
             writer.write_table(group, row_group_size=NEAR_GROUP)
             rows += group.num_rows
             if most is not None and rows > most:
@@ -217,9 +232,9 @@ def _write(path: Path, tables: Iterable[pa.Table], most: int | None) -> int | No
     return rows
 
 
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _groups(kind: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yields the same rows in tables of `NEAR_GROUP` rows; the last table may be shorter."""
-    held = schema.NEAR.empty_table()
+    held = kind.empty_table()
     for table in tables:
         held = pa.concat_tables([held, table])
         while held.num_rows >= NEAR_GROUP:

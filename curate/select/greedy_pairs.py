@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.near import NearPairs
+from curate.select.near_nodes import numbers_of
 from curate.select.relations import Found, Ints, Listing, Mask, Related, Rows, Rule, Side
 from curate.select.survivors import Survivors
 
@@ -241,14 +242,7 @@ def _codes(rows: Survivors, column: str) -> _Codes:
 
 def _found(rows: Survivors, near: NearPairs, column: str, codes: int, least: float) -> Found:
     """Returns what a search has found among the rows' codes, at or above a similarity."""
-    code_of = np.full(near.count, -1, np.int64)
-    start = 0
-    for names in near.names():
-        rows.con.register("arrived", pa.table({"digest": names, "number": np.arange(start, start + len(names))}))
-        hits = rows.con.execute(f"SELECT number, code FROM arrived JOIN codes_{column} USING (digest)").fetchnumpy()
-        rows.con.unregister("arrived")
-        code_of[hits["number"]] = hits["code"]
-        start += len(names)
+    code_of = numbers_of(rows, near, np.ones(near.count, bool), f"codes_{column}", "digest", "code")
     pieces = []
     for one, other, similarity in near.pairs():
         first, second = code_of[one], code_of[other]

@@ -4,6 +4,8 @@ Pairs that a search stored are edges. Pairs of dense nodes (`curate.near`) are n
 is asked, in float64, as the search would have.
 """
 
+# ruff: noqa: S608 - statements are put together from our own words
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -164,7 +166,7 @@ class _Ranked:
         named[one] = named[other] = True
         if dense:
             named[dense.nodes] = True
-        rank = _ranks(rows, found, named)
+        rank = numbers_of(rows, found, named, "nodes", "sha256", "rank")
         first, second = rank[one], rank[other]
         decided = (first >= 0) & (second >= 0)
         first, second = first[decided], second[decided]
@@ -206,21 +208,33 @@ class _Ranked:
         return similarity
 
 
-def _ranks(rows: Survivors, found: NearPairs, named: Mask) -> Ranks:
-    """The ranks of some nodes of a search; -1 for others, and for those that are not decided."""
-    rank = np.full(found.count, -1, np.int64)
-    rows.do("CREATE OR REPLACE TABLE named (node BIGINT, sha256 VARCHAR)")
+def numbers_of(rows: Survivors, found: NearPairs, named: Mask, table: str, digest: str, number: str) -> Ranks:
+    """Returns the numbers of some nodes of a search, int64 [nodes]; -1 for others, and for those that have none.
+
+    Args:
+        rows: with the table.
+        found: the search.
+        named: which nodes are asked for, bool [nodes].
+        table: the name of the table that has the numbers.
+        digest: its column of digests, as hex digits.
+        number: its column of numbers.
+    """
+    numbers = np.full(found.count, -1, np.int64)
+    rows.do("CREATE OR REPLACE TABLE named (node BIGINT, name VARCHAR)")
     start = 0
     for names in found.names():
         here = np.flatnonzero(named[start : start + len(names)])
-        rows.con.register("arrived", pa.table([here + start, names.take(pa.array(here))], ["node", "sha256"]))
-        rows.do("INSERT INTO named SELECT node, sha256 FROM arrived")
+        rows.con.register("arrived", pa.table([here + start, names.take(pa.array(here))], ["node", "name"]))
+        rows.do("INSERT INTO named SELECT node, name FROM arrived")
         rows.con.unregister("arrived")
         start += len(names)
-    joined = rows.con.sql("SELECT node, rank FROM named JOIN nodes USING (sha256)").to_arrow_table()
-    rank[joined["node"].to_numpy()] = joined["rank"].to_numpy()
+    # At once: DuckDB would read the whole table for every block of names.
+    joined = rows.con.sql(
+        f"SELECT node, {number} AS number FROM named JOIN {table} ON name = {digest}"
+    ).to_arrow_table()
+    numbers[joined["node"].to_numpy()] = joined["number"].to_numpy()
     rows.do("DROP TABLE named")
-    return rank
+    return numbers
 
 
 def _edges(searches: Sequence[_Ranked], steps: Mapping[int, Sequence[float]]) -> Edges:

@@ -13,6 +13,7 @@ from helpers.select_run import Row, run_select, step, write_inputs
 from curate.dedup import dense
 from curate.dedup.certificate import faults, redone
 from curate.dedup.cosine import cosines, reach
+from curate.duplicates import KINDS
 from curate.near import DENSE, FoundPairs
 from curate.store import WHOLE, Folder, Inputs
 
@@ -99,6 +100,20 @@ def test_counts_of_near_nodes_are_those_of_the_search(tmp_path: Path) -> None:
     assert ((products >= 0.901).sum(axis=1) <= counts).all()
     assert (counts <= (products >= 0.899).sum(axis=1)).all()
     assert counts.max() > 20
+
+
+def test_nodes_are_dense_on_both_sides_of_a_tile_or_on_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FEW": 50, "EACH": 3, "SAMPLES": (20,), "_LEAST": 4, "_SURELY": 0}.items():
+        monkeypatch.setattr(dense, name, value)
+    # Every node of the first block is near the few of the second, each of which is near many.
+    hub = np.zeros((2, DIM), np.float16)
+    hub[:, 0] = 1
+    spokes = np.zeros((200, DIM), np.float16)
+    spokes[:, 0] = 1
+    search = KINDS["image_embedding"].open({**SETTINGS})  # type: ignore[attr-defined] # it has a search
+    found = [rows for rows, _ in dense.choices(search, spokes, hub, 50, is_one=False)]
+    assert len(found) == 2
+    assert [bool(len(rows.left)) for rows in found] == [bool(len(rows.right)) for rows in found] == [False, False]
 
 
 def test_products_in_float32_reach_what_cosines_in_float64_do() -> None:

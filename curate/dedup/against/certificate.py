@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.against import MATCHES
-from curate.dedup.against.matches import best_of, compared, found_table
+from curate.dedup.against.matches import best_of, found_table
 from curate.dedup.nodes import BlockFacts, Nodes
-from curate.dedup.tiles import ACCOUNT, sample
+from curate.dedup.tiles import ACCOUNT, compared, sample
 from curate.duplicates import NearKind, kind_named
 from curate.scratch import scratch
 from curate.side_by_side import side_by_side

@@ -1,29 +1,20 @@
 """The tiles of a search against a set: a block of the run's images and one of the set's items, with their matches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.account import Account
 from curate.against import FOUND, MATCHES
 from curate.dedup.nodes import Nodes
-from curate.dedup.tiles import ACCOUNT, check, sample
+from curate.dedup.tiles import ACCOUNT, Pairs, check, compared, of_rows, sample, write
 from curate.duplicates import NearKind, Search
 from curate.store import Outputs
 
-_ROW_GROUP = 1 << 17
-"""Matches in one row group, a fixed number, so that the file does not depend on how the search divides a tile."""
-
-_ITEMS = 1 << 16
-"""Items that are compared with some images at a time, without any bound."""
-
 Rows = npt.NDArray[np.int64]
-Pairs = dict[tuple[int, int], float]
 
 
 def put_matches(
@@ -62,7 +53,7 @@ def put_matches(
     def found() -> Iterator[pa.Table]:
         for i, j, similarity in search.near(images.values, items.values, scratch, account):
             near.append(len(i))
-            again.update(_of_rows(rows, i, j, similarity))
+            again.update(of_rows(rows, i, j, similarity))
             if every:
                 yield found_table(sides, i, j, similarity)
             else:
@@ -72,7 +63,8 @@ def put_matches(
 
     near: list[int] = []
     path = scratch / MATCHES
-    stored = _write(path, found())
+    stored = write(path, FOUND, found())
+    assert stored is not None
     where = f"tile {blocks[0]} × {blocks[1]}"
     check(again, compared(kind, search.floor, rows, sides), where)
     out.put_file(MATCHES, path, rows=stored)
@@ -87,17 +79,6 @@ def put_matches(
     }
     out.put_json(ACCOUNT, {**same, **account.to_json()}, same=same)
     out.counts.update(near=sum(near), stored=stored)
-
-
-def compared(kind: NearKind, floor: float, rows: Rows, sides: tuple[Nodes, Nodes]) -> Pairs:
-    """Returns the matches (i, j) of some images i at or above a similarity, found without any bound."""
-    images, items = sides
-    found: Pairs = {}
-    for start in range(0, len(items.values) if len(rows) else 0, _ITEMS):
-        similarity = kind.similarities(images.values[rows], items.values[start : start + _ITEMS])
-        at, j = np.nonzero(similarity >= floor)
-        found.update(_pairs(rows[at], j + start, similarity[at, j]))
-    return found
 
 
 def best_of(pairs: Pairs) -> Pairs:
@@ -139,28 +120,6 @@ class _Best:
         return i, self._item[i], self._similarity[i]
 
 
-def _of_rows(rows: Rows, i: Any, j: Any, similarity: Any) -> Pairs:
-    among = np.isin(i, rows)
-    return _pairs(i[among], j[among], similarity[among])
-
-
-def _pairs(i: Any, j: Any, similarity: Any) -> Pairs:
-    return {(a, b): value for a, b, value in zip(i.tolist(), j.tolist(), similarity.tolist(), strict=True)}
-
-
 def _binary(digests: npt.NDArray[np.uint8]) -> pa.Array:
     flat = np.ascontiguousarray(digests)
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
-
-
-def _write(path: Path, tables: Iterable[pa.Table]) -> int:
-    rows, held = 0, FOUND.empty_table()
-    with pq.ParquetWriter(path, FOUND, compression="zstd", write_page_checksum=True) as writer:
-        for table in tables:
-            held = pa.concat_tables([held, table])
-            while held.num_rows >= _ROW_GROUP:
-                writer.write_table(held.slice(0, _ROW_GROUP))
-                held, rows = held.slice(_ROW_GROUP), rows + _ROW_GROUP
-        if held.num_rows:
-            writer.write_table(held)
-    return rows + int(held.num_rows)

@@ -24,7 +24,7 @@ from curate.dedup.against.files import LEFT_OUT, ValueFile, digest, read
 from curate.dedup.against.matches import put_matches
 from curate.dedup.against.results import ResultTable
 from curate.dedup.against.results import read as read_result
-from curate.dedup.nodes import BlockFacts, Nodes, Records
+from curate.dedup.nodes import BlockFacts, Nodes
 from curate.dedup.tiles import ACCOUNT
 from curate.duplicates import DuplicateKind, NearKind, PartValues, kind_named
 from curate.errors import BrokenResult, RecipeError, UsageError, counted
@@ -93,7 +93,8 @@ def open_gather(settings: Mapping[str, Any]) -> Worker:
         shelves = inputs["shelves"]
         rows = side_by_side(lambda shelf: shelves.row_group(NODES, shelf, unit), range(settings["shelves"]))
         with scratch("against") as folder:
-            _put_items(nodes.distinct([nodes.read(table) for table in rows], where), out, folder / NODES)
+            block = nodes.distinct([nodes.read(table) for table in rows], where)
+            nodes.put_block(block, out, folder / NODES, ids=True)
 
     return gather
 
@@ -210,21 +211,6 @@ def _images(kind: DuplicateKind, file: int, rows: Any, values: Any) -> PartValue
         digests = [value.astype(">u8").tobytes().hex() for value in values]
     ids = pa.array([item_id(file, row) for row in rows.tolist()], pa.binary(16))
     return PartValues(pa.array(digests, pa.string()), ids, values)
-
-
-def _put_items(block: Records, out: Outputs, path: Path) -> None:
-    """Writes a block as `curate.dedup.nodes.put_block` does, with the items' ids."""
-    each = max(1, _GROUP_BYTES // block.dtype.itemsize)
-    nodes.write(path, (block[start : start + each] for start in range(0, max(1, len(block)), each)), block)
-    out.put_file(NODES, path, rows=len(block))
-    content = hashlib.sha256()
-    for name in ("digest", "value"):
-        content.update(np.ascontiguousarray(block[name]).data)
-    out.put_json("block.json", {"nodes": len(block), "sha256": content.hexdigest()})
-
-
-_GROUP_BYTES = 32 << 20
-"""Bytes of items in one row group of a block."""
 
 
 def _check_width(settings: Mapping[str, Any], sides: tuple[Nodes, Nodes]) -> None:
